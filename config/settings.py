@@ -1,0 +1,126 @@
+"""Every setting, read from the environment (or a ``.env`` file) by the composition root alone."""
+
+from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MEMORY_URL = "memory://"
+
+
+class Settings(BaseSettings):
+    """The environment variables of the worker; each field's description is its documentation."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", hide_input_in_errors=True)
+
+    # The four that matter
+    broker_url: SecretStr = Field(
+        SecretStr(MEMORY_URL), description="amqp://user:password@host:5672/vhost, or memory://"
+    )
+    database_url: SecretStr = Field(
+        SecretStr("sqlite:///:memory:"),
+        description="mysql://user:password@host:3306/database, or sqlite:///file",
+    )
+    redis_url: SecretStr = Field(SecretStr(MEMORY_URL), description="redis://:password@host:6379/0, or memory://")
+    openai_api_key: SecretStr = Field(
+        SecretStr(""),
+        description="key of an OpenAI-compatible server; empty: offline explanations, no LLM call",
+    )
+    openai_base_url: str = Field("", description="base URL of the server; empty: OpenAI's own")
+
+    # LLM
+    llm_model: str = Field("gpt-4.1-mini", description="model of the default strategy")
+    llm_deep_model: str = Field("gpt-4.1", description="model of the deep strategy")
+    llm_timeout_s: float = Field(20.0, gt=0, description="seconds one LLM call may take, retries included")
+    llm_max_retries: int = Field(2, ge=0, le=10, description="the client's own retries of 429 and 5xx")
+    llm_max_concurrency: int = Field(64, ge=1, description="LLM calls under way at once in one worker")
+    llm_candidates: int = Field(100, ge=1, le=500, description="candidates shown to the LLM")
+    llm_order_weight: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="weight of the LLM's order against the first-stage score in the final order",
+    )
+
+    # Recommending
+    catalogue_profile: str = Field("songs", description="name of a file in config/profiles, or a path to one")
+    default_locale: Literal["ko", "ja", "en"] = Field("ko", description="locale where a job names none that is known")
+    time_zone: str = Field("Asia/Seoul", description="time zone of generated_date")
+    default_top_k: int = Field(50, ge=1, description="candidates in a result where the job does not say")
+    max_top_k: int = Field(500, ge=1, description="candidates in a result at the most, whatever a job asks")
+    group_items: int = Field(20, ge=1, le=100, description="items in the groups of a result, all groups together")
+    max_per_creator: int = Field(3, ge=1, description="items of one artist among the candidates")
+    diversity: float = Field(0.3, ge=0, le=1, description="0: the best matches only; 1: as different as can be (MMR)")
+    discovery_share: float = Field(0.2, ge=0, le=1, description="share of candidates kept for gems and crossovers")
+
+    # Embeddings
+    embedder: Literal["hashing", "openai"] = Field("hashing", description="hashing: no downloads; openai: by HTTP")
+    embedding_dim: int = Field(128, ge=64, le=256, description="dimensions of the embedding vectors")
+    embedding_model: str = Field("text-embedding-3-small", description="model of the openai embedder")
+    index_refresh_s: float = Field(30.0, gt=0, description="seconds until a new or changed item is a candidate")
+
+    # Messaging
+    name_prefix: str = Field("rec", pattern=r"^[A-Za-z0-9_.-]+$", description="prefix of all exchanges and queues")
+    retry_delays_s: Annotated[tuple[float, ...], NoDecode] = Field(
+        (5, 30, 120), min_length=1, description="delays of the retry queues, comma-separated"
+    )
+    topology_mode: Literal["declare", "passive"] = Field(
+        "declare", description="declare exchanges and queues, or use what is there (passive)"
+    )
+    queue_type: Literal["classic", "quorum"] = Field("classic", description="type of the queues when declared")
+    concurrency: int = Field(64, ge=1, le=1000, description="jobs under way at once in one worker")
+    batch_concurrency: int = Field(4, ge=0, le=1000, description="jobs of the batch queue at once; 0: not consumed")
+    max_attempts: int = Field(4, ge=1, description="tries of a job before it is dead-lettered")
+    job_timeout_s: float = Field(60.0, gt=0, description="seconds one try of a job may take")
+    job_lease_s: float = Field(15.0, gt=0, description="seconds after which a dead worker's job may be taken over")
+    shutdown_grace_s: float = Field(25.0, ge=0, description="seconds running jobs may end in after SIGTERM")
+
+    # What Redis keeps, and for how long
+    job_ttl_s: int = Field(86_400, ge=1, description="lifetime of job:status and job:result")
+    cache_ttl_s: int = Field(604_800, ge=1, description="lifetime of recommend: and preference:")
+    degraded_ttl_s: int = Field(600, ge=1, description="lifetime of cached answers made without the LLM's judgement")
+
+    # Connections
+    database_pool: int = Field(10, ge=1, description="MySQL connections of one worker at the most")
+    redis_pool: int = Field(100, ge=1, description="Redis connections of one worker at the most")
+    dependency_timeout_s: float = Field(5.0, gt=0, description="seconds one MySQL or Redis round trip may take")
+
+    # HTTP and logs
+    http_host: str = Field("127.0.0.1", description="address of the HTTP server")
+    http_port: int = Field(8000, ge=0, le=65_535, description="port of the HTTP server; 0: any free one")
+    http_enabled: bool = Field(True, description="serve HTTP from the worker's process")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level that is logged")
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
+
+    @field_validator("retry_delays_s", mode="before")
+    @classmethod
+    def _split_delays(cls, value: object) -> object:
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("retry_delays_s")
+    @classmethod
+    def _delays_rise(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(delay <= 0 for delay in value) or list(value) != sorted(set(value)):
+            raise ValueError("retry_delays_s must be positive and rising, such as 5,30,120")
+        return value
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone_exists(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(f"time_zone is not a known zone: {value!r}") from error
+        return value
+
+    @model_validator(mode="after")
+    def _lease_renews(self) -> Self:
+        if self.default_top_k > self.max_top_k:
+            raise ValueError("default_top_k must not be above max_top_k")
+        return self
+
+    @property
+    def llm_enabled(self) -> bool:
+        """Whether there is an LLM to ask: a key, or the base URL of a server that wants none."""
+        return bool(self.openai_api_key.get_secret_value() or self.openai_base_url)

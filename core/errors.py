@@ -1,0 +1,67 @@
+"""Every way in which a job can fail; the class decides what becomes of the delivery (``workers/disposition.py``).
+
+One root, three branches: what is wrong with the *message* is dead-lettered, what is wrong with a *dependency* is tried
+again later, and what is wrong with the *language model* never fails a job at all.
+"""
+
+
+class SongsAIError(Exception):
+    """The root. ``code`` is what a poller of the job's status sees as ``error.code``."""
+
+    code = "INTERNAL_ERROR"
+
+
+class InvalidMessage(SongsAIError):
+    """A message that can never be handled: ``field`` and ``value`` say what is wrong with it.
+
+    ``job_id`` is the job's id where one could be read all the same, so that its status can be made ``failed``.
+    """
+
+    code = "INVALID_JOB"
+
+    def __init__(self, field: str, value: object, problem: str, *, job_id: str | None = None) -> None:
+        shown = repr(value)
+        shown = shown if len(shown) <= 120 else shown[:117] + "..."  # noqa: PLR2004 - a log line, not a dump
+        super().__init__(f"{field}: {problem}, got {shown}")
+        self.field = field
+        self.job_id = job_id
+
+
+class DependencyUnavailable(SongsAIError):
+    """MySQL, Redis or the broker did not answer, or not in time: the same job may succeed later."""
+
+    code = "DEPENDENCY_UNAVAILABLE"
+
+    def __init__(self, dependency: str, problem: str) -> None:
+        super().__init__(f"{dependency}: {problem}")
+        self.dependency = dependency
+
+
+class JobTimedOut(SongsAIError):
+    """The whole job took longer than ``job_timeout_s``; a dependency is slow, so it is tried again later."""
+
+    code = "GENERATION_TIMEOUT"
+
+
+class PublishRefused(DependencyUnavailable):
+    """The broker did not confirm a publish, or no queue was bound to take the message."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__("broker", problem)
+
+
+class LanguageModelFailed(SongsAIError):
+    """The LLM gave no usable answer; ``reason`` is a bounded label: ``timeout``, ``rate_limited``, ``refused``, ..."""
+
+    code = "MODEL_ERROR"
+
+    def __init__(self, reason: str, problem: str = "", *, partial_text: str | None = None) -> None:
+        super().__init__(f"{reason}: {problem}" if problem else reason)
+        self.reason = reason
+        self.partial_text = partial_text
+
+
+class ConfigurationError(SongsAIError):
+    """The worker cannot start as configured; the sentence says which setting, table or queue to mend."""
+
+    code = "CONFIGURATION_ERROR"

@@ -1,0 +1,322 @@
+"""What the core asks of the world. Each Protocol is a role; its docstring is the contract every adapter is tested by.
+
+Where a method names no other error, the only one it raises is ``DependencyUnavailable``.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from models.catalogue import Item, Listener
+from models.job import Job, JobStatus
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+
+# --- time ---
+
+
+class Clock(Protocol):
+    """The only source of time."""
+
+    def now(self) -> datetime:
+        """The present instant, aware, in UTC."""
+
+    def monotonic_s(self) -> float:
+        """Seconds on a clock that never goes back; only differences mean anything."""
+
+
+# --- the catalogue and its members ---
+
+
+class Catalogue(Protocol):
+    """Items as the source of truth holds them at this moment."""
+
+    async def items(self, item_ids: Collection[int]) -> dict[int, Item]:
+        """The active items among ``item_ids`` by id, in one round trip; unknown and inactive ids are left out."""
+
+    def stream(self, batch_size: int = 1000) -> AsyncIterator[Sequence[Item]]:
+        """All active items in order of id, in batches: for offline steps and refreshes, never for a job."""
+
+
+class ListenerStore(Protocol):
+    """What members like and have."""
+
+    async def listener(self, member_id: int) -> Listener:
+        """The member's likes, lists and dislikes, in one round trip; an unknown member has none."""
+
+
+# --- embeddings and the index ---
+
+
+class Embedder(Protocol):
+    """Turns items into unit vectors."""
+
+    @property
+    def name(self) -> str:
+        """Kind, version and dimension, such as ``hashing-1-128``: vectors of two names never mix."""
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors."""
+
+    async def embed(self, items: Sequence[Item]) -> Floats:
+        """Unit vectors, float32, shape (len(items), dim), in order; an item without content gets the zero vector."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """What a search found, best first: ``ids`` int64 (n,), ``scores`` float32 (n,), cosines from -1 to 1."""
+
+    ids: Ids
+    scores: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Predicate:
+    """A filter over catalogue attributes; empty fields do not filter."""
+
+    genres: frozenset[str] = frozenset()
+    moods: frozenset[str] = frozenset()
+    languages: frozenset[str] = frozenset()
+
+
+class ItemIndex(Protocol):
+    """One immutable snapshot of all embeddings; a job uses one snapshot from its beginning to its end."""
+
+    @property
+    def version(self) -> str:
+        """Changes whenever any vector or the set of items does."""
+
+    @property
+    def embedder_name(self) -> str:
+        """The ``Embedder.name`` that made the vectors."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+
+    def vectors(self, item_ids: Sequence[int]) -> tuple[Ids, Floats]:
+        """The ids among ``item_ids`` that the index holds, in order, and their vectors, float32 (n, dim)."""
+
+    async def search(
+        self, query: Floats, n: int, *, excluded: Collection[int] = (), predicate: Predicate | None = None
+    ) -> Hits:
+        """The ``n`` items nearest to ``query`` (float32 (dim,), need not be a unit vector) by cosine."""
+
+    def popular(self, n: int, *, excluded: Collection[int] = (), max_per_genre: int | None = None) -> Ids:
+        """The ``n`` most popular items, int64, most popular first; at most so many of one (first) genre."""
+
+
+class IndexProvider(Protocol):
+    """Holds the index in force; refreshing swaps it whole."""
+
+    def current(self) -> ItemIndex:
+        """The newest complete snapshot; raises ``DependencyUnavailable`` before the first one is loaded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexRows:
+    """What an index is built of: all active items that have a vector, in order of id.
+
+    ``ids`` int64 (n,); ``vectors`` float32 (n, dim), unit length; ``popularity`` float32 (n,), 0 to 1; ``genres``,
+    ``moods``, ``languages``, ``creators``: one entry an item. ``version`` identifies this content.
+    """
+
+    ids: Ids
+    vectors: Floats
+    popularity: Floats
+    genres: Sequence[tuple[str, ...]]
+    moods: Sequence[tuple[str, ...]]
+    languages: Sequence[str | None]
+    creators: Sequence[str | None]
+    version: str
+
+
+class EmbeddingStore(Protocol):
+    """The vectors that MySQL holds, beside the items' attributes that an index needs."""
+
+    async def version(self, embedder_name: str) -> str:
+        """Cheap: a string that changes when ``load`` would return something else."""
+
+    async def load(self, embedder_name: str) -> IndexRows:
+        """Everything of that embedder."""
+
+    async def content_hashes(self, embedder_name: str) -> dict[int, bytes]:
+        """The hash of the content that each stored vector was made from, by item id."""
+
+    async def save(self, embedder_name: str, ids: Ids, vectors: Floats, content_hashes: Sequence[bytes]) -> None:
+        """Insert or replace vectors, float32 (len(ids), dim), in one transaction."""
+
+    async def delete(self, embedder_name: str, item_ids: Collection[int]) -> None:
+        """Remove the vectors of items that are gone."""
+
+
+# --- the language model ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One question: static instructions, the data of this job, and the JSON schema of the answer."""
+
+    system: str
+    user: str
+    schema_name: str
+    schema: Mapping[str, object]
+    max_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """The model's answer as text that should be JSON by the prompt's schema, and what it used."""
+
+    text: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class LanguageModel(Protocol):
+    """Asks an LLM, within its time limit."""
+
+    def name(self, *, deep: bool) -> str:
+        """The model that ``complete`` would ask."""
+
+    async def complete(self, prompt: Prompt, *, deep: bool = False) -> Completion:
+        """The answer.
+
+        Raises ``LanguageModelFailed`` alone: ``timeout``, ``rate_limited``, ``unavailable``, ``refused``, ``truncated``
+        (with ``partial_text``) or ``malformed`` (with ``partial_text`` where there is any).
+        """
+
+
+# --- results ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultDocuments:
+    """The finished documents, as the JSON bytes that Redis will hold."""
+
+    result: bytes
+    cached_view: bytes
+    preference: bytes
+    degraded: bool = False
+
+
+class AnswerCache(Protocol):
+    """Finished answers by fingerprint, so that an unchanged listener costs nothing."""
+
+    async def get(self, fingerprint: str) -> ResultDocuments | None:
+        """The answer stored under ``fingerprint``, or None."""
+
+    async def put(self, fingerprint: str, documents: ResultDocuments) -> None:
+        """Store it; degraded answers live shorter."""
+
+    def single_flight(self, fingerprint: str) -> AbstractAsyncContextManager[None]:
+        """Hold ``fingerprint`` alone among all tasks and workers; others wait, and look again when they enter.
+
+        A holder that dies lets go within a few seconds by itself.
+        """
+
+
+class Claim(StrEnum):
+    """What a worker may do with a job that was delivered to it."""
+
+    GRANTED = "granted"
+    SUCCEEDED_BEFORE = "succeeded_before"
+    FAILED_BEFORE = "failed_before"
+    RUNNING_ELSEWHERE = "running_elsewhere"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """A job as its poller sees it; ``result`` is the JSON document where the job succeeded."""
+
+    status: JobStatus
+    progress: int
+    fields: Mapping[str, str] = field(default_factory=dict)
+    result: bytes | None = None
+
+
+class ResultCache(Protocol):
+    """The Redis keys that the backend reads (CONTRACT.md 2). Every method is atomic; status never goes backwards."""
+
+    async def mark_queued(self, job: Job) -> None:
+        """``queued`` with ``submittedAt``, for a job that we publish, unless it already has a status."""
+
+    async def claim(self, job: Job, *, token: str, replay: bool = False) -> Claim:
+        """Make the job ``running`` and leased to ``token``, if it is neither finished nor leased to another.
+
+        A failed job is granted again only on ``replay``. A job whose ``idempotency_key`` another job of the member
+        holds gets that job's result and ``SUCCEEDED_BEFORE`` once that one succeeded, and ``RUNNING_ELSEWHERE``
+        while it runs.
+        """
+
+    async def renew(self, tokens: Mapping[str, str]) -> None:
+        """Prolong the leases of ``{job_id: token}``; a lease that is another's or gone is left alone."""
+
+    async def release(self, job: Job, *, token: str) -> None:
+        """Give the lease up without a final status, so that a retry may claim at once; ``running`` and progress stay."""
+
+    async def report_progress(self, job: Job, progress: int) -> None:
+        """Raise ``progress`` (0..100) of a running job; it never falls."""
+
+    async def succeed(self, job: Job, documents: ResultDocuments, *, token: str) -> None:
+        """Write result, ``latest:``, ``recommend:`` and ``preference:``, then ``succeeded``, and end the lease.
+
+        A job that already succeeded is left as it is. An older job of the member writes its own result, and leaves
+        ``latest:`` and ``recommend:`` to the newer one.
+        """
+
+    async def fail(self, job_id: str, *, code: str, message: str, token: str | None = None) -> None:
+        """``failed`` with ``error.code`` and ``error.message``, unless it succeeded; ends the lease."""
+
+    async def job(self, job_id: str) -> JobView | None:
+        """What a poller sees, or None."""
+
+    async def cached_view(self, member_id: int) -> bytes | None:
+        """``recommend:{memberId}``, JSON, or None."""
+
+
+# --- messages ---
+
+
+class JobPublisher(Protocol):
+    """Puts jobs of ours on the queue."""
+
+    async def publish_job(self, job: Job, *, batch: bool = False) -> None:
+        """Return once the broker has confirmed it; raises ``PublishRefused``."""
+
+
+# --- seeing ---
+
+
+class Observer(Protocol):
+    """Counts what happens, with bounded labels; never a member's or an item's id."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Time one stage of the pipeline: ``listener``, ``retrieve``, ``hydrate``, ``rank``, ``rerank``, ``save``."""
+
+    def unknown_items(self, n: int) -> None:
+        """Liked ids that the index does not hold."""
+
+    def answer_cache(self, *, hit: bool) -> None:
+        """A look-up by fingerprint."""
+
+    def llm_call(self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int) -> None:
+        """One LLM call; ``outcome`` is ``ok`` or the reason of ``LanguageModelFailed``."""
+
+    def llm_dropped(self, cause: str, n: int) -> None:
+        """Parts of an LLM answer that could not be used."""
+
+    def degraded(self, reason: str) -> None:
+        """A result made without the LLM's judgement although it was asked for."""
+
+
+ProgressReporter = Callable[[int], Awaitable[None]]

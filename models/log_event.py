@@ -1,0 +1,37 @@
+"""The closed list of log events: past-tense names, one for each thing worth a line."""
+
+from enum import StrEnum
+
+
+class LogEvent(StrEnum):
+    """What a log line says happened; its fields say to what."""
+
+    WORKER_STARTED = "worker_started"
+    WORKER_STOPPED = "worker_stopped"
+    SHUTDOWN_REQUESTED = "shutdown_requested"
+    DRAIN_TIMED_OUT = "drain_timed_out"
+    BROKER_CONNECTED = "broker_connected"
+    BROKER_DISCONNECTED = "broker_disconnected"
+    CONSUMER_STARTED = "consumer_started"
+    CONSUMER_LOST = "consumer_lost"
+    JOB_RECEIVED = "job_received"
+    JOB_SUCCEEDED = "job_succeeded"
+    JOB_REUSED = "job_reused"
+    JOB_DUPLICATE_ACKED = "job_duplicate_acked"
+    JOB_RETRIED = "job_retried"
+    JOB_DEAD_LETTERED = "job_dead_lettered"
+    JOB_CANCELLED = "job_cancelled"
+    JOB_PUBLISHED = "job_published"
+    DELIVERY_NOT_SETTLED = "delivery_not_settled"
+    UNEXPECTED_ERROR_CAUGHT = "unexpected_error_caught"
+    RERANK_FELL_BACK = "rerank_fell_back"
+    INDEX_LOADED = "index_loaded"
+    INDEX_REFRESH_FAILED = "index_refresh_failed"
+    LEASE_RENEWAL_FAILED = "lease_renewal_failed"
+    HTTP_STARTED = "http_started"
+    HTTP_REQUEST_FAILED = "http_request_failed"
+    DEPENDENCY_CHECK_FAILED = "dependency_check_failed"
+    REDIS_NOT_DURABLE = "redis_not_durable"
+    ITEMS_INGESTED = "items_ingested"
+    ITEMS_EMBEDDED = "items_embedded"
+    MIGRATIONS_APPLIED = "migrations_applied"

@@ -1,0 +1,99 @@
+"""What comes out: candidates with their evidence, and the finished recommendation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from models.catalogue import Item
+
+
+class RecommendationType(StrEnum):
+    """Why an item is in the list, as the backend shows it."""
+
+    SIMILAR = "similar"
+    COLLABORATIVE = "collaborative"
+    ARTIST = "artist"
+    GENRE = "genre"
+    HIDDEN_GEM = "hidden_gem"
+    CROSSOVER = "crossover"
+    POPULAR = "popular"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """The facts that speak for a candidate; every reason shown to a person must follow from them.
+
+    ``similarity`` is the cosine to the nearest interest (-1 to 1); ``near`` the liked items it is close to, nearest
+    first; ``shared_genres``, ``shared_moods`` and ``same_creator`` what it has in common with the likes.
+    """
+
+    similarity: float
+    near: tuple[Item, ...] = ()
+    shared_genres: tuple[str, ...] = ()
+    shared_moods: tuple[str, ...] = ()
+    same_creator: bool = False
+    popularity: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An eligible item with its first-stage score (higher is better; comparable within one list only)."""
+
+    item: Item
+    score: float
+    kind: RecommendationType
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pick:
+    """A candidate chosen for a group, with the sentence shown beside it."""
+
+    candidate: Candidate
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A shelf of picks under a label and a tagline in the job's locale."""
+
+    label: str
+    tagline: str
+    picks: tuple[Pick, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TasteSummary:
+    """The preference document: what the member likes, in words."""
+
+    preferred_genres: tuple[str, ...] = ()
+    preferred_moods: tuple[str, ...] = ()
+    overall_taste: str = ""
+    favorite_creators: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenUsage:
+    """What the LLM calls of one job used."""
+
+    n_calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reranked:
+    """The second stage's outcome: groups in display order and the taste in words.
+
+    ``reasons`` maps item ids to sentences for candidates outside the groups too. ``degraded`` names why the LLM's
+    judgement is missing (``timeout``, ``refused``, ...), or is None where nothing is missing. ``dropped`` counts what
+    the model's answer held that could not be used, by cause.
+    """
+
+    groups: tuple[Group, ...]
+    taste: TasteSummary
+    model: str
+    usage: TokenUsage = field(default_factory=TokenUsage)
+    degraded: str | None = None
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
