@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     default_top_k: int = Field(50, ge=1, description="candidates in a result where the job does not say")
     max_top_k: int = Field(500, ge=1, description="candidates in a result at the most, whatever a job asks")
     group_items: int = Field(20, ge=1, le=100, description="items in the groups of a result, all groups together")
+    n_interests: int = Field(4, ge=1, le=16, description="tastes of one listener that are searched apart, at the most")
     max_per_creator: int = Field(3, ge=1, description="items of one artist among the candidates")
     diversity: float = Field(0.3, ge=0, le=1, description="0: the best matches only; 1: as different as can be (MMR)")
     discovery_share: float = Field(0.2, ge=0, le=1, description="share of candidates kept for gems and crossovers")

@@ -262,7 +262,7 @@ class ResultCache(Protocol):
         """Prolong the leases of ``{job_id: token}``; a lease that is another's or gone is left alone."""
 
     async def release(self, job: Job, *, token: str) -> None:
-        """Give the lease up without a final status, so that a retry may claim at once; ``running`` and progress stay."""
+        """Give the lease up without a final status, so that a retry may claim at once; the status stays."""
 
     async def report_progress(self, job: Job, progress: int) -> None:
         """Raise ``progress`` (0..100) of a running job; it never falls."""

@@ -1,0 +1,27 @@
+"""The fingerprint of a question: where it is the same, so is the answer, and no LLM call is owed."""
+
+import hashlib
+
+import orjson
+
+from models.catalogue import Listener
+from models.job import Job
+
+
+def fingerprint(job: Job, listener: Listener, *, locale: str, top_k: int, versions: dict[str, str]) -> str:
+    """32 hexadecimal digits over all that the answer depends on.
+
+    ``versions`` names the catalogue and embeddings, the model, the prompt and the settings in force. The publisher's
+    job id, source and instants are left out: they do not change what is recommended.
+    """
+    question = {
+        "member": str(listener.member_id),
+        "interests": [[str(interest.item_id), interest.weight] for interest in listener.interests],
+        "seen": sorted(map(str, listener.seen_ids)),
+        "disliked": sorted(map(str, listener.disliked_ids)),
+        "strategy": job.strategy,
+        "locale": locale,
+        "top_k": top_k,
+        "versions": versions,
+    }
+    return hashlib.blake2b(orjson.dumps(question, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()

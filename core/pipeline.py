@@ -1,0 +1,202 @@
+"""The sentence: listener, profile, candidates, ranking, re-ranking, result. One fixed order of calls."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from config.catalogue_profile import CatalogueProfile
+from core.explanation import Explainer
+from core.fingerprint import fingerprint
+from core.ports import (
+    AnswerCache,
+    Catalogue,
+    Clock,
+    IndexProvider,
+    ItemIndex,
+    ListenerStore,
+    Observer,
+    ProgressReporter,
+    ResultDocuments,
+)
+from core.profile import ProfileConfig, TasteProfile, build_profile, interest_weights
+from core.ranking import RankingConfig, rank
+from core.reranking import Reranker
+from core.result_document import Finished, encode_result
+from core.retrieval import Retrieved, retrieve
+from models.catalogue import Interest, Item, Listener
+from models.job import Job
+from models.recommendation import Candidate, Reranked
+
+LOCALES = ("ko", "ja", "en")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineConfig:
+    """How much of everything. ``version`` stands for all settings that change an answer; it enters the fingerprint."""
+
+    version: str
+    default_locale: str = "ko"
+    time_zone: str = "Asia/Seoul"
+    default_top_k: int = 50
+    max_top_k: int = 500
+    group_items: int = 20
+    n_candidates: int = 100
+    overask: int = 3
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """A job with everything resolved that the publisher left open."""
+
+    job: Job
+    listener: Listener
+    index: ItemIndex
+    locale: str
+    top_k: int
+    fingerprint: str
+    versions: Mapping[str, str]
+
+    @property
+    def excluded_ids(self) -> frozenset[int]:
+        return self.listener.seen_ids | self.listener.disliked_ids
+
+
+class RecommendationPipeline:
+    """Turns a job into the documents of its result."""
+
+    def __init__(
+        self,
+        *,
+        listeners: ListenerStore,
+        index: IndexProvider,
+        catalogue: Catalogue,
+        reranker: Reranker,
+        explainer: Explainer,
+        answers: AnswerCache,
+        observer: Observer,
+        clock: Clock,
+        profile: CatalogueProfile,
+        config: PipelineConfig,
+    ) -> None:
+        self._listeners = listeners
+        self._index = index
+        self._catalogue = catalogue
+        self._reranker = reranker
+        self._explainer = explainer
+        self._answers = answers
+        self._observer = observer
+        self._clock = clock
+        self._profile = profile
+        self._config = config
+
+    async def recommend(self, job: Job, report: ProgressReporter) -> ResultDocuments:
+        """The answer to ``job``, from the cache where nothing that it depends on has changed.
+
+        Raises ``DependencyUnavailable``. An LLM that fails only degrades the answer.
+        """
+        question = await self._question(job)
+        if (known := await self._known_answer(question)) is not None:
+            return known
+        async with self._answers.single_flight(question.fingerprint):
+            if (known := await self._answers.get(question.fingerprint)) is not None:
+                return known
+            documents = await self._answer(question, report)
+            await self._answers.put(question.fingerprint, documents)
+            return documents
+
+    async def _question(self, job: Job) -> _Question:
+        with self._observer.stage("listener"):
+            listener = _with_favorites(await self._listeners.listener(job.member_id), job.favorite_item_ids)
+        config, index = self._config, self._index.current()
+        locale = job.locale if job.locale in LOCALES else config.default_locale
+        top_k = min(job.top_k or config.default_top_k, config.max_top_k)
+        versions = {
+            "index": index.version,
+            "embedder": index.embedder_name,
+            "model": self._reranker.model_name(job.strategy),
+            "prompt": self._reranker.prompt_version,
+            "settings": config.version,
+        }
+        return _Question(
+            job=job,
+            listener=listener,
+            index=index,
+            locale=locale,
+            top_k=top_k,
+            fingerprint=fingerprint(job, listener, locale=locale, top_k=top_k, versions=versions),
+            versions=versions,
+        )
+
+    async def _known_answer(self, question: _Question) -> ResultDocuments | None:
+        known = await self._answers.get(question.fingerprint)
+        self._observer.answer_cache(hit=known is not None)
+        return known
+
+    async def _answer(self, question: _Question, report: ProgressReporter) -> ResultDocuments:
+        profile = self._taste(question)
+        with self._observer.stage("retrieve"):
+            n = self._config.overask * max(self._config.n_candidates, question.top_k)
+            retrieved = await retrieve(profile, question.index, n, question.excluded_ids)
+        items, liked = await self._hydrate(retrieved, question)
+        with self._observer.stage("rank"):
+            n_ranked = max(self._config.n_candidates, question.top_k)
+            ranked = rank(retrieved, items, liked, n_ranked, self._config.ranking)
+        await report(50)
+        with self._observer.stage("rerank"):
+            reranked = await self._reranker.rerank(
+                ranked[: self._config.n_candidates],
+                list(liked.values()),
+                locale=question.locale,
+                strategy=question.job.strategy,
+                n_picks=min(self._config.group_items, question.top_k),
+            )
+        await report(90)
+        return encode_result(self._finish(question, ranked, reranked), self._profile)
+
+    def _taste(self, question: _Question) -> TasteProfile:
+        weights = interest_weights(question.listener.interests, self._clock.now().timestamp(), self._config.profile)
+        ids, vectors = question.index.vectors(list(weights))
+        self._observer.unknown_items(len(weights) - len(ids))
+        counts = np.array([weights[item_id] for item_id in ids.tolist()], dtype=np.float32)
+        return build_profile(ids, vectors, counts, self._config.profile)
+
+    async def _hydrate(self, retrieved: Retrieved, question: _Question) -> tuple[dict[int, Item], dict[int, Item]]:
+        """Eligible candidates and known likes (in the order of the interests) by id, in one round trip."""
+        liked_ids = [interest.item_id for interest in question.listener.interests[: self._config.profile.max_likes]]
+        with self._observer.stage("hydrate"):
+            items = await self._catalogue.items({*retrieved.ids.tolist(), *liked_ids})
+        liked = {item_id: items[item_id] for item_id in dict.fromkeys(liked_ids) if item_id in items}
+        excluded = question.excluded_ids
+        return {item_id: item for item_id, item in items.items() if item_id not in excluded}, liked
+
+    def _finish(self, question: _Question, ranked: Sequence[Candidate], reranked: Reranked) -> Finished:
+        picks = [pick for group in reranked.groups for pick in group.picks]
+        picked = {pick.candidate.item.item_id: pick.reason for pick in picks}
+        rest = [candidate for candidate in ranked if candidate.item.item_id not in picked]
+        candidates = [*(pick.candidate for pick in picks), *rest][: question.top_k]
+        reasons = {
+            candidate.item.item_id: picked.get(candidate.item.item_id)
+            or reranked.reasons.get(candidate.item.item_id)
+            or self._explainer.reason(candidate, question.locale)
+            for candidate in candidates
+        }
+        return Finished(
+            reranked=reranked,
+            candidates=candidates,
+            reasons=reasons,
+            liked_ids=[interest.item_id for interest in question.listener.interests],
+            generated_on=self._clock.now().astimezone(ZoneInfo(self._config.time_zone)).date(),
+            locale=question.locale,
+            fingerprint=question.fingerprint,
+            versions=question.versions,
+        )
+
+
+def _with_favorites(listener: Listener, favorite_ids: Sequence[int]) -> Listener:
+    """The listener as the job tells: its favourites, where it names any, are the likes in force."""
+    interests = tuple(Interest(item_id) for item_id in favorite_ids) or listener.interests
+    return replace(listener, interests=interests, seen_ids=listener.seen_ids | set(favorite_ids))

@@ -1,0 +1,134 @@
+"""The documents that the backend reads (CONTRACT.md 2), from a finished recommendation.
+
+Which columns an item carries is the catalogue profile's to say; whatever we add beside the contract comes last.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import orjson
+
+from config.catalogue_profile import CatalogueProfile
+from core.ports import ResultDocuments
+from models.catalogue import Item, Scalar
+from models.recommendation import Candidate, Group, Reranked, TasteSummary
+
+Json = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """All that a result tells: the outcome of both stages and what it was made with.
+
+    ``candidates`` stand in final order, and ``reasons`` has a sentence for each of them, by item id.
+    """
+
+    reranked: Reranked
+    candidates: Sequence[Candidate]
+    reasons: Mapping[int, str]
+    liked_ids: Sequence[int]
+    generated_on: date
+    locale: str
+    fingerprint: str
+    versions: Mapping[str, str]
+
+
+def encode_result(finished: Finished, profile: CatalogueProfile) -> ResultDocuments:
+    """The three documents as JSON bytes."""
+    reranked = finished.reranked
+    shelves = _groups(reranked.groups, profile)
+    rows = [_candidate(candidate, finished.reasons, profile) for candidate in finished.candidates]
+    generated_date = finished.generated_on.isoformat()
+    liked_ids = list(finished.liked_ids)
+    preference = _preference(reranked.taste)
+    result = {
+        "status": "completed",
+        "message": f"{len(rows)} recommendations in {len(shelves)} groups",
+        "generated_date": generated_date,
+        "groups": shelves,
+        "candidates": rows,
+        "preference": preference,
+        "locale": finished.locale,
+        "degraded": reranked.degraded is not None,
+        "degraded_reason": reranked.degraded,
+        "model": reranked.model,
+        "usage": {
+            "llm_calls": reranked.usage.n_calls,
+            "prompt_tokens": reranked.usage.prompt_tokens,
+            "completion_tokens": reranked.usage.completion_tokens,
+        },
+        "versions": dict(finished.versions),
+        "fingerprint": finished.fingerprint,
+    }
+    cached_view = {
+        "favorite_song_ids": liked_ids,
+        "groups": shelves,
+        "candidates": rows,
+        "generated_date": generated_date,
+        "fingerprint": finished.fingerprint,
+    }
+    preferred = {"favorite_song_ids": liked_ids, "preference": preference, "generated_date": generated_date}
+    return ResultDocuments(
+        result=orjson.dumps(result),
+        cached_view=orjson.dumps(cached_view),
+        preference=orjson.dumps(preferred),
+        degraded=reranked.degraded is not None,
+    )
+
+
+def match_score(candidate: Candidate) -> float:
+    """The first-stage score as the backend shows it: 0 to 100, one decimal."""
+    return round(100 * min(max(candidate.score, 0.0), 1.0), 1)
+
+
+def matched_criteria(candidate: Candidate) -> list[str]:
+    """What the candidate has in common with the likes, most telling first, as ``criterion:value``."""
+    evidence = candidate.evidence
+    creator = [f"artist:{candidate.item.creator}"] if evidence.same_creator else []
+    genres = [f"genre:{genre}" for genre in evidence.shared_genres]
+    moods = [f"mood:{mood}" for mood in evidence.shared_moods]
+    return [*creator, *genres, *moods] or [candidate.kind.value]
+
+
+def _groups(groups: Sequence[Group], profile: CatalogueProfile) -> list[Json]:
+    shelves: list[Json] = []
+    place = 0
+    for group in groups:
+        songs = []
+        for pick in group.picks:
+            place += 1
+            candidate = pick.candidate
+            added = {
+                profile.id_field: candidate.item.item_id,
+                "reason": pick.reason,
+                "rank": place,
+                "match_score": match_score(candidate),
+            }
+            songs.append({**_columns(candidate.item, profile.group_fields), **added})
+        shelves.append({"label": group.label, "tagline": group.tagline, "songs": songs})
+    return shelves
+
+
+def _candidate(candidate: Candidate, reasons: Mapping[int, str], profile: CatalogueProfile) -> Json:
+    return {
+        profile.id_field: candidate.item.item_id,
+        **_columns(candidate.item, profile.candidate_fields),
+        "recommendation_type": candidate.kind.value,
+        "matched_criteria": matched_criteria(candidate),
+        "match_score": match_score(candidate),
+        "reason": reasons[candidate.item.item_id],
+    }
+
+
+def _columns(item: Item, fields: Sequence[str]) -> dict[str, Scalar]:
+    return {field: item.columns.get(field) for field in fields}
+
+
+def _preference(taste: TasteSummary) -> Json:
+    return {
+        "preferred_genres": list(taste.preferred_genres),
+        "preferred_moods": list(taste.preferred_moods),
+        "overall_taste": taste.overall_taste,
+        "favorite_artists": list(taste.favorite_creators),
+    }

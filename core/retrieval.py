@@ -1,0 +1,93 @@
+"""Candidate generation: from a taste profile to the ids of a few hundred eligible items with their raw scores."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from core.ports import Floats, Hits, Ids, ItemIndex
+from core.profile import TasteProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieved:
+    """What was found, in no promised order.
+
+    ``ids`` int64 (n,); ``vectors`` float32 (n, dim); ``similarity`` float32 (n,): the cosine to the nearest interest;
+    ``liked_ids`` int64 (n_liked,) and ``affinity`` float32 (n, n_liked): the cosine to each liked item;
+    ``is_popular``: found by popularity alone.
+    """
+
+    ids: Ids
+    vectors: Floats
+    similarity: Floats
+    liked_ids: Ids
+    affinity: Floats
+    is_popular: bool
+
+    def only(self, item_ids: Collection[int]) -> "Retrieved":
+        """What was found among ``item_ids``."""
+        kept = [position for position, item_id in enumerate(self.ids.tolist()) if item_id in item_ids]
+        return replace(
+            self,
+            ids=self.ids[kept],
+            vectors=self.vectors[kept],
+            similarity=self.similarity[kept],
+            affinity=self.affinity[kept],
+        )
+
+
+async def retrieve(profile: TasteProfile, index: ItemIndex, n: int, excluded: Collection[int]) -> Retrieved:
+    """Up to ``n`` items none of which is ``excluded``; a cold profile gets popular items of many genres."""
+    if profile.is_cold:
+        ids = _popular(index, n, excluded)
+    else:
+        ids = await _near_interests(profile, index, n, excluded)
+        missing = n - len(ids)
+        if missing > 0:
+            ids = np.concatenate([ids, _popular(index, missing, {*excluded, *ids.tolist()})])
+    return _measure(profile, index, ids)
+
+
+async def _near_interests(profile: TasteProfile, index: ItemIndex, n: int, excluded: Collection[int]) -> Ids:
+    """Each interest gives its best: at least its share of ``n``, and so much more that overlaps do not matter."""
+    found = [await index.search(centroid, n, excluded=excluded) for centroid in profile.centroids]
+    quotas = [max(1, round(n * float(share))) for share in profile.weights]
+    chosen = dict.fromkeys(
+        item for hits, quota in zip(found, quotas, strict=True) for item in hits.ids[:quota].tolist()
+    )
+    for item in _merged(found):
+        if len(chosen) >= n:
+            break
+        chosen.setdefault(item)
+    return np.fromiter(list(chosen)[:n], dtype=np.int64)
+
+
+def _merged(found: list[Hits]) -> list[int]:
+    ids = np.concatenate([hits.ids for hits in found])
+    scores = np.concatenate([hits.scores for hits in found])
+    return [int(item) for item in ids[np.lexsort((ids, -scores))]]
+
+
+def _popular(index: ItemIndex, n: int, excluded: Collection[int]) -> Ids:
+    """Popular items, no more than a quarter of them of one genre, as long as there are enough."""
+    diverse = index.popular(n, excluded=excluded, max_per_genre=max(1, n // 4))
+    missing = n - len(diverse)
+    if missing <= 0:
+        return diverse
+    return np.concatenate([diverse, index.popular(missing, excluded={*excluded, *diverse.tolist()})])
+
+
+def _measure(profile: TasteProfile, index: ItemIndex, ids: Ids) -> Retrieved:
+    known, vectors = index.vectors(ids.tolist())
+    similarity = (
+        np.zeros(len(known), dtype=np.float32) if profile.is_cold else np.max(vectors @ profile.centroids.T, axis=1)
+    )
+    return Retrieved(
+        ids=known,
+        vectors=vectors,
+        similarity=similarity,
+        liked_ids=profile.liked_ids,
+        affinity=vectors @ profile.liked_vectors.T,
+        is_popular=profile.is_cold,
+    )

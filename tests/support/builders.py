@@ -1,0 +1,69 @@
+"""Small makers of domain objects, so that a test names only what it is about."""
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from core.ports import Floats, Hits, Ids, Predicate
+from models.catalogue import Item
+from models.recommendation import Candidate, Evidence, RecommendationType
+
+
+def make_item(
+    item_id: int,
+    *,
+    title: str | None = None,
+    creator: str | None = "Artist",
+    genres: Sequence[str] = ("pop",),
+    moods: Sequence[str] = (),
+    popularity: float = 0.5,
+) -> Item:
+    name = title or f"Title {item_id}"
+    columns = {"title_en": name, "title_kr": None, "title_jp": None, "artist": creator, "genre": ", ".join(genres)}
+    return Item(
+        item_id=item_id,
+        titles={"en": name},
+        creator=creator,
+        genres=tuple(genres),
+        moods=tuple(moods),
+        popularity=popularity,
+        columns=columns,
+    )
+
+
+def make_candidate(
+    item: Item, score: float = 0.5, kind: RecommendationType = RecommendationType.SIMILAR, near: Sequence[Item] = ()
+) -> Candidate:
+    return Candidate(item=item, score=score, kind=kind, evidence=Evidence(similarity=score, near=tuple(near)))
+
+
+class ArrayIndex:
+    """An index over given vectors that searches by brute force: the oracle of the retrieval tests."""
+
+    version = "v1"
+    embedder_name = "given-1"
+
+    def __init__(self, vectors: dict[int, Sequence[float]], popularity: dict[int, float] | None = None) -> None:
+        self._ids = np.array(sorted(vectors), dtype=np.int64)
+        rows = np.array([vectors[item_id] for item_id in sorted(vectors)], dtype=np.float32)
+        self._rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+        self._popularity = popularity or {}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def vectors(self, item_ids: Sequence[int]) -> tuple[Ids, Floats]:
+        place = {int(item_id): row for row, item_id in enumerate(self._ids)}
+        known = [item_id for item_id in item_ids if item_id in place]
+        return np.array(known, dtype=np.int64), self._rows[[place[item_id] for item_id in known]]
+
+    async def search(
+        self, query: Floats, n: int, *, excluded: Collection[int] = (), predicate: Predicate | None = None
+    ) -> Hits:
+        scores = self._rows @ query
+        order = [row for row in np.argsort(-scores, kind="stable") if int(self._ids[row]) not in excluded][:n]
+        return Hits(self._ids[order], scores[order].astype(np.float32))
+
+    def popular(self, n: int, *, excluded: Collection[int] = (), max_per_genre: int | None = None) -> Ids:
+        ranked = sorted(self._ids.tolist(), key=lambda item_id: (-self._popularity.get(item_id, 0.0), item_id))
+        return np.array([item_id for item_id in ranked if item_id not in excluded][:n], dtype=np.int64)
