@@ -1,0 +1,167 @@
+"""The result, field by field as the backend reads it (CONTRACT.md 2)."""
+
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import orjson
+import pytest
+
+from config.catalogue_profile import load_profile
+from core.ports import ResultDocuments
+from core.result_document import Finished, encode_result, match_score
+from models.catalogue import Item
+from models.recommendation import (
+    Candidate,
+    Evidence,
+    Group,
+    Pick,
+    RecommendationType,
+    Reranked,
+    TasteSummary,
+    TokenUsage,
+)
+
+SONGS = load_profile("songs")
+COLUMNS = {
+    "title_kr": "봄날",
+    "title_en": None,
+    "title_jp": None,
+    "title_yomi": None,
+    "artist": "BTS",
+    "artist_kr": "방탄소년단",
+    "genre": "k-pop, ballad",
+    "mood": "calm",
+    "tj_number": 48_000,
+    "ky_number": None,
+    "lyrics_kr": "never part of a result",
+}
+
+
+def candidate(item_id: int, score: float = 0.876) -> Candidate:
+    item = Item(item_id=item_id, titles={"ko": "봄날"}, creator="BTS", genres=("k-pop", "ballad"), columns=COLUMNS)
+    evidence = Evidence(similarity=score, shared_genres=("ballad",), shared_moods=("calm",), same_creator=True)
+    return Candidate(item=item, score=score, kind=RecommendationType.ARTIST, evidence=evidence)
+
+
+def finished() -> Finished:
+    group = Group(label="발라드", tagline="잔잔한 밤", picks=(Pick(candidate=candidate(1), reason="비슷해요"),))
+    reranked = Reranked(
+        groups=(group,),
+        taste=TasteSummary(
+            preferred_genres=("ballad",), preferred_moods=("calm",), overall_taste="잔잔함", favorite_creators=("BTS",)
+        ),
+        model="gpt",
+        usage=TokenUsage(n_calls=1, prompt_tokens=2000, completion_tokens=500),
+    )
+    return Finished(
+        reranked=reranked,
+        candidates=[candidate(1), candidate(2, score=0.5)],
+        reasons={1: "비슷해요", 2: "같은 장르"},
+        liked_ids=[10, 11],
+        generated_on=date(2026, 11, 21),
+        locale="ko",
+        fingerprint="f" * 32,
+        versions={"index": "1"},
+    )
+
+
+def documents(what: Finished | None = None) -> ResultDocuments:
+    return encode_result(what or finished(), SONGS)
+
+
+def result(what: Finished | None = None) -> dict[str, Any]:
+    return dict(orjson.loads(documents(what).result))
+
+
+def test_the_head_of_the_result_is_the_contracts() -> None:
+    document = result()
+    assert document["status"] == "completed"
+    assert document["generated_date"] == "2026-11-21"
+    assert isinstance(document["message"], str)
+    assert document["message"]
+
+
+def test_a_song_of_a_group_has_the_contracts_fields_first_and_then_ours() -> None:
+    (group,) = result()["groups"]
+    assert (group["label"], group["tagline"]) == ("발라드", "잔잔한 밤")
+    (song,) = group["songs"]
+    assert list(song)[:8] == [
+        "title_kr",
+        "title_en",
+        "title_jp",
+        "title_yomi",
+        "artist",
+        "artist_kr",
+        "tj_number",
+        "ky_number",
+    ]
+    assert song["tj_number"] == 48_000
+    assert song["ky_number"] is None
+    assert (song["song_id"], song["reason"], song["rank"], song["match_score"]) == (1, "비슷해요", 1, 87.6)
+
+
+def test_a_candidate_has_exactly_the_contracts_fields() -> None:
+    first, second = result()["candidates"]
+    assert set(first) == {
+        "song_id",
+        "title_kr",
+        "title_en",
+        "title_jp",
+        "title_yomi",
+        "artist",
+        "artist_kr",
+        "genre",
+        "mood",
+        "tj_number",
+        "ky_number",
+        "recommendation_type",
+        "matched_criteria",
+        "match_score",
+        "reason",
+    }
+    assert first["recommendation_type"] == "artist"
+    assert first["matched_criteria"] == ["artist:BTS", "genre:ballad", "mood:calm"]
+    assert (second["song_id"], second["reason"]) == (2, "같은 장르")
+
+
+def test_the_cached_view_and_the_preference_have_the_contracts_fields() -> None:
+    view = orjson.loads(documents().cached_view)
+    assert {"favorite_song_ids", "groups", "candidates", "generated_date"} <= set(view)
+    assert view["favorite_song_ids"] == [10, 11]
+    assert view["candidates"] == result()["candidates"]
+    preference = orjson.loads(documents().preference)
+    assert preference == {
+        "favorite_song_ids": [10, 11],
+        "preference": {
+            "preferred_genres": ["ballad"],
+            "preferred_moods": ["calm"],
+            "overall_taste": "잔잔함",
+            "favorite_artists": ["BTS"],
+        },
+        "generated_date": "2026-11-21",
+    }
+
+
+def test_what_made_the_result_is_told_beside_it() -> None:
+    document = result()
+    assert document["usage"] == {"llm_calls": 1, "prompt_tokens": 2000, "completion_tokens": 500}
+    assert (document["model"], document["degraded"], document["degraded_reason"]) == ("gpt", False, None)
+    assert (document["fingerprint"], document["versions"]) == ("f" * 32, {"index": "1"})
+
+
+def test_a_degraded_result_says_so_and_why() -> None:
+    degraded = replace(finished(), reranked=replace(finished().reranked, degraded="timeout"))
+    assert documents(degraded).degraded
+    assert (result(degraded)["degraded"], result(degraded)["degraded_reason"]) == (True, "timeout")
+
+
+@pytest.mark.parametrize(("score", "shown"), [(-0.3, 0.0), (0.0, 0.0), (0.12345, 12.3), (1.0, 100.0), (1.7, 100.0)])
+def test_a_match_score_runs_from_0_to_100(score: float, shown: float) -> None:
+    assert match_score(candidate(1, score)) == shown
+
+
+def test_a_candidate_without_anything_in_common_still_has_a_criterion() -> None:
+    bare = replace(candidate(3), evidence=Evidence(similarity=0.1), kind=RecommendationType.POPULAR)
+    document = result(replace(finished(), candidates=[bare], reasons={3: "x"}))
+    assert document["candidates"][0]["matched_criteria"] == ["popular"]
