@@ -1,0 +1,147 @@
+"""Fixtures and hooks of all tests: real servers, one uvloop, Hypothesis profiles."""
+
+import asyncio
+import importlib.util
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import uvloop
+from hypothesis import HealthCheck, settings
+
+from tests.support.empty_stores import empty_database, empty_logical_database, flush, recreate_database
+from tests.support.servers import BreakableServer, GivenServer, Kind, Need, NoServer, Servers
+
+if importlib.util.find_spec("tests.support.llm_server"):
+    pytest_plugins = ["tests.support.llm_server"]
+
+settings.register_profile("local", deadline=None, max_examples=50)
+settings.register_profile(
+    "ci", deadline=None, max_examples=100, derandomize=False, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+_NEEDS = {
+    "amqp_url": Need(Kind.RABBITMQ),
+    "mysql_url": Need(Kind.MYSQL),
+    "redis_url": Need(Kind.REDIS),
+    "private_rabbitmq": Need(Kind.RABBITMQ, breakable=True),
+    "private_mysql": Need(Kind.MYSQL, breakable=True),
+    "private_redis": Need(Kind.REDIS, breakable=True),
+}
+_SERVERS = pytest.StashKey[Servers]()
+_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run tests on the event loop that the worker runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A run that is told to terminate cleans up as an interrupted one does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    servers = config.stash[_SERVERS] = Servers()
+    config.add_cleanup(servers.close)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that need no server first: the servers start while those run. Both halves stay in random order."""
+    items.sort(key=lambda item: bool(_needs(item)))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin to start every server that a selected test needs."""
+    needs = {need for item in session.items for need in _needs(item)}
+    if needs and not session.config.option.collectonly:
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        session.config.stash[_SERVERS].begin(needs, reporter.write_line if reporter else print)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Wait for the test's servers before its time limit begins; what goes wrong there is reported by its fixtures."""
+    for need in _needs(item):
+        try:
+            item.config.stash[_SERVERS].wait(need)
+        except Exception:  # noqa: BLE001, S112 - raised again where pytest shows it: when the fixture asks
+            continue
+    return (yield)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say loudly which tests did not run, and what would let them."""
+    for advice in config.stash[_SERVERS].missing.values():
+        terminalreporter.write_line(f"TESTS WERE SKIPPED: {advice}", red=True, bold=True)
+
+
+def _needs(item: pytest.Item) -> list[Need]:
+    return [_NEEDS[name] for name in getattr(item, "fixturenames", ()) if name in _NEEDS]
+
+
+def _server(request: pytest.FixtureRequest, need: Need) -> BreakableServer | GivenServer:
+    try:
+        return request.config.stash[_SERVERS].wait(need)
+    except NoServer as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"{error} (CI is set, so this is a failure)", pytrace=False)
+        pytest.skip(str(error))
+
+
+def _breakable(request: pytest.FixtureRequest, kind: Kind) -> BreakableServer:
+    server = _server(request, Need(kind, breakable=True))
+    assert not isinstance(server, GivenServer)
+    server.start()
+    return server
+
+
+@pytest.fixture
+def amqp_url(request: pytest.FixtureRequest) -> str:
+    """A RabbitMQ that other tests use too: name queues and exchanges uniquely, and delete them."""
+    return _server(request, Need(Kind.RABBITMQ)).url
+
+
+@pytest.fixture
+def mysql_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty MySQL or MariaDB database (utf8mb4) of this test's own, dropped afterwards."""
+    with empty_database(_server(request, Need(Kind.MYSQL)).url) as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty logical Redis database of this test's own, flushed afterwards."""
+    with empty_logical_database(_server(request, Need(Kind.REDIS)).url) as url:
+        yield url
+
+
+@pytest.fixture
+def private_rabbitmq(request: pytest.FixtureRequest) -> BreakableServer:
+    """A running RabbitMQ that this test may break; it is repaired for the next one. Queues stay: name them uniquely."""
+    return _breakable(request, Kind.RABBITMQ)
+
+
+@pytest.fixture
+def private_mysql(request: pytest.FixtureRequest) -> BreakableServer:
+    """A running MySQL or MariaDB that this test may break; ``url`` names an empty database."""
+    server = _breakable(request, Kind.MYSQL)
+    recreate_database(server.url)
+    return server
+
+
+@pytest.fixture
+def private_redis(request: pytest.FixtureRequest) -> BreakableServer:
+    """A running, empty Redis with an append-only file that this test may break."""
+    server = _breakable(request, Kind.REDIS)
+    flush(server.url)
+    return server
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The public data sets beside the repository."""
+    if not _DATA.is_dir():
+        pytest.skip("no ../shared/data beside the repository")
+    return _DATA
