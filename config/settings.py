@@ -19,7 +19,7 @@ class Settings(BaseSettings):
         SecretStr(MEMORY_URL), description="amqp://user:password@host:5672/vhost, or memory://"
     )
     database_url: SecretStr = Field(
-        SecretStr("sqlite:///:memory:"),
+        SecretStr("sqlite:///songs-ai.db"),
         description="mysql://user:password@host:3306/database, or sqlite:///file",
     )
     redis_url: SecretStr = Field(SecretStr(MEMORY_URL), description="redis://:password@host:6379/0, or memory://")

@@ -22,7 +22,8 @@ def profile_of(vectors: Floats, weights: Floats | None = None, n_interests: int 
 def around(direction: int, n: int, seed: int) -> Floats:
     noise = np.random.default_rng(seed).normal(0, 0.05, (n, 8)).astype(np.float32)
     noise[:, direction] += 1
-    return noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    vectors: Floats = noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    return vectors
 
 
 def test_no_likes_are_a_cold_start_and_not_an_error() -> None:

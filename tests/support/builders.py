@@ -1,6 +1,6 @@
 """Small makers of domain objects, so that a test names only what it is about."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class ArrayIndex:
     version = "v1"
     embedder_name = "given-1"
 
-    def __init__(self, vectors: dict[int, Sequence[float]], popularity: dict[int, float] | None = None) -> None:
+    def __init__(self, vectors: Mapping[int, Sequence[float]], popularity: Mapping[int, float] | None = None) -> None:
         self._ids = np.array(sorted(vectors), dtype=np.int64)
         rows = np.array([vectors[item_id] for item_id in sorted(vectors)], dtype=np.float32)
         self._rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)

@@ -1,0 +1,103 @@
+"""The worker as operations run it: a process of its own, spoken to by broker, cache, HTTP and signals alone."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+import httpx
+
+from tests.support.private_servers import free_port
+
+ROOT = Path(__file__).parents[2]
+
+
+class WorkerProcess:
+    """``python main.py worker`` on a free port; ``environment`` are its settings."""
+
+    def __init__(self, environment: Mapping[str, str], command: Sequence[str] = ("worker",)) -> None:
+        self.http_port = free_port()
+        self._environment = {**os.environ, **environment, "HTTP_PORT": str(self.http_port), "LOG_FORMAT": "json"}
+        self._command = command
+        self._process: asyncio.subprocess.Process | None = None
+        self._log: list[str] = []
+        self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        return "".join(self._log)
+
+    async def start(self, timeout_s: float = 40.0) -> None:
+        """Start it, and return once it says that it is ready."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(ROOT / "main.py"),
+            *self._command,
+            env=self._environment,
+            cwd=ROOT,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        self._reader = asyncio.create_task(self._read_log())
+        await self.wait_ready(timeout_s)
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.http_port}", timeout=5) as client:
+            while time.monotonic() < deadline:
+                if self._process is None or self._process.returncode is not None:
+                    raise RuntimeError(f"the worker ended while it started:\n{self.log[-4000:]}")
+                with contextlib.suppress(httpx.TransportError):
+                    if (await client.get("/health/ready")).status_code == 200:
+                        return
+                await asyncio.sleep(0.1)
+        raise TimeoutError(f"the worker was not ready within {timeout_s} s:\n{self.log[-4000:]}")
+
+    async def metrics(self) -> str:
+        async with httpx.AsyncClient() as client:
+            return (await client.get(f"http://127.0.0.1:{self.http_port}/metrics")).text
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        await self._end(signal.SIGKILL)
+
+    async def terminate(self, timeout_s: float = 40.0) -> int:
+        """SIGTERM; the exit code."""
+        return await self._end(signal.SIGTERM, timeout_s)
+
+    async def _end(self, number: signal.Signals, timeout_s: float = 40.0) -> int:
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+        async with asyncio.timeout(timeout_s):
+            code = await self._process.wait()
+        if self._reader is not None:
+            await self._reader
+        return code
+
+    async def _read_log(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            self._log.append(line.decode(errors="replace"))
+
+
+@contextlib.asynccontextmanager
+async def worker(environment: Mapping[str, str], command: Sequence[str] = ("worker",)) -> AsyncIterator[WorkerProcess]:
+    """A ready worker, killed at the end if it still lives."""
+    process = WorkerProcess(environment, command)
+    try:
+        await process.start()
+        yield process
+    finally:
+        await process.kill()
