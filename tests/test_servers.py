@@ -92,7 +92,7 @@ async def test_a_killed_broker_keeps_durable_messages(private_rabbitmq: Breakabl
         queue = await channel.declare_queue(name, durable=True)
         async with (await queue.get(timeout=10)).process():
             pass
-        await queue.delete()
+        await queue.delete(if_empty=False)
 
 
 def _name(url: str) -> str:
