@@ -53,6 +53,13 @@ class ListenerStore(Protocol):
         """The member's likes, lists and dislikes, in one round trip; an unknown member has none."""
 
 
+class ActiveMembers(Protocol):
+    """Who is worth a refresh before they ask."""
+
+    async def active_member_ids(self, limit: int) -> Sequence[int]:
+        """At most ``limit`` members, those with the newest likes first, in one round trip."""
+
+
 # --- embeddings and the index ---
 
 
@@ -319,4 +326,21 @@ class Observer(Protocol):
         """A result made without the LLM's judgement although it was asked for."""
 
 
+class HealthCheck(Protocol):
+    """Looks at one dependency, cheaply: it runs at every probe."""
+
+    async def __call__(self) -> str | None:
+        """None where all is well, else a sentence that warns; raises ``DependencyUnavailable`` where it is not."""
+
+
 ProgressReporter = Callable[[int], Awaitable[None]]
+
+
+class Recommender(Protocol):
+    """Makes the recommendation of one job."""
+
+    async def recommend(self, job: Job, report: ProgressReporter) -> ResultDocuments:
+        """The finished documents; ``report`` is told how far it is (0..100), and costs nothing when Redis is away.
+
+        What the LLM does wrong degrades the documents and raises nothing.
+        """
