@@ -1,0 +1,137 @@
+"""Opens Redis, and says in our own errors when it is not to be had.
+
+One primary (with replicas, if you like). Redis Cluster is not supported: the keys of one job and of its member, whose
+names the backend chose, hash to different slots, and they are written together or not at all.
+"""
+
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import fakeredis
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+
+from core.errors import ConfigurationError, DependencyUnavailable
+
+MEMORY_SCHEME = "memory://"
+_SCHEMES = ("redis://", "rediss://", "unix://")
+_SCRIPTS = Path(__file__).parent / "redis_scripts"
+
+_N_RETRIES = 3
+_RETRY_BASE_S = 0.05
+_RETRY_CAP_S = 0.5
+_IDLE_PING_S = 30
+
+# Refusals that name the state of the server or of the account, not a mistake of ours: they end when it is mended. The
+# codes are those of createSharedObjects in Redis' server.c. Redis before 7 tells what stopped a script in the middle of
+# a sentence, where the code follows a hyphen.
+_STATE_OF_SERVER = re.compile(r"(?:^|-)(OOM|READONLY|LOADING|MISCONF|NOREPLICAS|MASTERDOWN|BUSY|NOPERM|NOAUTH)\b")
+
+
+def _pool(url: str, *, max_connections: int, timeout_s: float) -> BlockingConnectionPool:
+    return BlockingConnectionPool.from_url(
+        url,
+        max_connections=max_connections,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        health_check_interval=_IDLE_PING_S,
+        # Lost connections only: to try again after a timeout would make every wait a multiple of ``timeout_s``. What
+        # we send may be sent twice, since every script of ours does nothing the second time.
+        retry=Retry(
+            ExponentialWithJitterBackoff(base=_RETRY_BASE_S, cap=_RETRY_CAP_S),
+            _N_RETRIES,
+            supported_errors=(exceptions.ConnectionError,),
+        ),
+        client_name="songs-ai",
+        # Nothing here needs RESP3, and with it come handlers for a cloud vendor's maintenance pushes.
+        protocol=2,
+    )
+
+
+def _client(url: str, *, max_connections: int, timeout_s: float) -> Redis:
+    if url.startswith(MEMORY_SCHEME):
+        # A server of its own, or all memory clients of the process would share one.
+        return fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=2)
+    if not url.startswith(_SCHEMES):
+        raise ConfigurationError(f"REDIS_URL must begin with one of {', '.join(_SCHEMES)} and {MEMORY_SCHEME}")
+    try:
+        return Redis.from_pool(_pool(url, max_connections=max_connections, timeout_s=timeout_s))
+    except ValueError:
+        # The parser's sentence quotes parts of the URL, and so perhaps of the password.
+        raise ConfigurationError("REDIS_URL is not a valid URL, such as redis://:password@host:6379/0") from None
+
+
+@asynccontextmanager
+async def open_redis(url: str, *, max_connections: int, timeout_s: float) -> AsyncIterator[Redis]:
+    """A client of ``redis://``, ``rediss://``, ``unix://`` or ``memory://`` (in this process); closed at the end.
+
+    It connects when first used, by at most ``max_connections``: who finds none free waits for one. That wait, a connect
+    and an answer may take ``timeout_s`` each. Replies are bytes. Raises ``ConfigurationError`` for any other URL.
+    """
+    client = _client(url, max_connections=max_connections, timeout_s=timeout_s)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+def _is_outage(error: exceptions.RedisError) -> bool:
+    if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError):
+        return True
+    if isinstance(error, exceptions.ResponseError):
+        # redis-py cuts a code that it knows off the sentence, and keeps it apart.
+        return bool(_STATE_OF_SERVER.search(f"{error.status_code or ''} {error}".lstrip()))
+    return False
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Turn what the state of Redis causes into ``DependencyUnavailable``; mistakes of ours go through as they are.
+
+    Outages are: no connection, no free connection, no answer in time, memory full, a disk that cannot be written, a
+    read-only replica, a server still loading or busy, and an account that is refused.
+    """
+    try:
+        yield
+    except exceptions.RedisError as error:
+        if not _is_outage(error):
+            raise
+        raise DependencyUnavailable("redis", f"{type(error).__name__}: {error}") from error
+
+
+class RedisScript:
+    """A Lua script of ``services/redis_scripts``, called by its digest; a server that forgot it is sent it again."""
+
+    def __init__(self, client: Redis, name: str) -> None:
+        self._script = client.register_script((_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8"))
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
+        """What the script returned; raises ``DependencyUnavailable``."""
+        with redis_errors():
+            result: object = await self._script(keys=keys, args=args)
+        return result
+
+
+async def ping(client: Redis) -> None:
+    """Return once Redis has answered; raises ``DependencyUnavailable``."""
+    with redis_errors():
+        await client.ping()
+
+
+async def appendonly_enabled(client: Redis) -> bool | None:
+    """Whether Redis writes its append-only file, or None where we may not ask; raises ``DependencyUnavailable``.
+
+    Without it a server that dies forgets results whose deliveries were acked.
+    """
+    with redis_errors():
+        try:
+            found = await client.config_get("appendonly")
+        except exceptions.ResponseError:
+            # Managed servers refuse CONFIG to their customers, by an ACL or by not having the command.
+            return None
+    return {"yes": True, "no": False}.get(found.get("appendonly") or "")

@@ -1,0 +1,140 @@
+"""The Redis keys that the backend reads, and ours beside them: leases, idempotency keys, the order of jobs.
+
+Every write is one Lua script, so a poller sees all of it or nothing, and a command that is sent twice, because its
+first answer was lost, changes nothing the second time.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import cast
+
+from redis.asyncio import Redis
+
+from core.ports import Claim, Clock, JobView, ResultDocuments
+from models.job import Job, JobStatus
+from services.redis_client import RedisScript, redis_errors
+
+STATUS_PREFIX = "job:status:"
+RESULT_PREFIX = "job:result:"
+LATEST_PREFIX = "latest:recommendation:"
+VIEW_PREFIX = "recommend:"
+PREFERENCE_PREFIX = "preference:"
+LEASE_PREFIX = "songs_ai:lease:"
+IDEMPOTENCY_PREFIX = "songs_ai:idempotency:"
+ORDER_PREFIX = "songs_ai:order:"
+
+_NS_PER_S = 1_000_000_000
+_LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
+
+
+def _instant(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
+
+
+def _sortable(at_ns: int) -> str:
+    """Nanoseconds since the epoch as text that sorts as they do; what is beyond the calendar goes to its ends."""
+    at_s, fraction_ns = divmod(at_ns, _NS_PER_S)
+    within = datetime.fromtimestamp(min(max(at_s, 0), _LAST_SECOND), UTC)
+    return f"{within:%Y-%m-%dT%H:%M:%S}.{fraction_ns:09d}"
+
+
+class RedisResultCache:
+    """A ``ResultCache`` in Redis.
+
+    ``job_ttl_s`` is the lifetime of a job's status and result and of an idempotency key, ``cache_ttl_s`` that of
+    ``recommend:`` and ``preference:``, ``degraded_ttl_s`` theirs where the documents are degraded, and ``lease_s`` the
+    time after which a job whose worker fell silent may be claimed by another.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        clock: Clock,
+        *,
+        job_ttl_s: int,
+        cache_ttl_s: int,
+        lease_s: float,
+        degraded_ttl_s: int = 600,
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._job_ttl_s = job_ttl_s
+        self._cache_ttl_s = cache_ttl_s
+        self._degraded_ttl_s = degraded_ttl_s
+        self._lease_ms = max(1, round(lease_s * 1000))
+        self._queue = RedisScript(client, "queue")
+        self._claim = RedisScript(client, "claim")
+        self._renew = RedisScript(client, "lease_renew")
+        self._release = RedisScript(client, "lease_release")
+        self._progress = RedisScript(client, "progress")
+        self._succeed = RedisScript(client, "succeed")
+        self._fail = RedisScript(client, "fail")
+
+    def _now(self) -> str:
+        return _instant(self._clock.now())
+
+    async def mark_queued(self, job: Job) -> None:
+        """See ``ResultCache.mark_queued``."""
+        await self._queue([STATUS_PREFIX + job.job_id], [self._now(), self._job_ttl_s])
+
+    async def claim(self, job: Job, *, token: str, replay: bool = False) -> Claim:
+        """See ``ResultCache.claim``. A holder of the idempotency key counts as running while its lease lives."""
+        keys = [STATUS_PREFIX + job.job_id, RESULT_PREFIX + job.job_id, LEASE_PREFIX + job.job_id]
+        if job.idempotency_key:
+            keys.append(f"{IDEMPOTENCY_PREFIX}{job.member_id}:{job.idempotency_key}")
+        prefixes = [STATUS_PREFIX, RESULT_PREFIX, LEASE_PREFIX]
+        outcome = await self._claim(
+            keys, [job.job_id, token, int(replay), self._now(), self._lease_ms, self._job_ttl_s, *prefixes]
+        )
+        return Claim(cast("bytes", outcome).decode())
+
+    async def renew(self, tokens: Mapping[str, str]) -> None:
+        """See ``ResultCache.renew``."""
+        if tokens:
+            await self._renew([LEASE_PREFIX + job_id for job_id in tokens], [self._lease_ms, *tokens.values()])
+
+    async def release(self, job: Job, *, token: str) -> None:
+        """See ``ResultCache.release``."""
+        await self._release([LEASE_PREFIX + job.job_id], [token])
+
+    async def report_progress(self, job: Job, progress: int) -> None:
+        """See ``ResultCache.report_progress``."""
+        await self._progress([STATUS_PREFIX + job.job_id], [min(max(progress, 0), 100)])
+
+    async def succeed(self, job: Job, documents: ResultDocuments, *, token: str) -> None:
+        """See ``ResultCache.succeed``. A worker that lost its lease may still bring the result: it ends any lease.
+
+        A job without ``requested_at_ns`` ranks by the ``submittedAt`` of its status, else by its first start.
+        """
+        requested_at = "" if job.requested_at_ns is None else _sortable(job.requested_at_ns)
+        member_ttl_s = self._degraded_ttl_s if documents.degraded else self._cache_ttl_s
+        parts = [documents.result, documents.cached_view, documents.preference]
+        await self._succeed(
+            [prefix + job.job_id for prefix in (STATUS_PREFIX, RESULT_PREFIX, LEASE_PREFIX)]
+            + [f"{p}{job.member_id}" for p in (LATEST_PREFIX, VIEW_PREFIX, PREFERENCE_PREFIX, ORDER_PREFIX)],
+            [self._now(), self._job_ttl_s, member_ttl_s, requested_at, *parts],
+        )
+
+    async def fail(self, job_id: str, *, code: str, message: str, token: str | None = None) -> None:
+        """See ``ResultCache.fail``. With a ``token``, nothing happens while another worker holds the job."""
+        keys = [STATUS_PREFIX + job_id, LEASE_PREFIX + job_id]
+        await self._fail(keys, [self._now(), self._job_ttl_s, code, message, token or ""])
+
+    async def job(self, job_id: str) -> JobView | None:
+        """See ``ResultCache.job``. ``fields`` is the whole status hash."""
+        with redis_errors():
+            async with self._client.pipeline(transaction=True) as transaction:
+                transaction.hgetall(STATUS_PREFIX + job_id)
+                transaction.get(RESULT_PREFIX + job_id)
+                stored, result = await transaction.execute()
+        fields = {name.decode(): value.decode() for name, value in stored.items()}
+        if "status" not in fields:
+            return None
+        status = JobStatus(fields["status"])
+        shown = result if status is JobStatus.SUCCEEDED else None
+        return JobView(status=status, progress=int(fields.get("progress", "0")), fields=fields, result=shown)
+
+    async def cached_view(self, member_id: int) -> bytes | None:
+        """See ``ResultCache.cached_view``."""
+        with redis_errors():
+            return cast("bytes | None", await self._client.get(f"{VIEW_PREFIX}{member_id}"))
