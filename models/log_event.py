@@ -20,6 +20,7 @@ class LogEvent(StrEnum):
     JOB_DUPLICATE_ACKED = "job_duplicate_acked"
     JOB_RETRIED = "job_retried"
     JOB_DEAD_LETTERED = "job_dead_lettered"
+    RESULT_SAVE_RETRIED = "result_save_retried"
     JOB_CANCELLED = "job_cancelled"
     JOB_PUBLISHED = "job_published"
     DELIVERY_NOT_SETTLED = "delivery_not_settled"

@@ -1,0 +1,137 @@
+"""Runs the deliveries of one route side by side, and drains them at shutdown."""
+
+import asyncio
+from typing import Protocol
+
+import structlog
+
+from core.errors import DependencyUnavailable, PublishRefused
+from models.log_event import LogEvent
+from workers.broker import Broker, Delivery, Subscription
+from workers.disposition import Disposition, RetryLater
+from workers.observer import WorkerObserver, outcome_label
+from workers.settlement import settle
+from workers.topology import Route
+
+log = structlog.get_logger()
+
+DEFAULT_PAUSE_S = 5.0
+
+
+class DeliveryHandler(Protocol):
+    """Decides what becomes of a delivery; raises nothing but ``CancelledError``."""
+
+    async def handle(self, delivery: Delivery) -> Disposition:
+        """Do what the delivery asks for."""
+
+
+class Consumer:
+    """Consumes ``route``: each delivery in a task of its own, at most ``concurrency`` of them in the handler."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        route: Route,
+        handler: DeliveryHandler,
+        *,
+        concurrency: int,
+        observer: WorkerObserver,
+    ) -> None:
+        self._broker = broker
+        self._route = route
+        self._handler = handler
+        self._concurrency = concurrency
+        self._observer = observer
+        # The prefetch alone is no bound: after a reconnect the broker counts from nothing, and old jobs still run.
+        self._slots = asyncio.Semaphore(concurrency)
+        self._stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._subscription: Subscription | None = None
+
+    @property
+    def n_unsettled(self) -> int:
+        """Deliveries that are being handled or settled."""
+        return len(self._tasks)
+
+    async def start(self) -> None:
+        """Begin to consume; raises ``ConfigurationError`` where the broker refuses, or ``DependencyUnavailable``."""
+        self._subscription = await self._broker.consume(self._route, prefetch=self._concurrency, on_delivery=self._take)
+
+    async def stop(self, grace_s: float) -> bool:
+        """Take no more deliveries and let the running ones end; after ``grace_s`` cancel them. True if all ended.
+
+        A cancelled delivery is neither acked nor rejected: when the subscription closes, the broker gives it to
+        another worker. A second call with less grace cuts the first one short.
+        """
+        self._stopping.set()
+        if self._subscription is not None:
+            await self._subscription.cancel()
+        drained = await self._drain(grace_s)
+        if self._subscription is not None:
+            await self._subscription.close()
+        return drained
+
+    async def _drain(self, grace_s: float) -> bool:
+        if not self._tasks:
+            return True
+        _, running = await asyncio.wait(self._tasks, timeout=grace_s)
+        if not running:
+            return True
+        log.warning(LogEvent.DRAIN_TIMED_OUT, route=self._route.name, n_running=len(running), grace_s=grace_s)
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+        return False
+
+    def _take(self, delivery: Delivery) -> None:
+        if self._stopping.is_set():
+            return  # left unsettled, and delivered to another worker
+        task = asyncio.create_task(self._work(delivery), name=f"delivery:{self._route.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error(LogEvent.UNEXPECTED_ERROR_CAUGHT, route=self._route.name, exc_info=error)
+
+    async def _work(self, delivery: Delivery) -> None:
+        async with self._slots:
+            if self._stopping.is_set():
+                return
+            disposition = await self._handler.handle(delivery)
+        await self._settle(delivery, disposition)
+
+    async def _settle(self, delivery: Delivery, disposition: Disposition) -> None:
+        try:
+            await settle(self._broker, self._route, delivery, disposition)
+        except PublishRefused as error:
+            self._not_settled(error)
+            await self._put_back(delivery, disposition)
+        except DependencyUnavailable as error:
+            self._not_settled(error)
+        else:
+            self._observer.delivery_settled(
+                route=self._route.name, outcome=outcome_label(disposition), reason=disposition.reason.value
+            )
+
+    async def _put_back(self, delivery: Delivery, disposition: Disposition) -> None:
+        """Requeue what could not be sent on, after the pause that it would have had in the retry queue.
+
+        Meanwhile it stays unsettled: nothing is lost, and the prefetch that it takes up slows the consumer down while
+        the broker is in trouble, so that the job is not run again and again. A shutdown does not wait for it.
+        """
+        pause_s = disposition.delay_s if isinstance(disposition, RetryLater) else DEFAULT_PAUSE_S
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+        try:
+            await self._broker.reject(delivery, requeue=True)
+        except DependencyUnavailable as error:
+            self._not_settled(error)
+
+    def _not_settled(self, error: DependencyUnavailable) -> None:
+        self._observer.delivery_not_settled(route=self._route.name)
+        log.warning(LogEvent.DELIVERY_NOT_SETTLED, route=self._route.name, error=str(error))

@@ -1,0 +1,26 @@
+"""Puts jobs of ours on the queue, as the backend does."""
+
+import structlog
+
+from core.job_codec import encode_job
+from models.job import Job
+from models.log_event import LogEvent
+from workers.broker import Broker, OutgoingMessage
+
+log = structlog.get_logger()
+
+
+class BrokerJobPublisher:
+    """The ``JobPublisher`` of a broker: persistent UTF-8 JSON to the main or the batch queue."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def publish_job(self, job: Job, *, batch: bool = False) -> None:
+        """Return once the broker has confirmed it; raises ``PublishRefused``."""
+        topology = self._broker.topology
+        route = topology.batch if batch else topology.main
+        await self._broker.publish(
+            OutgoingMessage(exchange=route.exchange, routing_key=route.routing_key, body=encode_job(job))
+        )
+        log.info(LogEvent.JOB_PUBLISHED, job_id=job.job_id, route=route.name, source=job.source)

@@ -1,0 +1,57 @@
+"""What the worker counts, with bounded labels."""
+
+from typing import Protocol
+
+from workers.disposition import Ack, DeadLetter, Disposition
+
+KNOWN_SOURCES = frozenset({"login", "manual", "http", "refresh", "replay", "favorites"})
+
+
+class WorkerObserver(Protocol):
+    """Counts jobs and deliveries; its labels come from the functions below, so that they stay few."""
+
+    def job_started(self, *, source: str) -> None:
+        """A job was claimed and is being run."""
+
+    def job_finished(self, *, outcome: str, source: str, seconds: float) -> None:
+        """A started job ended; ``outcome`` is that of ``outcome_label``, or ``cancelled``."""
+
+    def delivery_settled(self, *, route: str, outcome: str, reason: str) -> None:
+        """The broker was told what becomes of a delivery."""
+
+    def delivery_not_settled(self, *, route: str) -> None:
+        """The broker could not be told; it will deliver again."""
+
+
+class SilentObserver:
+    """Counts nothing."""
+
+    def job_started(self, *, source: str) -> None:
+        """See ``WorkerObserver``."""
+
+    def job_finished(self, *, outcome: str, source: str, seconds: float) -> None:
+        """See ``WorkerObserver``."""
+
+    def delivery_settled(self, *, route: str, outcome: str, reason: str) -> None:
+        """See ``WorkerObserver``."""
+
+    def delivery_not_settled(self, *, route: str) -> None:
+        """See ``WorkerObserver``."""
+
+
+def source_label(source: str | None) -> str:
+    """The job's source where it is a known one: what publishers write is not bounded."""
+    if source is None:
+        return "none"
+    return source if source in KNOWN_SOURCES else "other"
+
+
+def outcome_label(disposition: Disposition) -> str:
+    """``acked``, ``retried`` or ``dead_lettered``."""
+    match disposition:
+        case Ack():
+            return "acked"
+        case DeadLetter():
+            return "dead_lettered"
+        case _:
+            return "retried"
