@@ -1,0 +1,150 @@
+"""Whether the process runs, and whether what it depends on does: the first is for restarts, the second for traffic."""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+import structlog
+from fastapi import APIRouter, Response
+
+from api.responses import json_response
+from core.errors import DependencyUnavailable
+from core.ports import Clock, HealthCheck
+from models.log_event import LogEvent
+
+log = structlog.get_logger()
+
+
+class Health(StrEnum):
+    """How a dependency, or all of them together, stand."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one check found: ``reason`` is None where all is well."""
+
+    status: Health
+    reason: str | None
+    latency_ms: float
+    checked_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All findings by the dependency's name, and what follows from them."""
+
+    status: Health
+    findings: Mapping[str, Finding]
+
+    @property
+    def ready(self) -> bool:
+        """Whether jobs can be taken."""
+        return self.status is not Health.UNAVAILABLE
+
+
+class DependencyObserver(Protocol):
+    """Sees every check that was run."""
+
+    def dependency_checked(self, name: str, *, up: bool, seconds: float) -> None:
+        """A check of ``name`` ended."""
+
+
+class HealthReporter:
+    """Runs all checks at once, and remembers what they found for ``max_age_s``: probes must not load what they probe.
+
+    A check that takes longer than ``timeout_s`` counts as unavailable. A dependency in ``optional`` only degrades.
+    """
+
+    def __init__(
+        self,
+        checks: Mapping[str, HealthCheck],
+        *,
+        clock: Clock,
+        observer: DependencyObserver,
+        optional: Collection[str] = (),
+        timeout_s: float = 1.0,
+        max_age_s: float = 1.0,
+    ) -> None:
+        self._checks = dict(checks)
+        self._clock = clock
+        self._observer = observer
+        self._optional = frozenset(optional)
+        self._timeout_s = timeout_s
+        self._max_age_s = max_age_s
+        self._running = asyncio.Lock()
+        self._latest: Report | None = None
+        self._latest_at_s = 0.0
+
+    async def report(self) -> Report:
+        """What is known, at most ``max_age_s`` old; never raises for a dependency's sake."""
+        async with self._running:
+            if self._latest is not None and self._clock.monotonic_s() - self._latest_at_s < self._max_age_s:
+                return self._latest
+            findings = await asyncio.gather(*(self._look(name, check) for name, check in self._checks.items()))
+            report = self._conclude(dict(zip(self._checks, findings, strict=True)))
+            self._log_changes(report)
+            self._latest, self._latest_at_s = report, self._clock.monotonic_s()
+            return report
+
+    async def _look(self, name: str, check: HealthCheck) -> Finding:
+        started_s = self._clock.monotonic_s()
+        status, reason = await self._verdict(name, check)
+        seconds = self._clock.monotonic_s() - started_s
+        self._observer.dependency_checked(name, up=status is not Health.UNAVAILABLE, seconds=seconds)
+        return Finding(status=status, reason=reason, latency_ms=round(1000 * seconds, 3), checked_at=self._clock.now())
+
+    async def _verdict(self, name: str, check: HealthCheck) -> tuple[Health, str | None]:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                warning = await check()
+        except TimeoutError:
+            return Health.UNAVAILABLE, f"no answer within {self._timeout_s:g} s"
+        except DependencyUnavailable as error:
+            return Health.UNAVAILABLE, str(error)
+        except Exception as error:  # an entry point: one broken check must not hide what the others found
+            log.exception(LogEvent.UNEXPECTED_ERROR_CAUGHT, dependency=name)
+            return Health.UNAVAILABLE, f"the check itself failed: {type(error).__name__}"
+        return (Health.DEGRADED, warning) if warning else (Health.OK, None)
+
+    def _conclude(self, findings: Mapping[str, Finding]) -> Report:
+        needed = [finding.status for name, finding in findings.items() if name not in self._optional]
+        if Health.UNAVAILABLE in needed:
+            return Report(status=Health.UNAVAILABLE, findings=findings)
+        all_well = all(finding.status is Health.OK for finding in findings.values())
+        return Report(status=Health.OK if all_well else Health.DEGRADED, findings=findings)
+
+    def _log_changes(self, report: Report) -> None:
+        before = self._latest.findings if self._latest else {}
+        for name, finding in report.findings.items():
+            known = before[name].status if name in before else Health.OK
+            if finding.status is not known and finding.status is not Health.OK:
+                log.warning(
+                    LogEvent.DEPENDENCY_CHECK_FAILED, dependency=name, status=finding.status, reason=finding.reason
+                )
+
+
+def health_router(reporter: HealthReporter) -> APIRouter:
+    """``/health/live``, ``/health/ready`` and, the same as the latter, ``/health``."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/health/live")
+    async def live() -> Response:
+        """200 as long as the event loop turns; asks no dependency, since a restart would mend none."""
+        return json_response({"status": Health.OK})
+
+    @router.get("/health/ready")
+    @router.get("/health")
+    async def ready() -> Response:
+        """200 where jobs can be taken, else 503; says of every dependency how it stands, and why."""
+        report = await reporter.report()
+        body = {"status": report.status, "ready": report.ready, "checks": report.findings}
+        return json_response(body, status_code=200 if report.ready else 503)
+
+    return router

@@ -1,0 +1,166 @@
+"""The POST routes that the backend and older clients call: publish to the queue, read from Redis, nothing more."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from starlette.exceptions import HTTPException
+
+from api.responses import json_response
+from core.ports import ActiveMembers, Clock, JobPublisher, ResultCache
+from core.submission import submit
+from models.job import Job
+
+MAX_REFRESHED = 1000
+# Confirms are awaited together, window by window: one at a time would run at a tenth of the rate.
+PUBLISH_WINDOW = 64
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DIGITS = re.compile(r"[0-9]{1,19}")
+
+
+def _digits_as_integer(value: object) -> object:
+    if isinstance(value, str):
+        if not _DIGITS.fullmatch(value):
+            raise ValueError("must be an integer or a string of digits")
+        return int(value)
+    return value
+
+
+_Int64 = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)]
+_MemberId = Annotated[_Int64, BeforeValidator(_digits_as_integer)]
+
+
+class MemberBody(BaseModel):
+    """A body that names a member."""
+
+    member_id: _MemberId = Field(alias="memberId")
+
+
+class LikesBody(MemberBody):
+    """A body that names a member and their likes; null, empty or absent: the worker looks them up."""
+
+    favorite_song_ids: tuple[_Int64, ...] | None = None
+
+
+class _MadeFrom(BaseModel):
+    """What a cached view says of its own origin."""
+
+    favorite_song_ids: frozenset[int]
+    generated_date: str
+
+
+class JobDesk:
+    """Makes jobs of requests, and looks up what is there already."""
+
+    def __init__(self, *, results: ResultCache, publisher: JobPublisher, members: ActiveMembers, clock: Clock) -> None:
+        self._results = results
+        self._publisher = publisher
+        self._members = members
+        self._clock = clock
+
+    async def submit(self, member_id: int, item_ids: Sequence[int], source: str) -> Job:
+        """A job of the member, published; raises ``DependencyUnavailable``."""
+        job = self._job(member_id, item_ids, source)
+        await submit(job, results=self._results, publisher=self._publisher)
+        return job
+
+    async def refresh(self, limit: int) -> str:
+        """Put jobs of the most active members on the batch queue; their trace id, returned, is the task's.
+
+        Raises ``DependencyUnavailable``: of the jobs published before, some may run all the same.
+        """
+        task_id = str(uuid.uuid4())
+        member_ids = await self._members.active_member_ids(limit)
+        jobs = [self._job(member_id, (), "refresh", trace_id=task_id) for member_id in member_ids]
+        for start in range(0, len(jobs), PUBLISH_WINDOW):
+            await self._submit_all(jobs[start : start + PUBLISH_WINDOW])
+        return task_id
+
+    async def cached_view(self, member_id: int) -> bytes | None:
+        """The member's cached view, JSON; raises ``DependencyUnavailable``."""
+        return await self._results.cached_view(member_id)
+
+    async def fresh_date(self, member_id: int, item_ids: Sequence[int]) -> str | None:
+        """The date of the cached view where it was made from exactly these likes; raises ``DependencyUnavailable``."""
+        if not item_ids:
+            return None  # which likes these are, only the worker will know
+        view = await self._results.cached_view(member_id)
+        return None if view is None else _date_if_made_from(view, frozenset(item_ids))
+
+    async def _submit_all(self, jobs: Sequence[Job]) -> None:
+        submissions = [submit(job, results=self._results, publisher=self._publisher, batch=True) for job in jobs]
+        outcomes = await asyncio.gather(*submissions, return_exceptions=True)
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+
+    def _job(self, member_id: int, item_ids: Sequence[int], source: str, trace_id: str | None = None) -> Job:
+        return Job(
+            job_id=str(uuid.uuid4()),
+            member_id=member_id,
+            favorite_item_ids=tuple(item_ids),
+            source=source,
+            requested_at_ns=(self._clock.now() - _EPOCH) // timedelta(microseconds=1) * 1000,
+            trace_id=trace_id,
+        )
+
+
+def recommendation_router(desk: JobDesk) -> APIRouter:
+    """The routes of the wire contract."""
+    router = APIRouter(tags=["recommendations"])
+
+    @router.post("/recommend")
+    async def recommend(body: LikesBody) -> Response:
+        """``completed`` where a result of exactly these likes is cached, else ``queued`` with the id of a new job."""
+        likes = body.favorite_song_ids or ()
+        generated_date = await desk.fresh_date(body.member_id, likes)
+        if generated_date is not None:
+            return _answer("completed", "A recommendation of these likes is ready.", generated_date, job_id=None)
+        job = await desk.submit(body.member_id, likes, "http")
+        return _answer("queued", "The recommendation is being made.", None, job_id=job.job_id)
+
+    @router.post("/recommend/cached")
+    async def cached(body: MemberBody) -> Response:
+        """The member's cached view and ``cached: true``, or 404."""
+        view = await desk.cached_view(body.member_id)
+        if view is None:
+            raise HTTPException(404, f"No recommendation is cached for member {body.member_id}.")
+        return Response(_with_cached_mark(view), media_type="application/json")
+
+    @router.post("/favorites/updated")
+    async def favorites_updated(body: LikesBody) -> Response:
+        """A new job with the new likes."""
+        await desk.submit(body.member_id, body.favorite_song_ids or (), "favorites")
+        return json_response({"status": "queued"})
+
+    @router.post("/warm/active")
+    async def warm_active(limit: Annotated[int, Query(ge=1, le=MAX_REFRESHED)] = 100) -> Response:
+        """Jobs of the most active members on the batch queue."""
+        return json_response({"task_id": await desk.refresh(limit), "status": "queued"})
+
+    return router
+
+
+def _answer(status: str, message: str, generated_date: str | None, *, job_id: str | None) -> Response:
+    return json_response({"status": status, "message": message, "generated_date": generated_date, "jobId": job_id})
+
+
+def _with_cached_mark(view: bytes) -> bytes:
+    """The JSON object ``view`` with one more member, in front: some ten kilobytes need no parser for that."""
+    rest = view.lstrip()[1:].lstrip()
+    comma = b"" if rest.startswith(b"}") else b","
+    return b'{"cached":true' + comma + rest
+
+
+def _date_if_made_from(view: bytes, item_ids: frozenset[int]) -> str | None:
+    try:
+        made = _MadeFrom.model_validate_json(view)
+    except ValidationError:
+        return None  # not written by us, and nothing to tell likes by
+    return made.generated_date if made.favorite_song_ids == item_ids else None

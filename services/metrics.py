@@ -1,0 +1,352 @@
+"""What Prometheus sees. ``docs/metrics.md`` describes every metric; a test holds the two together.
+
+Labels are bounded: a value that is not in the lists below is counted as ``other``, and no label ever holds a member's,
+an item's or a job's id. All children exist from the start, so that a rate or a panel is zero rather than absent.
+"""
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from typing import TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import choose_encoder
+
+from core.ports import Clock
+
+M = TypeVar("M", Counter, Gauge, Histogram)
+
+OTHER = "other"
+SOURCES = ("login", "manual", "refresh", "http", "favorites", "replay", "none", OTHER)
+OUTCOMES = ("acked", "retried", "dead_lettered", "cancelled", OTHER)
+ROUTES = ("main", "batch", "events", OTHER)
+SETTLED_REASONS = {
+    "acked": ("succeeded", "succeeded_before", "failed_before"),
+    "retried": ("dependency_unavailable", "timed_out", "running_elsewhere", "outcome_not_recorded"),
+    "dead_lettered": ("invalid", "attempts_used_up", "unexpected"),
+}
+REASONS = (*(reason for reasons in SETTLED_REASONS.values() for reason in reasons), OTHER)
+STAGES = ("listener", "retrieve", "hydrate", "rank", "rerank", "save", OTHER)
+LLM_FAILURES = ("timeout", "rate_limited", "unavailable", "refused", "truncated", "malformed", OTHER)
+DROP_CAUSES = ("unknown_handle", "repeated_handle", "empty_group", OTHER)
+HTTP_ROUTES = (
+    "/health", "/health/live", "/health/ready", "/metrics", "/recommend", "/recommend/cached", "/favorites/updated",
+    "/warm/active", OTHER,
+)  # fmt: skip
+HTTP_CODES = ("2xx", "3xx", "4xx", "5xx")
+
+# An answer costs an LLM call of some two seconds, or none at all: the buckets are finest around both.
+_JOB_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.25, 2.5, 3, 4, 6, 8, 12, 20, 30, 60)
+_STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 2.5, 3, 5, 10, 20)
+_LLM_BUCKETS_S = (0.25, 0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 20, 30)
+_SHORT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+class _PipelineMetrics:
+    """The ``Observer`` of the core."""
+
+    def __init__(self, registry: CollectorRegistry, clock: Clock) -> None:
+        self._pipeline_clock = clock
+        self._stages = _labelled(
+            Histogram(
+                "songs_ai_stage_duration_seconds",
+                "Time one stage of the pipeline took.",
+                ["stage"],
+                buckets=_STAGE_BUCKETS_S,
+                registry=registry,
+            ),
+            STAGES,
+        )
+        self._unknown_items = Counter(
+            "songs_ai_unknown_items_total", "Liked ids that the index does not hold.", registry=registry
+        )
+        self._answer_cache = _labelled(
+            Counter(
+                "songs_ai_answer_cache_lookups_total",
+                "Looks for a finished answer by fingerprint.",
+                ["result"],
+                registry=registry,
+            ),
+            ("hit", "miss"),
+        )
+        self._degraded = _labelled(
+            Counter(
+                "songs_ai_degraded_results_total",
+                "Results made without the LLM's judgement although it was asked for.",
+                ["reason"],
+                registry=registry,
+            ),
+            LLM_FAILURES,
+        )
+        Gauge(
+            "songs_ai_cache_hit_rate",
+            "Share of answer cache look-ups that hit, since the start; 0 before the first.",
+            registry=registry,
+        ).set_function(lambda: _share(self._answer_cache, "hit", at_none=0.0))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage, also where it fails."""
+        started_s = self._pipeline_clock.monotonic_s()
+        try:
+            yield
+        finally:
+            self._stages.labels(_bounded(name, STAGES)).observe(self._pipeline_clock.monotonic_s() - started_s)
+
+    def unknown_items(self, n: int) -> None:
+        """Liked ids that the index does not hold."""
+        self._unknown_items.inc(n)
+
+    def answer_cache(self, *, hit: bool) -> None:
+        """A look-up by fingerprint."""
+        self._answer_cache.labels("hit" if hit else "miss").inc()
+
+    def degraded(self, reason: str) -> None:
+        """A result made without the LLM's judgement although it was asked for."""
+        self._degraded.labels(_bounded(reason, LLM_FAILURES)).inc()
+
+
+class _LanguageModelMetrics:
+    """The part of the ``Observer`` that sees the LLM."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._llm_calls = _labelled(
+            Counter("songs_ai_llm_calls_total", "LLM calls by outcome.", ["outcome"], registry=registry),
+            ("ok", *LLM_FAILURES),
+        )
+        self._llm_duration = Histogram(
+            "songs_ai_llm_call_duration_seconds",
+            "Time one LLM call took, the client's retries included.",
+            buckets=_LLM_BUCKETS_S,
+            registry=registry,
+        )
+        self._llm_tokens = _labelled(
+            Counter("songs_ai_llm_tokens_total", "Tokens that LLM calls used.", ["kind"], registry=registry),
+            ("prompt", "completion"),
+        )
+        self._llm_dropped = _labelled(
+            Counter(
+                "songs_ai_llm_dropped_total",
+                "Parts of LLM answers that could not be used.",
+                ["cause"],
+                registry=registry,
+            ),
+            DROP_CAUSES,
+        )
+        Gauge(
+            "songs_ai_ai_analysis_success_rate",
+            "Share of LLM calls with a usable answer, since the start; 1 before the first.",
+            registry=registry,
+        ).set_function(lambda: _share(self._llm_calls, "ok", at_none=1.0))
+
+    def llm_call(self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int) -> None:
+        """One LLM call; ``outcome`` is ``ok`` or the reason of ``LanguageModelFailed``."""
+        self._llm_calls.labels(_bounded(outcome, ("ok", *LLM_FAILURES))).inc()
+        self._llm_duration.observe(seconds)
+        self._llm_tokens.labels("prompt").inc(prompt_tokens)
+        self._llm_tokens.labels("completion").inc(completion_tokens)
+
+    def llm_dropped(self, cause: str, n: int) -> None:
+        """Parts of an LLM answer that could not be used."""
+        self._llm_dropped.labels(_bounded(cause, DROP_CAUSES)).inc(n)
+
+
+class _WorkerMetrics:
+    """What becomes of jobs and of deliveries."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._recommendations = _labelled(
+            Counter(
+                "songs_ai_recommendations_total",
+                "Jobs that were handled, by what became of them.",
+                ["outcome", "source"],
+                registry=registry,
+            ),
+            OUTCOMES,
+            SOURCES,
+        )
+        self._duration = _labelled(
+            Histogram(
+                "songs_ai_recommendation_duration_seconds",
+                "Time from a job's delivery to the end of its handling.",
+                ["source"],
+                buckets=_JOB_BUCKETS_S,
+                registry=registry,
+            ),
+            SOURCES,
+        )
+        self._in_flight = _labelled(
+            Gauge("songs_ai_jobs_in_flight", "Jobs under way in this worker.", ["source"], registry=registry), SOURCES
+        )
+        self._settled = Counter(
+            "songs_ai_deliveries_settled_total",
+            "Deliveries by what the broker was told, and why.",
+            ["route", "outcome", "reason"],
+            registry=registry,
+        )
+        for outcome, reasons in SETTLED_REASONS.items():
+            _labelled(self._settled, ROUTES[:-1], (outcome,), reasons)
+        self._not_settled = _labelled(
+            Counter(
+                "songs_ai_deliveries_not_settled_total",
+                "Deliveries that the broker could not be told about, and will deliver again.",
+                ["route"],
+                registry=registry,
+            ),
+            ROUTES[:-1],
+        )
+
+    def job_started(self, *, source: str) -> None:
+        """A job was claimed and is being run."""
+        self._in_flight.labels(_bounded(source, SOURCES)).inc()
+
+    def job_finished(self, *, outcome: str, source: str, seconds: float) -> None:
+        """A started job ended, ``seconds`` after its delivery."""
+        source = _bounded(source, SOURCES)
+        self._in_flight.labels(source).dec()
+        self._recommendations.labels(_bounded(outcome, OUTCOMES), source).inc()
+        self._duration.labels(source).observe(seconds)
+
+    def delivery_settled(self, *, route: str, outcome: str, reason: str) -> None:
+        """The broker was told what becomes of a delivery."""
+        self._settled.labels(_bounded(route, ROUTES), _bounded(outcome, OUTCOMES), _bounded(reason, REASONS)).inc()
+
+    def delivery_not_settled(self, *, route: str) -> None:
+        """The broker could not be told; it will deliver again."""
+        self._not_settled.labels(_bounded(route, ROUTES)).inc()
+
+
+class _ProcessMetrics:
+    """The process and what it depends on."""
+
+    def __init__(self, registry: CollectorRegistry, clock: Clock, version: str) -> None:
+        self._process_clock = clock
+        Info("songs_ai_build", "What runs here.", registry=registry).info(
+            {"version": version, "python_version": platform.python_version()}
+        )
+        self._dependency_up = Gauge(
+            "songs_ai_dependency_up",
+            "Whether the last check of a dependency found it in order.",
+            ["dependency"],
+            registry=registry,
+        )
+        self._dependency_latency = Gauge(
+            "songs_ai_dependency_check_duration_seconds",
+            "Time the last check of a dependency took.",
+            ["dependency"],
+            registry=registry,
+        )
+        self._loop_lag = Histogram(
+            "songs_ai_event_loop_lag_seconds",
+            "How much later than asked a sleep ended.",
+            buckets=_SHORT_BUCKETS_S,
+            registry=registry,
+        )
+        self._index_items = Gauge("songs_ai_index_items", "Items in the index in force.", registry=registry)
+        self._index_loaded = Gauge(
+            "songs_ai_index_loaded_timestamp_seconds",
+            "When the index in force was loaded, seconds since the epoch; 0 before the first.",
+            registry=registry,
+        )
+        self._index = Info("songs_ai_index", "The index in force.", registry=registry)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+    def dependency_checked(self, name: str, *, up: bool, seconds: float) -> None:
+        """A health check ended; ``name`` is one of the few that the composition root gave."""
+        self._dependency_up.labels(name).set(up)
+        self._dependency_latency.labels(name).set(seconds)
+
+    def loop_lag(self, seconds: float) -> None:
+        """A sleep ended so much too late."""
+        self._loop_lag.observe(seconds)
+
+    def index_loaded(self, *, version: str, embedder_name: str, n_items: int) -> None:
+        """Another index is in force from now on."""
+        self._index_items.set(n_items)
+        self._index_loaded.set(self._process_clock.now().timestamp())
+        self._index.info({"version": version, "embedder": embedder_name})
+
+
+class _HttpMetrics:
+    """The HTTP server's requests."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = _labelled(
+            Counter(
+                "songs_ai_http_requests_total",
+                "HTTP requests by route and class of status code.",
+                ["route", "code"],
+                registry=registry,
+            ),
+            HTTP_ROUTES,
+            HTTP_CODES,
+        )
+        self._request_duration = _labelled(
+            Histogram(
+                "songs_ai_http_request_duration_seconds",
+                "Time one HTTP request took.",
+                ["route"],
+                buckets=_SHORT_BUCKETS_S,
+                registry=registry,
+            ),
+            HTTP_ROUTES,
+        )
+
+    def http_request(self, *, route: str, status: int, seconds: float) -> None:
+        """A request was answered; ``route`` is the template of its path."""
+        route = _bounded(route, HTTP_ROUTES)
+        self._requests.labels(route, f"{status // 100}xx").inc()
+        self._request_duration.labels(route).observe(seconds)
+
+
+class PrometheusMetrics(_PipelineMetrics, _LanguageModelMetrics, _WorkerMetrics, _ProcessMetrics, _HttpMetrics):
+    """Every metric of the worker in one registry; each part of the program sees it through its own Protocol."""
+
+    def __init__(self, registry: CollectorRegistry, *, clock: Clock, version: str = "unknown") -> None:
+        # They would double the number of series, and Prometheus 3 does not read them from the text format.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = registry
+        _PipelineMetrics.__init__(self, registry, clock)
+        _LanguageModelMetrics.__init__(self, registry)
+        _WorkerMetrics.__init__(self, registry)
+        _ProcessMetrics.__init__(self, registry, clock, version)
+        _HttpMetrics.__init__(self, registry)
+
+    def expose(self, accept: str) -> tuple[bytes, str]:
+        """The exposition and its content type: OpenMetrics where the ``Accept`` header asks for it, else plain text."""
+        try:
+            encode, content_type = choose_encoder(accept)
+        except ValueError:  # a version that is no number
+            encode, content_type = choose_encoder("")
+        return encode(self._registry), content_type
+
+
+def _bounded(value: str | None, allowed: tuple[str, ...]) -> str:
+    return value if value is not None and value in allowed else OTHER
+
+
+def _labelled(metric: M, *values: tuple[str, ...]) -> M:
+    for combination in product(*values):
+        metric.labels(*combination)
+    return metric
+
+
+def _share(counter: Counter, value: str, *, at_none: float) -> float:
+    """The share, 0 to 1, of the children whose label is ``value`` in the whole of a counter with one label."""
+    samples = [sample for family in counter.collect() for sample in family.samples if sample.name.endswith("_total")]
+    whole = sum(sample.value for sample in samples)
+    part = sum(sample.value for sample in samples if value in sample.labels.values())
+    return part / whole if whole else at_none
