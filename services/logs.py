@@ -3,7 +3,6 @@
 Our own lines and those of the libraries (stdlib ``logging``) leave through the same processors.
 """
 
-import json
 import logging
 import re
 import sys
@@ -88,8 +87,16 @@ def _render_json(_logger: WrappedLogger, _method: str, event: MutableMapping[str
     try:
         return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
     except orjson.JSONEncodeError:
-        # Integers beyond 64 bits and lone surrogates: a line must come out whatever a message held.
-        return json.dumps({str(key): value for key, value in event.items()}, default=repr)
+        # A line must come out, whatever a message held.
+        return orjson.dumps({name: _encodable(value) for name, value in event.items()}).decode()
+
+
+def _encodable(value: object) -> object:
+    """``value``, or where JSON cannot carry it (integers beyond 64 bits, half a surrogate pair) its ASCII repr."""
+    try:
+        return orjson.Fragment(orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS))
+    except orjson.JSONEncodeError:
+        return ascii(value)
 
 
 def _masked(renderer: Processor) -> Callable[[WrappedLogger, str, EventDict], str]:
