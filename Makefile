@@ -1,0 +1,67 @@
+# Needs Python 3.11 or newer, make and pip; everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PYTEST := $(RUN) -m pytest
+TRACKS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long lint format pins clean
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.serving ## Run the whole worker in one process on made-up listeners; TRACKS=file.csv: on real songs
+	@$(RUN) main.py demo $(if $(TRACKS),--tracks "$(TRACKS)")
+
+test: $(VENV)/.development ## Run the tests on real servers
+	@$(PYTEST) -m "not long"
+
+test-long: $(VENV)/.development ## Run all tests, those that take minutes too
+	@$(PYTEST)
+
+lint: $(VENV)/.development ## Check style and types
+	@$(RUN) -m ruff check
+	@$(RUN) -m ruff format --check
+	@$(RUN) -m mypy
+
+format: $(VENV)/.development ## Mend style where that can be done for you
+	@$(RUN) -m ruff check --fix
+	@$(RUN) -m ruff format
+
+pins: $(VENV)/pins/.uv ## Compile requirements*.in into pinned requirements*.txt
+	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements.in -o requirements.txt
+	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-dev.in -o requirements-dev.txt
+
+clean: ## Remove the virtual environment and all caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+UV_COMPILE := --quiet --universal --python-version 3.11 --no-header --no-annotate
+
+# Debian's Python has pip but, without the package python3-venv, no way to put pip into a new environment; then the
+# system's pip installs into it from outside.
+PIP_INSTALL := install --quiet --disable-pip-version-check
+install = if $(RUN) -m pip --version >/dev/null 2>&1; \
+	then $(RUN) -m pip $(PIP_INSTALL) $(1); \
+	else $(PYTHON) -m pip --python $(RUN) $(PIP_INSTALL) $(1); fi
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d: make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || $(PYTHON) -m venv --clear --without-pip $(VENV)
+
+$(VENV)/.serving: requirements.txt | $(VENV)/bin/python
+	@echo "Installing requirements.txt (about half a minute)"
+	@$(call install,-r requirements.txt)
+	@touch $@
+
+$(VENV)/.development: requirements.txt requirements-dev.txt | $(VENV)/bin/python
+	@echo "Installing requirements-dev.txt (about a minute)"
+	@$(call install,-r requirements-dev.txt)
+	@touch $@ $(VENV)/.serving
+
+$(VENV)/pins/.uv: | $(VENV)/bin/python
+	@echo "Installing uv into $(VENV)/pins"
+	@$(PYTHON) -m venv $(VENV)/pins
+	@$(VENV)/pins/bin/python -m pip $(PIP_INSTALL) uv
+	@touch $@
