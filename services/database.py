@@ -1,0 +1,216 @@
+"""Opens the database, and says in our own errors when it is not to be had.
+
+URLs are as people write them, ``mysql://...`` or ``sqlite:///...``; the drivers are ours to choose: asyncmy and
+aiosqlite for the worker, PyMySQL and sqlite3 for migrations and offline steps.
+"""
+
+import asyncio
+import math
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from core.errors import ConfigurationError, DependencyUnavailable, SongsAIError
+
+_ASYNC_DRIVERS = {"mysql": "mysql+asyncmy", "sqlite": "sqlite+aiosqlite"}
+_SYNC_DRIVERS = {"mysql": "mysql+pymysql", "sqlite": "sqlite+pysqlite"}
+_MYSQL_SCHEMES = ("mysql", "mariadb")
+_MYSQL_OPTIONS = frozenset(
+    {"charset", "unix_socket", "ssl", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_cipher", "ssl_check_hostname"}
+)
+_EXAMPLES = "mysql://user:password@host:3306/database or sqlite:///file"
+
+# Below the shortest wait_timeout that proxies and cloud servers commonly set.
+_RECYCLE_S = 240
+
+# MySQL's error numbers (the reference manual's "Server Error Message Reference"): the schema is not what we were told.
+_NO_SUCH_TABLE, _NO_SUCH_COLUMN = 1146, 1054
+_MISSING_IN_SQLITE = ("no such table", "no such column")
+
+
+def parse_url(url: str) -> URL:
+    """``url`` checked, with the scheme ``mysql`` or ``sqlite`` and no driver; its repr hides the password.
+
+    Raises ``ConfigurationError``, which never quotes the URL: its parts may be those of a password.
+    """
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except (exc.ArgumentError, ValueError):
+        raise ConfigurationError(f"DATABASE_URL is not a valid URL, such as {_EXAMPLES}") from None
+    if backend in _MYSQL_SCHEMES:
+        return _checked_mysql(parsed)
+    if backend == "sqlite":
+        return parsed.set(drivername="sqlite")
+    raise ConfigurationError(f"DATABASE_URL must be such as {_EXAMPLES}")
+
+
+def _checked_mysql(url: URL) -> URL:
+    if not url.database:
+        raise ConfigurationError("DATABASE_URL names no database; it must be such as " + _EXAMPLES)
+    unknown = sorted(set(url.query) - _MYSQL_OPTIONS)
+    if unknown:
+        known = ", ".join(sorted(_MYSQL_OPTIONS))
+        raise ConfigurationError(f"DATABASE_URL has an option {unknown[0]!r} that is not one of {known}")
+    return url.set(drivername="mysql")
+
+
+def sync_engine(url: URL | str, *, timeout_s: float = 30.0) -> sa.Engine:
+    """A blocking engine for migrations and offline steps; ``timeout_s`` bounds connecting and waiting for locks."""
+    parsed = parse_url(url) if isinstance(url, str) else url
+    return sa.create_engine(
+        _with_driver(parsed, _SYNC_DRIVERS),
+        connect_args=_connect_args(parsed, timeout_s),
+        hide_parameters=True,
+    )
+
+
+def _with_driver(url: URL, drivers: dict[str, str]) -> URL:
+    return url.set(drivername=drivers[url.drivername]).difference_update_query(["ssl", "charset"])
+
+
+def _connect_args(url: URL, timeout_s: float) -> dict[str, Any]:
+    if url.drivername == "sqlite":
+        return {"timeout": timeout_s}
+    whole_s = math.ceil(timeout_s)
+    arguments: dict[str, Any] = {
+        "charset": "utf8mb4",
+        "connect_timeout": whole_s,
+        "init_command": f"SET time_zone = '+00:00', innodb_lock_wait_timeout = {whole_s}",
+    }
+    if url.query.get("ssl") in ("true", "True", "1"):
+        # Encrypted without looking at the certificate, as servers that enforce TLS ask for; ssl_ca verifies it.
+        arguments["ssl"] = {"check_hostname": False}
+    return arguments
+
+
+def _async_engine(url: URL, *, pool_size: int, timeout_s: float) -> AsyncEngine:
+    return create_async_engine(
+        _with_driver(url, _ASYNC_DRIVERS),
+        connect_args=_connect_args(url, timeout_s),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=timeout_s,
+        pool_pre_ping=True,
+        pool_recycle=_RECYCLE_S,
+        # A read is one statement: without this each would be followed by a ROLLBACK, a round trip of its own.
+        isolation_level="AUTOCOMMIT",
+        skip_autocommit_rollback=True,
+        hide_parameters=True,
+    )
+
+
+class Database:
+    """A pool of connections to MySQL, MariaDB or SQLite; it connects when first used.
+
+    Everything that goes wrong under ``connect`` and ``begin`` comes out as ``DependencyUnavailable`` (no connection, no
+    answer in time, a deadlock, a lock held too long) or ``ConfigurationError`` (a table or column is not there); what
+    is left is a bug and comes out as it is. No message holds a password or a parameter.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10, timeout_s: float = 5.0) -> None:
+        """``timeout_s`` bounds one round trip, the wait for a connection of the pool included."""
+        self._url = parse_url(url)
+        self._memory: sqlite3.Connection | None = None
+        if self._url.drivername == "sqlite" and self._url.database in (None, "", ":memory:"):
+            self._url, self._memory = _open_memory()
+        self._timeout_s = timeout_s
+        self._engine = _async_engine(self._url, pool_size=pool_size, timeout_s=timeout_s)
+
+    @property
+    def name(self) -> str:
+        """``mysql`` or ``sqlite``: what errors and health reports call it."""
+        return self._url.drivername
+
+    @property
+    def sync_url(self) -> URL:
+        """For ``sync_engine`` and migrations: the same database, even where it is in memory."""
+        return self._url
+
+    @asynccontextmanager
+    async def connect(self, *, n_round_trips: int = 1) -> AsyncIterator[AsyncConnection]:
+        """A connection in autocommit, for reads; everything under it may take ``n_round_trips`` times ``timeout_s``."""
+        with own_errors(self.name):
+            async with asyncio.timeout(n_round_trips * self._timeout_s), self._engine.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def begin(self, *, n_round_trips: int = 3) -> AsyncIterator[AsyncConnection]:
+        """A connection in a transaction that commits at the end, or is rolled back by an error."""
+        async with self.connect(n_round_trips=n_round_trips) as connection:
+            await connection.execution_options(
+                isolation_level="REPEATABLE READ" if self.name == "mysql" else "SERIALIZABLE"
+            )
+            async with connection.begin():
+                yield connection
+
+    async def ping(self) -> None:
+        """Return if the database answers."""
+        async with self.connect() as connection:
+            await connection.execute(sa.text("SELECT 1"))
+
+    async def close(self) -> None:
+        """Close all connections; a database in memory is gone with them."""
+        await self._engine.dispose()
+        if self._memory:
+            self._memory.close()
+
+
+@asynccontextmanager
+async def open_database(url: str, *, pool_size: int, timeout_s: float) -> AsyncIterator[Database]:
+    """A ``Database`` that is closed at the end."""
+    database = Database(url, pool_size=pool_size, timeout_s=timeout_s)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def _open_memory() -> tuple[URL, sqlite3.Connection]:
+    """A database in this process's memory, and the connection that keeps it there.
+
+    SQLite's ``memdb`` VFS gives it a name that many connections can open, with locks as a file has them
+    (https://sqlite.org/src/file/src/memdb.c). One shared connection would mix the transactions of all tasks, and lose
+    the data when a task is cancelled in the middle of a statement.
+    """
+    name = f"file:/songs-ai-{uuid4().hex}"
+    keeper = sqlite3.connect(f"{name}?vfs=memdb", uri=True, check_same_thread=False)
+    return URL.create("sqlite", database=name, query={"vfs": "memdb", "uri": "true"}), keeper
+
+
+@contextmanager
+def own_errors(dependency: str) -> Iterator[None]:
+    """Raise SQLAlchemy's and the driver's errors as ours; see ``Database``."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        cause = _cause(dependency, error)
+        if cause is None:
+            raise
+        raise cause from error
+    except (OSError, exc.TimeoutError) as error:
+        raise DependencyUnavailable(dependency, str(error) or "no answer in time") from error
+
+
+def _cause(dependency: str, error: exc.DBAPIError) -> SongsAIError | None:
+    code, text = _driver_words(error)
+    if code in (_NO_SUCH_TABLE, _NO_SUCH_COLUMN) or text.startswith(_MISSING_IN_SQLITE):
+        hint = "; run `python main.py migrate`" if "songs_ai_" in text else ""
+        return ConfigurationError(f"{dependency}: {text}{hint}")
+    if error.connection_invalidated or isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):
+        return DependencyUnavailable(dependency, text)
+    return None
+
+
+def _driver_words(error: exc.DBAPIError) -> tuple[int | None, str]:
+    """MySQL's error number, where there is one, and what the driver said: no SQL, no parameters."""
+    arguments = error.orig.args if error.orig else ()
+    code = arguments[0] if arguments and isinstance(arguments[0], int) else None
+    return code, str(arguments[-1] if arguments else error.orig)

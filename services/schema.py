@@ -1,0 +1,167 @@
+"""The tables that we read and write: our own, and those that the catalogue profile names.
+
+Ours (``songs_ai_...``) are made by ``migrations/`` and must match it; a test compares the two. The backend's are looked
+up in the database, so that a profile that does not fit it is refused at start, in words.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from config.catalogue_profile import CatalogueProfile, ItemTable
+from core.errors import ConfigurationError
+
+OWN_PREFIX = "songs_ai_"
+VERSION_TABLE = f"{OWN_PREFIX}alembic_version"
+
+# Names are compared byte for byte: the ids of a source may differ in case alone, as Spotify's do.
+_IN_MYSQL: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+
+# 512 float16 numbers; within a row, where a BLOB may be stored apart from it.
+_VECTOR = sa.LargeBinary(1024).with_variant(mysql.VARBINARY(1024), "mysql")
+_HASH = sa.LargeBinary(32).with_variant(mysql.VARBINARY(32), "mysql")
+_INSTANT = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql")
+
+own_metadata = sa.MetaData()
+
+embedding = sa.Table(
+    "songs_ai_embedding",
+    own_metadata,
+    sa.Column("embedder", sa.String(64), primary_key=True),
+    sa.Column("item_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("vector", _VECTOR, nullable=False, comment="little-endian float16"),
+    sa.Column("content_hash", _HASH, nullable=False),
+    sa.Column("stamp", sa.BigInteger, nullable=False, comment="random per save: sums of it tell changes"),
+    **_IN_MYSQL,
+)
+
+item_source = sa.Table(
+    "songs_ai_item_source",
+    own_metadata,
+    sa.Column("source", sa.String(64), primary_key=True),
+    sa.Column("source_id", sa.String(191), primary_key=True),
+    sa.Column("item_id", sa.BigInteger, nullable=False),
+    sa.Column("content_hash", _HASH, nullable=False),
+    sa.Index("ix_songs_ai_item_source_item", "item_id"),
+    **_IN_MYSQL,
+)
+
+item_feature = sa.Table(
+    "songs_ai_item_feature",
+    own_metadata,
+    sa.Column("item_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("features", sa.JSON, nullable=False, comment="numbers by name"),
+    sa.Column("popularity", sa.Float, comment="0 to 1"),
+    **_IN_MYSQL,
+)
+
+interaction = sa.Table(
+    "songs_ai_interaction",
+    own_metadata,
+    sa.Column("event_id", sa.String(191), primary_key=True),
+    sa.Column("member_id", sa.BigInteger, nullable=False),
+    sa.Column("item_id", sa.BigInteger),
+    sa.Column("type", sa.String(32), nullable=False),
+    sa.Column("value", sa.Double),
+    sa.Column("completed", sa.Boolean),
+    sa.Column("occurred_at", _INSTANT, nullable=False, comment="UTC"),
+    sa.Index("ix_songs_ai_interaction_member", "member_id", "occurred_at"),
+    **_IN_MYSQL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileTables:
+    """The backend's tables as the profile names them and the database has them.
+
+    ``active`` and ``modified_at`` are None where the item table has no such column; ``lists`` and ``parent`` where the
+    profile names no lists.
+    """
+
+    item: sa.Table
+    likes: sa.Table
+    lists: sa.Table | None
+    parent: sa.Table | None
+    active: sa.Column[Any] | None
+    modified_at: sa.Column[Any] | None
+
+    def is_active(self) -> sa.ColumnElement[bool]:
+        """The condition that an item is shown: NULL counts as active, and so does a table without such a column."""
+        if self.active is None:
+            return sa.true()
+        # Not IS FALSE: the column may be a BIT(1), as Hibernate makes them.
+        return sa.or_(self.active.is_(None), sa.type_coerce(self.active, sa.Integer) != 0)
+
+
+async def load_profile_tables(connection: AsyncConnection, profile: CatalogueProfile) -> ProfileTables:
+    """Look up what ``profile`` names.
+
+    Raises ``ConfigurationError`` naming the table or the column that the database lacks, or, where one of our own
+    tables is missing, the command that makes them.
+    """
+    return await connection.run_sync(_load_profile_tables, profile)
+
+
+def _load_profile_tables(connection: sa.Connection, profile: CatalogueProfile) -> ProfileTables:
+    lookup = _Lookup(sa.inspect(connection), profile.name)
+    item = lookup.table(profile.item.table, item_columns(profile))
+    likes = profile.likes
+    like_columns = [likes.member, likes.item, *([likes.created_at] if likes.created_at else [])]
+    tables = ProfileTables(
+        item=item,
+        likes=lookup.table(likes.table, like_columns),
+        lists=lookup.table(profile.lists.table, [profile.lists.key, profile.lists.item]) if profile.lists else None,
+        parent=lookup.table(profile.lists.parent, [profile.lists.key, profile.lists.member]) if profile.lists else None,
+        active=_optional_column(item, profile.item.active),
+        modified_at=_optional_column(item, profile.item.modified_at),
+    )
+    lookup.require_own_tables()
+    return tables
+
+
+def item_columns(profile: CatalogueProfile) -> tuple[str, ...]:
+    """The columns of the item table that the profile reads, each once; without ``active`` and ``modified_at``."""
+    item: ItemTable = profile.item
+    singles = (item.id, item.creator, item.creator_local, item.genre, item.mood, item.language)
+    named = [*singles, *item.titles.values(), *item.text, *result_columns(profile)]
+    return tuple(dict.fromkeys(name for name in named if name))
+
+
+def result_columns(profile: CatalogueProfile) -> tuple[str, ...]:
+    """The columns of the item table that results carry, each once."""
+    return tuple(dict.fromkeys([*profile.candidate_fields, *profile.group_fields, *profile.item.passthrough]))
+
+
+def _optional_column(table: sa.Table, name: str | None) -> sa.Column[Any] | None:
+    return table.columns.get(name) if name else None
+
+
+class _Lookup:
+    """Finds tables and columns, or says which are missing."""
+
+    def __init__(self, inspector: sa.Inspector, profile_name: str) -> None:
+        self._inspector, self._profile_name = inspector, profile_name
+
+    def table(self, name: str, columns: Iterable[str]) -> sa.Table:
+        try:
+            found = {column["name"]: column["type"] for column in self._inspector.get_columns(name)}
+        except sa.exc.NoSuchTableError:
+            raise ConfigurationError(
+                f"catalogue profile {self._profile_name!r}: the database has no table {name!r}"
+            ) from None
+        missing = [repr(column) for column in columns if column not in found]
+        if missing:
+            raise ConfigurationError(
+                f"catalogue profile {self._profile_name!r}: table {name!r} has no column {', '.join(missing)}"
+            )
+        return sa.Table(name, sa.MetaData(), *(sa.Column(column, kind) for column, kind in found.items()))
+
+    def require_own_tables(self) -> None:
+        present = set(self._inspector.get_table_names())
+        missing = [table.name for table in own_metadata.sorted_tables if table.name not in present]
+        if missing:
+            raise ConfigurationError(f"the database has no table {missing[0]!r}: run `python main.py migrate`")
