@@ -69,10 +69,14 @@ class CatalogueProfile(_Section):
     item: ItemTable
     likes: InteractionTable
     lists: JoinedInteractionTable | None = None
-    words: dict[str, Words]
+    words: dict[str, Words] = Field(min_length=1)
     group_fields: tuple[str, ...] = Field(description="fields of an item in a group of the result")
     candidate_fields: tuple[str, ...] = Field(description="fields of an item among the candidates of the result")
     id_field: str = Field(description="name of the item's id in results")
+
+    def words_in(self, locale: str) -> Words:
+        """The nouns of ``locale``, else English ones, else any."""
+        return self.words.get(locale) or self.words.get("en") or next(iter(self.words.values()))
 
 
 def load_profile(name_or_path: str) -> CatalogueProfile:

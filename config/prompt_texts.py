@@ -1,0 +1,112 @@
+"""The words that are sent to the language model, and those of explanations made without it: data in ``config/prompts``.
+
+``rerank.md`` holds the instructions; one TOML file per locale holds what differs by language. A new wording is a new
+``PromptTexts.version`` and so a new answer for everyone.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+PROMPTS = Path(__file__).parent / "prompts"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TokenCeilings(_Section):
+    """Tokens (o200k_base) that the longest sensible part of an answer takes in this language."""
+
+    per_pick: int
+    per_group: int
+    taste: int
+
+
+class Phrases(_Section):
+    """Templates for ``str.format``; the facts that fill them are those of the evidence."""
+
+    work: str
+    work_alone: str
+
+    reason_creator: str
+    reason_creator_near: str
+    reason_near_genre: str
+    reason_near_mood: str
+    reason_near: str
+    reason_genre_mood: str
+    reason_genre: str
+    reason_mood: str
+    reason_gem: str
+    reason_crossover: str
+    reason_popular_genre: str
+    reason_popular: str
+    reason_plain: str
+
+    label_creator: str
+    tagline_creator: str
+    label_gem: str
+    tagline_gem: str
+    label_crossover: str
+    tagline_crossover: str
+    label_genre: str
+    tagline_genre: str
+    label_popular: str
+    tagline_popular: str
+    label_best: str
+    tagline_best: str
+    label_more: str
+    tagline_more: str
+
+    taste_genres_creators: str
+    taste_genres: str
+    taste_creators: str
+    taste_mixed: str
+    taste_unknown: str
+
+
+class LocaleTexts(_Section):
+    """One language: ``letters`` are the characters, as in a regular expression's set, that its sentences must have."""
+
+    language: str
+    letters: str
+    label_words: str
+    tagline_words: str
+    reason_words: str
+    taste_words: str
+    separator: str
+    tokens: TokenCeilings
+    phrases: Phrases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTexts:
+    """All texts; ``version`` is a digest of them."""
+
+    instructions: str
+    locales: Mapping[str, LocaleTexts]
+    version: str
+
+
+def load_prompt_texts(directory: Path = PROMPTS) -> PromptTexts:
+    """The texts of ``directory``. Raises ``ValueError`` naming the file, and what is wrong in it."""
+    files = [directory / "rerank.md", *sorted(directory.glob("*.toml"))]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return PromptTexts(
+        instructions=files[0].read_text(encoding="utf-8"),
+        locales={file.stem: _load_locale(file) for file in files[1:]},
+        version=digest.hexdigest()[:12],
+    )
+
+
+def _load_locale(file: Path) -> LocaleTexts:
+    try:
+        return LocaleTexts.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ValueError(f"prompts: {file}: {error}") from error

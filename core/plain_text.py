@@ -1,0 +1,9 @@
+"""One line of plain text out of anything: titles on their way to a model, a model's words on their way back."""
+
+
+def plain_line(text: str, max_chars: int) -> str:
+    """``text`` on one line, without control and format characters or lone surrogates, cut at ``max_chars``."""
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " if char.isspace() else "" for char in text)
+    line = " ".join(text.split())
+    return line if len(line) <= max_chars else line[: max_chars - 1].rstrip() + "…"

@@ -1,0 +1,176 @@
+"""The question to the language model: static instructions first, this listener's data last.
+
+Providers cache the longest common prefix of prompts, so nothing of a listener stands before what all of one locale
+share. Catalogue texts are data: stripped of control characters and of our delimiters, cut, and fenced.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import Template
+
+from config.catalogue_profile import CatalogueProfile
+from config.prompt_texts import LocaleTexts, PromptTexts
+from core.explanation import MAX_GROUPS, MIN_GROUPS
+from core.plain_text import plain_line
+from core.ports import Prompt
+from models.catalogue import Item
+from models.recommendation import Candidate
+
+MAX_LIKES = 30
+
+_ITEMS_PER_GROUP = 5
+_CEILING_BASE = 64
+_TOKENS_PER_CANDIDATE = 18.2
+_TOKENS_PER_LIKE = 12.5
+_TOKENS_PER_LINE = 6
+
+_SEPARATOR_CHARS = 13
+_DELIMITERS = str.maketrans({"|": "/", "<": "(", ">": ")"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Detail:
+    """How much lines show: longest title and creator in characters, and how many genres and moods."""
+
+    title: int
+    creator: int
+    n_genres: int
+    n_moods: int
+    n_like_genres: int
+
+
+_DETAILS = (
+    _Detail(60, 30, 2, 1, 1),
+    _Detail(60, 30, 1, 1, 1),
+    _Detail(60, 30, 1, 0, 1),
+    _Detail(60, 30, 1, 0, 0),
+    _Detail(40, 20, 1, 0, 0),
+    _Detail(26, 14, 1, 0, 0),
+    _Detail(16, 8, 1, 0, 0),
+    _Detail(9, 5, 0, 0, 0),
+)
+
+Handles = Mapping[int, Candidate]
+
+
+def _strict_object(**properties: object) -> dict[str, object]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+_TEXT = {"type": "string"}
+_PICK = _strict_object(h={"type": "integer"}, r=_TEXT)
+_GROUP = _strict_object(label=_TEXT, tagline=_TEXT, picks={"type": "array", "items": _PICK})
+# The taste comes first so that a truncated answer still has it.
+ANSWER_SCHEMA: Mapping[str, object] = _strict_object(taste=_TEXT, groups={"type": "array", "items": _GROUP})
+
+
+def build_prompt(
+    candidates: Sequence[Candidate],
+    liked: Sequence[Item],
+    *,
+    locale: str,
+    profile: CatalogueProfile,
+    texts: PromptTexts,
+    n_picks: int,
+) -> tuple[Prompt, Handles]:
+    """The prompt that shows ``candidates`` in the given order, and the handles (from 1) by which they are answered.
+
+    ``locale`` is one of ``texts.locales``; of ``liked`` the first ``MAX_LIKES`` are shown.
+    """
+    spoken = texts.locales[locale]
+    n_groups = expected_groups(n_picks)
+    prompt = Prompt(
+        system=_instructions(texts, spoken, profile, n_picks, n_groups),
+        user=_data(candidates, liked[:MAX_LIKES], locale),
+        schema_name="recommendation",
+        schema=ANSWER_SCHEMA,
+        max_output_tokens=_max_output_tokens(spoken, n_picks),
+    )
+    return prompt, dict(enumerate(candidates, start=1))
+
+
+def expected_groups(n_picks: int) -> int:
+    """How many groups read well for so many picks: 2 to 6."""
+    return max(MIN_GROUPS, min(MAX_GROUPS, n_picks // _ITEMS_PER_GROUP))
+
+
+def _instructions(
+    texts: PromptTexts, spoken: LocaleTexts, profile: CatalogueProfile, n_picks: int, n_groups: int
+) -> str:
+    words = profile.words_in("en")
+    return Template(texts.instructions).substitute(
+        item=words.item,
+        items=words.items,
+        creator=words.creator,
+        language=spoken.language,
+        label_words=spoken.label_words,
+        tagline_words=spoken.tagline_words,
+        reason_words=spoken.reason_words,
+        taste_words=spoken.taste_words,
+        n_picks=n_picks,
+        n_groups=n_groups,
+    )
+
+
+def _data(candidates: Sequence[Candidate], liked: Sequence[Item], locale: str) -> str:
+    """Both blocks, in as much detail as their tokens allow."""
+    budget = _TOKENS_PER_CANDIDATE * len(candidates) + _TOKENS_PER_LIKE * len(liked)
+    keys = {item.item_id: _key(place) for place, item in enumerate(liked)}
+    for detail in _DETAILS:
+        shown = [_candidate_line(handle, each, keys, locale, detail) for handle, each in enumerate(candidates, 1)]
+        likes = [_like_line(keys[item.item_id], item, locale, detail) for item in liked]
+        if rough_tokens([*shown, *likes]) <= budget:
+            break
+    return "\n".join(["<candidates>", *shown, "</candidates>", "<likes>", *likes, "</likes>"])
+
+
+def _key(place: int) -> str:
+    """``A`` to ``Z``, then ``AA``, ``AB``, ...: a key can not be taken for a handle."""
+    first, last = divmod(place, 26)
+    return (chr(64 + first) if first else "") + chr(65 + last)
+
+
+def _candidate_line(handle: int, shown: Candidate, keys: Mapping[int, str], locale: str, detail: _Detail) -> str:
+    item = shown.item
+    traits = ", ".join([*item.genres[: detail.n_genres], *item.moods[: detail.n_moods]])
+    near = next((keys[liked.item_id] for liked in shown.evidence.near if liked.item_id in keys), "-")
+    return f"{handle} {_named(item, locale, detail)} | {_cell(traits, detail.title)} | {near}"
+
+
+def _like_line(key: str, item: Item, locale: str, detail: _Detail) -> str:
+    genres = [f" | {_cell(genre, detail.title)}" for genre in item.genres[: detail.n_like_genres]]
+    return f"{key} {_named(item, locale, detail)}{''.join(genres)}"
+
+
+def _named(item: Item, locale: str, detail: _Detail) -> str:
+    return f"{_cell(item.title(locale), detail.title)} | {_cell(item.creator_in(locale), detail.creator)}"
+
+
+def _cell(text: str, max_chars: int) -> str:
+    return plain_line(text.translate(_DELIMITERS), max_chars)
+
+
+def rough_tokens(lines: Sequence[str]) -> float:
+    """An estimate of the o200k_base tokens of data lines without its table; tests hold it against the real count."""
+    text = "".join(lines)
+    n_ascii = len(text.encode("ascii", "ignore")) - _SEPARATOR_CHARS * len(lines)
+    n_others = sum(_rough_weight(char) for char in text if char > "\x7f")
+    return _TOKENS_PER_LINE * len(lines) + 0.285 * n_ascii + n_others
+
+
+def _rough_weight(char: str) -> float:
+    if char > "\uffff":
+        return 3.5
+    return 0.88 if "\uac00" <= char <= "\ud7a3" else 1.06
+
+
+def _max_output_tokens(spoken: LocaleTexts, n_picks: int) -> int:
+    """A ceiling well above the longest answer that keeps to the instructions, so that none of those is truncated."""
+    tokens = spoken.tokens
+    return math.ceil(_CEILING_BASE + tokens.taste + MAX_GROUPS * tokens.per_group + n_picks * tokens.per_pick)

@@ -1,0 +1,362 @@
+"""The second stage: build the prompt, call the model, validate its answer, merge it with the ranking.
+
+Nothing that the model says can put an item into the list: only handles that were sent count, and whatever is missing,
+wrong or unusable is made up for from the ranking and its evidence.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from config.catalogue_profile import CatalogueProfile
+from config.prompt_texts import PromptTexts
+from core.errors import LanguageModelFailed
+from core.explanation import OFFLINE, Explainer
+from core.json_salvage import read_object
+from core.plain_text import plain_line
+from core.ports import Completion, LanguageModel, Observer, Prompt
+from core.prompting import Handles, build_prompt
+from models.catalogue import Item
+from models.job import Strategy
+from models.log_event import LogEvent
+from models.recommendation import Candidate, Group, Pick, Reranked, TokenUsage
+
+MALFORMED = "malformed"
+INCOMPLETE = "incomplete"
+
+_MAX_LABEL, _MAX_TAGLINE, _MAX_REASON, _MAX_TASTE = 40, 90, 160, 240
+_MIN_SENTENCE = 4
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A candidate that the model picked; ``reason`` is its sentence, or None where that was unusable."""
+
+    candidate: Candidate
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerGroup:
+    """A group as the model named it; ``label`` and ``tagline`` may be empty."""
+
+    label: str
+    tagline: str
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What is usable of a model's answer: no candidate twice, none that was not shown.
+
+    ``dropped`` counts the rest by cause: ``unknown_handle``, ``repeated_handle``, ``bad_pick``, ``bad_group``,
+    ``bad_reason``, ``bad_taste``. ``is_whole`` is False where the JSON was cut short or broken.
+    """
+
+    groups: tuple[AnswerGroup, ...]
+    taste: str
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    is_whole: bool = True
+
+    @property
+    def choices(self) -> list[Choice]:
+        """All choices in the model's order."""
+        return [choice for group in self.groups for choice in group.choices]
+
+
+# --- validate ---
+
+
+def parse_answer(text: str, handles: Handles, *, letters: str = r"\w") -> Answer:
+    """The usable part of ``text``; sentences must have ``letters`` (a set of a regular expression) of the locale.
+
+    Takes any text; one that is no JSON at all gives an answer without groups.
+    """
+    try:
+        document, is_whole = read_object(text)
+    except ValueError:
+        return Answer(groups=(), taste="", is_whole=False)
+    reader = _Reader(handles, letters)
+    groups = [group for raw in _listed(document.get("groups")) if (group := reader.group(raw)).choices]
+    taste = reader.sentence(document.get("taste"), _MAX_TASTE, "bad_taste") or ""
+    return Answer(groups=tuple(groups), taste=taste, dropped=dict(reader.dropped), is_whole=is_whole)
+
+
+class _Reader:
+    """Reads one answer and counts what it drops."""
+
+    def __init__(self, handles: Handles, letters: str) -> None:
+        self.dropped: Counter[str] = Counter()
+        self._handles = handles
+        self._letters = re.compile(f"[{letters}]")
+        self._seen: set[int] = set()
+
+    def group(self, raw: object) -> AnswerGroup:
+        document = raw if isinstance(raw, dict) else {}
+        if not document:
+            self.dropped["bad_group"] += 1
+        choices = [choice for pick in _listed(document.get("picks")) if (choice := self._choice(pick))]
+        label, tagline = document.get("label"), document.get("tagline")
+        return AnswerGroup(_titled(label, _MAX_LABEL), _titled(tagline, _MAX_TAGLINE), tuple(choices))
+
+    def sentence(self, raw: object, max_chars: int, cause: str) -> str | None:
+        """``raw`` as plain text, or None where it is no sentence of the locale."""
+        text = plain_line(raw, max_chars) if isinstance(raw, str) else ""
+        if len(text) >= _MIN_SENTENCE and self._letters.search(text):
+            return text
+        self.dropped[cause] += 1
+        return None
+
+    def _choice(self, raw: object) -> Choice | None:
+        pick = raw if isinstance(raw, dict) else {}
+        handle = _handle(pick.get("h"))
+        flaw = self._flaw(handle)
+        if handle is None or flaw is not None:
+            self.dropped[flaw or "bad_pick"] += 1
+            return None
+        self._seen.add(handle)
+        return Choice(self._handles[handle], self.sentence(pick.get("r"), _MAX_REASON, "bad_reason"))
+
+    def _flaw(self, handle: int | None) -> str | None:
+        if handle not in self._handles:
+            return "unknown_handle"
+        return "repeated_handle" if handle in self._seen else None
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _titled(value: object, max_chars: int) -> str:
+    text = plain_line(value, max_chars) if isinstance(value, str) else ""
+    return text if any(char.isalnum() for char in text) else ""
+
+
+def _handle(value: object) -> int | None:
+    """A handle as an integer; compatible servers without strict schemas answer strings too."""
+    if isinstance(value, str) and re.fullmatch(r"#?[0-9]{1,6}", value.strip()):
+        return int(value.strip().lstrip("#"))
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+# --- merge ---
+
+
+def fused_order(chosen: Sequence[Candidate], candidates: Sequence[Candidate], order_weight: float) -> dict[int, float]:
+    """Scores from 0 to 1 by item id: the model's order of ``chosen`` fused with the first stage's scores.
+
+    A linear combination after min-max normalisation (Fox and Shaw, "Combination of multiple searches", 1994):
+    ``order_weight`` 1 keeps the model's order, 0 the first stage's. ``candidates`` are all that were ranked.
+    """
+    scores = [candidate.score for candidate in candidates]
+    low, span = min(scores, default=0.0), (max(scores, default=0.0) - min(scores, default=0.0)) or 1.0
+    return {
+        candidate.item.item_id: order_weight * (1 - place / len(chosen))
+        + (1 - order_weight) * (candidate.score - low) / span
+        for place, candidate in enumerate(chosen)
+    }
+
+
+def merge(
+    answer: Answer,
+    candidates: Sequence[Candidate],
+    *,
+    explainer: Explainer,
+    locale: str,
+    n_picks: int,
+    order_weight: float,
+) -> tuple[tuple[Group, ...], dict[int, str]]:
+    """``n_picks`` picks (as far as there are candidates) in 2 to 6 groups, and reasons for picks that found no room.
+
+    The model's picks come first, as it grouped them, in fused order; the best of ``candidates`` (given best first)
+    fill the list. No item stands twice.
+    """
+    fused = fused_order([choice.candidate for choice in answer.choices], candidates, order_weight)
+    ids = sorted(fused, key=lambda item_id: -fused[item_id])
+    kept = set(ids[:n_picks])
+    shelves, homeless = _shelves(answer, kept, fused, explainer, locale)
+    missing = (candidate for candidate in candidates if candidate.item.item_id not in fused)
+    fill = [
+        explainer.pick(candidate, locale) for candidate, _ in zip(missing, range(n_picks - len(kept)), strict=False)
+    ]
+    spare = {
+        choice.candidate.item.item_id: choice.reason
+        for choice in answer.choices
+        if choice.reason and choice.candidate.item.item_id not in kept
+    }
+    return explainer.arrange(shelves, [*homeless, *fill], locale), spare
+
+
+def _shelves(
+    answer: Answer, kept: set[int], fused: Mapping[int, float], explainer: Explainer, locale: str
+) -> tuple[list[Group], list[Pick]]:
+    """The model's groups, the one with the best pick first, and the picks of groups that it left without a label."""
+    members: dict[str, list[Pick]] = {}
+    taglines: dict[str, str] = {}
+    for group in answer.groups:
+        taglines.setdefault(group.label, group.tagline)
+        picks = (_pick(choice, explainer, locale) for choice in group.choices)
+        members.setdefault(group.label, []).extend(pick for pick in picks if pick.candidate.item.item_id in kept)
+
+    def best_first(picks: Iterable[Pick]) -> list[Pick]:
+        return sorted(picks, key=lambda pick: -fused[pick.candidate.item.item_id])
+
+    homeless = best_first(members.pop("", []))
+    shelves = [
+        Group(label=label, tagline=taglines[label], picks=tuple(best_first(picks)))
+        for label, picks in members.items()
+        if picks
+    ]
+    return sorted(shelves, key=lambda shelf: -fused[shelf.picks[0].candidate.item.item_id]), homeless
+
+
+def _pick(choice: Choice, explainer: Explainer, locale: str) -> Pick:
+    reason = choice.reason or explainer.reason(choice.candidate, locale)
+    return Pick(candidate=choice.candidate, reason=reason)
+
+
+# --- the stage ---
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What a re-ranking is asked for."""
+
+    candidates: Sequence[Candidate]
+    liked: Sequence[Item]
+    locale: str
+    strategy: Strategy
+    n_picks: int
+
+    @property
+    def n_wanted(self) -> int:
+        return min(self.n_picks, len(self.candidates))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """What came back of a call; ``flaw`` is the reason of ``LanguageModelFailed`` where it did not end well."""
+
+    text: str
+    usage: TokenUsage
+    flaw: str | None = None
+
+
+class Reranker:
+    """One call of the language model per re-ranking, and always an outcome."""
+
+    def __init__(
+        self,
+        language_model: LanguageModel | None,
+        explainer: Explainer,
+        observer: Observer,
+        *,
+        profile: CatalogueProfile,
+        texts: PromptTexts,
+        n_candidates: int = 100,
+        order_weight: float = 0.6,
+    ) -> None:
+        self._language_model = language_model
+        self._explainer = explainer
+        self._observer = observer
+        self._profile = profile
+        self._texts = texts
+        self._n_candidates = n_candidates
+        self._order_weight = order_weight
+
+    @property
+    def prompt_version(self) -> str:
+        """Changes whenever a text does that answers depend on."""
+        return self._texts.version
+
+    def model_name(self, strategy: Strategy) -> str:
+        """The model that a job of ``strategy`` is answered by."""
+        if self._language_model is None or strategy is Strategy.FAST:
+            return OFFLINE
+        return self._language_model.name(deep=strategy is Strategy.DEEP)
+
+    async def rerank(
+        self,
+        candidates: Sequence[Candidate],
+        liked: Sequence[Item],
+        *,
+        locale: str,
+        strategy: Strategy,
+        n_picks: int,
+    ) -> Reranked:
+        """``n_picks`` of ``candidates`` (given best first) in 2 to 6 groups, with reasons and the taste in words.
+
+        Raises nothing of the model's: what it fails to give comes from the ranking, marked ``degraded``.
+        """
+        question = _Question(candidates, liked, locale, strategy, n_picks)
+        if self._language_model is None or strategy is Strategy.FAST or not candidates:
+            return self._offline(question)
+        shown = candidates[: self._n_candidates]
+        prompt, handles = build_prompt(
+            shown,
+            liked,
+            locale=locale,
+            profile=self._profile,
+            texts=self._texts,
+            n_picks=min(n_picks, len(shown)),
+        )
+        reply = await _ask(self._language_model, prompt, deep=strategy is Strategy.DEEP)
+        answer = parse_answer(reply.text, handles, letters=self._texts.locales[locale].letters)
+        return self._outcome(question, reply, answer)
+
+    def _outcome(self, question: _Question, reply: _Reply, answer: Answer) -> Reranked:
+        flaw = reply.flaw or _flaw(answer, question.n_wanted)
+        self._observe(answer, flaw)
+        outcome = self._merged(question, answer) if answer.groups else self._offline(question)
+        return replace(outcome, usage=reply.usage, degraded=flaw, dropped=answer.dropped)
+
+    def _offline(self, question: _Question) -> Reranked:
+        return self._explainer.explain(question.candidates[: question.n_picks], question.liked, question.locale)
+
+    def _merged(self, question: _Question, answer: Answer) -> Reranked:
+        groups, spare = merge(
+            answer,
+            question.candidates,
+            explainer=self._explainer,
+            locale=question.locale,
+            n_picks=question.n_picks,
+            order_weight=self._order_weight,
+        )
+        taste = self._explainer.taste(question.liked, question.locale)
+        return Reranked(
+            groups=groups,
+            taste=replace(taste, overall_taste=answer.taste or taste.overall_taste),
+            model=self.model_name(question.strategy),
+            reasons=spare,
+        )
+
+    def _observe(self, answer: Answer, flaw: str | None) -> None:
+        for cause, n in answer.dropped.items():
+            self._observer.llm_dropped(cause, n)
+        if flaw is not None:
+            log.warning(LogEvent.RERANK_FELL_BACK, reason=flaw, n_salvaged=len(answer.choices))
+            self._observer.degraded(flaw)
+
+
+async def _ask(language_model: LanguageModel, prompt: Prompt, *, deep: bool) -> _Reply:
+    try:
+        completion = await language_model.complete(prompt, deep=deep)
+    except LanguageModelFailed as failure:
+        return _Reply(failure.partial_text or "", TokenUsage(n_calls=1), failure.reason)
+    return _Reply(completion.text, _usage(completion))
+
+
+def _usage(completion: Completion) -> TokenUsage:
+    return TokenUsage(n_calls=1, prompt_tokens=completion.prompt_tokens, completion_tokens=completion.completion_tokens)
+
+
+def _flaw(answer: Answer, n_wanted: int) -> str | None:
+    """Why an answer that could be read is less than was asked for: most of the list would be the ranking's."""
+    if not answer.is_whole or not answer.groups:
+        return MALFORMED
+    return INCOMPLETE if 2 * len(answer.choices) < n_wanted else None
