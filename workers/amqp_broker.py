@@ -21,8 +21,8 @@ from aio_pika.exceptions import (
     AuthenticationError,
     ChannelClosed,
     ChannelNotFoundEntity,
-    ConnectionClosed,
     DeliveryError,
+    InvalidFrameError,
     ProbableAuthenticationError,
     PublishError,
 )
@@ -30,6 +30,7 @@ from aio_pika.robust_connection import RobustConnection
 from aiormq import spec
 from aiormq.abc import DeliveredMessage
 from pamqp.common import FieldTable
+from yarl import URL
 
 from core.errors import ConfigurationError, DependencyUnavailable, PublishRefused
 from models.log_event import LogEvent
@@ -41,7 +42,7 @@ log = structlog.get_logger()
 TopologyMode = Literal["declare", "passive"]
 
 _PERSISTENT = 2
-_NOT_ALLOWED = 530  # AMQP 0-9-1, 1.2: what RabbitMQ says of a virtual host that is missing or not ours
+_VHOST_OPENED = "Connection.OpenOk"
 _LIBRARY_ERRORS = (AMQPError, OSError, RuntimeError)  # aiormq raises a bare RuntimeError on a closed connection
 
 
@@ -108,7 +109,7 @@ class AmqpBroker:
             try:
                 return await self._connect()
             except _LIBRARY_ERRORS as error:
-                _raise_if_refused(error)
+                _raise_if_refused(error, URL(self._url).path.removeprefix("/") or "/")
                 log.warning(LogEvent.BROKER_DISCONNECTED, error=_sentence(error))
             await asyncio.sleep(self.timings.retry_interval_s)
 
@@ -127,9 +128,11 @@ class AmqpBroker:
     def _watch(self, connection: RobustConnection) -> None:
         log.info(LogEvent.BROKER_CONNECTED)
         connection.reconnect_callbacks.add(lambda _: log.info(LogEvent.BROKER_CONNECTED))
-        connection.close_callbacks.add(
-            lambda _, error: log.warning(LogEvent.BROKER_DISCONNECTED, error=error and _sentence(error))
-        )
+        connection.close_callbacks.add(lambda _, error: self._on_disconnect(error))
+
+    def _on_disconnect(self, error: BaseException | None) -> None:
+        if self._connection is not None:
+            log.warning(LogEvent.BROKER_DISCONNECTED, error=error and _sentence(error))
 
     async def prepare(self) -> None:
         """Declare the topology, or in passive mode ask for it."""
@@ -283,11 +286,12 @@ class AmqpBroker:
         """See ``Broker``."""
         for subscription in tuple(self._subscriptions):
             await subscription.close()
-        if self._publisher is not None:
-            await _close_quietly(self._publisher)
-        if self._connection is not None:
-            await self._connection.close()
-        self._publisher = self._connection = None
+        publisher, self._publisher = self._publisher, None
+        connection, self._connection = self._connection, None
+        if publisher is not None:
+            await _close_quietly(publisher)
+        if connection is not None:
+            await connection.close()
 
     def forget(self, subscription: "_AmqpSubscription") -> None:
         """The subscription was closed."""
@@ -448,11 +452,14 @@ def _raise_if_cancelled() -> None:
         raise  # noqa: PLE0704 - called from an except block
 
 
-def _raise_if_refused(error: BaseException) -> None:
+def _raise_if_refused(error: BaseException, vhost: str) -> None:
     if isinstance(error, AuthenticationError | ProbableAuthenticationError):
         raise ConfigurationError("BROKER_URL: the broker refused the user or the password") from error
-    if isinstance(error, ConnectionClosed) and error.args and error.args[0] == _NOT_ALLOWED:
-        raise ConfigurationError(f"BROKER_URL: the broker refused the virtual host: {error.args[-1]}") from error
+    if isinstance(error, InvalidFrameError) and _VHOST_OPENED in str(error):
+        # aiormq keeps neither the code nor the text of the broker's answer
+        raise ConfigurationError(
+            f"BROKER_URL: virtual host {vhost!r} is missing on the broker, or this user may not use it"
+        ) from error
 
 
 def _sentence(error: BaseException) -> str:
