@@ -115,17 +115,16 @@ class _Reader:
     def _choice(self, raw: object) -> Choice | None:
         pick = raw if isinstance(raw, dict) else {}
         handle = _handle(pick.get("h"))
-        flaw = self._flaw(handle)
-        if handle is None or flaw is not None:
-            self.dropped[flaw or "bad_pick"] += 1
+        if handle is None or handle not in self._handles or handle in self._seen:
+            self.dropped[self._cause(handle)] += 1
             return None
         self._seen.add(handle)
         return Choice(self._handles[handle], self.sentence(pick.get("r"), _MAX_REASON, "bad_reason"))
 
-    def _flaw(self, handle: int | None) -> str | None:
-        if handle not in self._handles:
-            return "unknown_handle"
-        return "repeated_handle" if handle in self._seen else None
+    def _cause(self, handle: int | None) -> str:
+        if handle is None:
+            return "bad_pick"
+        return "repeated_handle" if handle in self._seen else "unknown_handle"
 
 
 def _listed(value: object) -> list[object]:

@@ -1,0 +1,52 @@
+"""A language model that says what a test tells it to."""
+
+from collections.abc import Callable
+
+from core.errors import LanguageModelFailed
+from core.ports import Completion, Prompt
+
+
+class ScriptedLanguageModel:
+    """Answers with ``script(prompt)``, or raises what that raises; remembers the prompts."""
+
+    def __init__(self, script: Callable[[Prompt], str] | str) -> None:
+        self._script = script
+        self.prompts: list[Prompt] = []
+        self.asked_deep: list[bool] = []
+
+    def name(self, *, deep: bool) -> str:
+        return "scripted-deep" if deep else "scripted"
+
+    async def complete(self, prompt: Prompt, *, deep: bool = False) -> Completion:
+        self.prompts.append(prompt)
+        self.asked_deep.append(deep)
+        text = self._script if isinstance(self._script, str) else self._script(prompt)
+        return Completion(text=text, model=self.name(deep=deep), prompt_tokens=7, completion_tokens=3)
+
+
+def failing_language_model(reason: str, partial_text: str | None = None) -> ScriptedLanguageModel:
+    """A model whose every call fails with ``reason``."""
+
+    def fail(_: Prompt) -> str:
+        raise LanguageModelFailed(reason, partial_text=partial_text)
+
+    return ScriptedLanguageModel(fail)
+
+
+class RecordingObserver:
+    """The calls, drops and degradations that an ``Observer`` is told; the rest of the port is not for this stage."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int, int]] = []
+        self.dropped: dict[str, int] = {}
+        self.degradations: list[str] = []
+
+    def llm_call(self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int) -> None:
+        assert seconds >= 0
+        self.calls.append((outcome, prompt_tokens, completion_tokens))
+
+    def llm_dropped(self, cause: str, n: int) -> None:
+        self.dropped[cause] = self.dropped.get(cause, 0) + n
+
+    def degraded(self, reason: str) -> None:
+        self.degradations.append(reason)
