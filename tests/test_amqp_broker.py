@@ -259,6 +259,13 @@ async def test_messages_of_ours_survive_a_broker_restart(rig: Rig) -> None:
     assert message.delivery_mode is aio_pika.DeliveryMode.PERSISTENT
 
 
+@pytest.mark.parametrize("header", [object(), {"nested": object()}, 2**70])
+async def test_headers_that_cannot_be_written_are_refused_and_the_next_publish_is_not(rig: Rig, header: object) -> None:
+    with pytest.raises(PublishRefused, match="cannot be written"):
+        await rig.broker.publish(rig.message().with_headers({"x": header}))
+    await rig.broker.publish(rig.message())
+
+
 # --- starting ---
 
 

@@ -7,6 +7,7 @@ the broker still knows it.
 """
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from aio_pika.robust_connection import RobustConnection
 from aiormq import spec
 from aiormq.abc import DeliveredMessage
 from pamqp.common import FieldTable
+from pamqp.exceptions import PAMQPException
 from yarl import URL
 
 from core.errors import ConfigurationError, DependencyUnavailable, PublishRefused
@@ -43,6 +45,7 @@ TopologyMode = Literal["declare", "passive"]
 
 _PERSISTENT = 2
 _VHOST_OPENED = "Connection.OpenOk"
+_ENCODING_ERRORS = (TypeError, ValueError, struct.error, PAMQPException)
 _LIBRARY_ERRORS = (AMQPError, OSError, RuntimeError)  # aiormq raises a bare RuntimeError on a closed connection
 
 
@@ -226,6 +229,8 @@ class AmqpBroker:
             raise PublishRefused(f"not accepted: {_sentence(error)}") from error
         except TimeoutError as error:
             raise PublishRefused(f"not confirmed within {self.timings.confirm_timeout_s:g} s") from error
+        except _ENCODING_ERRORS as error:
+            raise PublishRefused(f"cannot be written as AMQP: {_sentence(error)}") from error
         except (*_LIBRARY_ERRORS, DependencyUnavailable) as error:
             raise PublishRefused(_sentence(error)) from error
         except asyncio.CancelledError:
@@ -325,6 +330,7 @@ class _AmqpSubscription:
         """Raises ``ConfigurationError`` where the broker refuses the first consumer."""
         self._consumer = await self._open()
         self._keeper = asyncio.create_task(self._keep(self._consumer), name=f"subscription:{self._route.name}")
+        self._keeper.add_done_callback(self._keeper_ended)
 
     async def cancel(self) -> None:
         """See ``Subscription``."""
@@ -421,6 +427,11 @@ class _AmqpSubscription:
                 handle=message,
             )
         )
+
+    def _keeper_ended(self, keeper: asyncio.Task[None]) -> None:
+        if not keeper.cancelled() and (error := keeper.exception()) is not None:
+            self._mark_lost(f"a bug ended the subscription: {_sentence(error)}")
+            log.error(LogEvent.UNEXPECTED_ERROR_CAUGHT, queue=self._route.queue, exc_info=error)
 
     def _mark_lost(self, reason: str) -> None:
         self.live, self.reason = False, reason

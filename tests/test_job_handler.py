@@ -1,0 +1,378 @@
+"""One delivery in, one disposition out."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+
+import pytest
+from structlog.testing import capture_logs
+
+from core.errors import DependencyUnavailable
+from core.ports import Claim, JobView, ProgressReporter, ResultDocuments
+from models.job import Job, JobStatus
+from services.clock import SystemClock
+from tests.support.messaging import eventually
+from workers.broker import JSON_MESSAGE, Delivery
+from workers.disposition import (
+    Ack,
+    AckReason,
+    DeadLetter,
+    DeadLetterReason,
+    Disposition,
+    RetryLater,
+    RetryReason,
+)
+from workers.handler import JobHandler
+from workers.lease_keeper import LeaseKeeper
+from workers.observer import SilentObserver
+
+DOCUMENTS = ResultDocuments(result=b"{}", cached_view=b"{}", preference=b"{}")
+DELAYS_S = (5.0, 30.0, 120.0)
+REDIS_AWAY = DependencyUnavailable("redis", "connection refused")
+
+Recommend = Callable[[Job, ProgressReporter], Awaitable[ResultDocuments]]
+
+
+class InMemoryResults:
+    """A ``ResultCache`` whose methods can be made to fail: ``failures`` counts how often each still will."""
+
+    def __init__(self) -> None:
+        self.status: dict[str, JobStatus] = {}
+        self.progress: dict[str, int] = {}
+        self.errors: dict[str, tuple[str, str]] = {}
+        self.leases: dict[str, str] = {}
+        self.renewed: list[Mapping[str, str]] = []
+        self.failures: Counter[str] = Counter()
+
+    def _ask(self, method: str) -> None:
+        if self.failures[method] > 0:
+            self.failures[method] -= 1
+            raise REDIS_AWAY
+
+    async def mark_queued(self, job: Job) -> None:
+        self.status.setdefault(job.job_id, JobStatus.QUEUED)
+
+    async def claim(self, job: Job, *, token: str, replay: bool = False) -> Claim:
+        self._ask("claim")
+        status = self.status.get(job.job_id)
+        if status is JobStatus.SUCCEEDED:
+            return Claim.SUCCEEDED_BEFORE
+        if status is JobStatus.FAILED and not replay:
+            return Claim.FAILED_BEFORE
+        if job.job_id in self.leases:
+            return Claim.RUNNING_ELSEWHERE
+        self.status[job.job_id], self.leases[job.job_id] = JobStatus.RUNNING, token
+        return Claim.GRANTED
+
+    async def renew(self, tokens: Mapping[str, str]) -> None:
+        self._ask("renew")
+        self.renewed.append(dict(tokens))
+
+    async def release(self, job: Job, *, token: str) -> None:
+        self._ask("release")
+        if self.leases.get(job.job_id) == token:
+            del self.leases[job.job_id]
+
+    async def report_progress(self, job: Job, progress: int) -> None:
+        self._ask("report_progress")
+        self.progress[job.job_id] = progress
+
+    async def succeed(self, job: Job, documents: ResultDocuments, *, token: str) -> None:
+        self._ask("succeed")
+        self.status[job.job_id] = JobStatus.SUCCEEDED
+        self.leases.pop(job.job_id, None)
+
+    async def fail(self, job_id: str, *, code: str, message: str, token: str | None = None) -> None:
+        self._ask("fail")
+        self.status[job_id], self.errors[job_id] = JobStatus.FAILED, (code, message)
+        self.leases.pop(job_id, None)
+
+    async def job(self, job_id: str) -> JobView | None:
+        return None
+
+    async def cached_view(self, member_id: int) -> bytes | None:
+        return None
+
+
+class ScriptedRecommender:
+    """Does what the test says, and counts how often it was asked."""
+
+    def __init__(self, recommend: Recommend | None = None) -> None:
+        self._recommend = recommend
+        self.n_calls = 0
+
+    async def recommend(self, job: Job, report: ProgressReporter) -> ResultDocuments:
+        self.n_calls += 1
+        await report(50)
+        return DOCUMENTS if self._recommend is None else await self._recommend(job, report)
+
+
+class CountingObserver(SilentObserver):
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.finished: list[tuple[str, str]] = []
+
+    def job_started(self, *, source: str) -> None:
+        self.started.append(source)
+
+    def job_finished(self, *, outcome: str, source: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.finished.append((outcome, source))
+
+
+class Desk:
+    """A handler with everything around it."""
+
+    def __init__(self, recommend: Recommend | None = None, *, job_timeout_s: float = 5.0) -> None:
+        self.results = InMemoryResults()
+        self.recommender = ScriptedRecommender(recommend)
+        self.observer = CountingObserver()
+        self.leases = LeaseKeeper(self.results, lease_s=0.03)
+        self.handler = JobHandler(
+            self.recommender,
+            self.results,
+            self.leases,
+            max_attempts=4,
+            delays_s=DELAYS_S,
+            job_timeout_s=job_timeout_s,
+            clock=SystemClock(),
+            observer=self.observer,
+            save_pauses_s=(0.001, 0.001),
+        )
+
+    async def handle(
+        self, *, headers: Mapping[str, object] | None = None, raw: bytes | None = None, **fields: object
+    ) -> Disposition:
+        return await self.handler.handle(delivery(headers=headers, raw=raw, **fields))
+
+
+def delivery(*, headers: Mapping[str, object] | None = None, raw: bytes | None = None, **fields: object) -> Delivery:
+    body = raw if raw is not None else json.dumps({"jobId": "j", "memberId": 1, **fields}).encode()
+    return Delivery(
+        body=body, headers=headers or {}, properties=JSON_MESSAGE, routing_key="k", redelivered=False, handle=None
+    )
+
+
+def raising(error: Exception) -> Recommend:
+    async def recommend(job: Job, report: ProgressReporter) -> ResultDocuments:
+        raise error
+
+    return recommend
+
+
+async def forever(job: Job, report: ProgressReporter) -> ResultDocuments:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+# --- the good way ---
+
+
+async def test_a_job_is_acked_once_its_result_is_saved() -> None:
+    desk = Desk()
+    assert await desk.handle(source="login") == Ack(AckReason.SUCCEEDED)
+    assert desk.results.status["j"] is JobStatus.SUCCEEDED
+    assert desk.results.progress["j"] == 50
+    assert (desk.observer.started, desk.observer.finished) == (["login"], [("acked", "login")])
+
+
+async def test_a_redelivered_finished_job_is_only_acked() -> None:
+    desk = Desk()
+    await desk.handle()
+    assert await desk.handle() == Ack(AckReason.SUCCEEDED_BEFORE)
+    assert desk.recommender.n_calls == len(desk.observer.started) == 1
+
+
+async def test_a_failed_job_is_only_acked_unless_it_is_replayed() -> None:
+    desk = Desk()
+    desk.results.status["j"] = JobStatus.FAILED
+    assert await desk.handle() == Ack(AckReason.FAILED_BEFORE)
+    assert desk.recommender.n_calls == 0
+    assert await desk.handle(headers={"x-replayed": 1}) == Ack(AckReason.SUCCEEDED)
+
+
+async def test_a_job_that_runs_elsewhere_is_never_acked_as_a_duplicate() -> None:
+    desk = Desk()
+    desk.results.leases["j"] = "another worker's"
+    outcome = await desk.handle(attempt=2)
+    assert outcome == RetryLater(RetryReason.RUNNING_ELSEWHERE, 5.0, None)
+    assert desk.results.leases["j"] == "another worker's"
+    assert desk.recommender.n_calls == 0
+
+
+async def test_a_member_sees_their_source_counted_only_where_it_is_a_known_one() -> None:
+    desk = Desk()
+    await desk.handle(source="member 12345")
+    assert desk.observer.started == ["other"]
+
+
+# --- failures ---
+
+
+async def test_a_dependency_that_is_away_sends_the_job_round_again_and_lets_its_lease_go() -> None:
+    desk = Desk(raising(DependencyUnavailable("mysql", "gone away")))
+    outcome = await desk.handle(attempt=1)
+    assert isinstance(outcome, RetryLater)
+    assert (outcome.reason, outcome.delay_s, outcome.attempt) == (RetryReason.DEPENDENCY_UNAVAILABLE, 30.0, 2)
+    assert desk.results.status["j"] is JobStatus.RUNNING
+    assert desk.results.leases == {}
+
+
+async def test_redis_away_at_the_claim_sends_the_job_round_again() -> None:
+    desk = Desk()
+    desk.results.failures["claim"] = desk.results.failures["release"] = 1
+    outcome = await desk.handle()
+    assert isinstance(outcome, RetryLater)
+    assert outcome.attempt == 1
+    assert desk.observer.finished == []
+
+
+async def test_a_job_whose_attempts_are_used_up_fails_where_its_poller_looks() -> None:
+    desk = Desk(raising(DependencyUnavailable("mysql", "gone away")))
+    outcome = await desk.handle(attempt=3)
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason is DeadLetterReason.ATTEMPTS_USED_UP
+    assert desk.results.status["j"] is JobStatus.FAILED
+    assert desk.results.errors["j"] == ("DEPENDENCY_UNAVAILABLE", "mysql: gone away")
+
+
+async def test_a_job_that_takes_too_long_is_stopped_and_tried_again() -> None:
+    desk = Desk(forever, job_timeout_s=0.01)
+    outcome = await desk.handle()
+    assert isinstance(outcome, RetryLater)
+    assert outcome.reason is RetryReason.TIMED_OUT
+    assert outcome.error is not None
+    assert outcome.error.code == "GENERATION_TIMEOUT"
+
+
+async def test_a_timeout_that_nobody_translated_is_a_bug_and_not_the_jobs_time_limit() -> None:
+    outcome = await Desk(raising(TimeoutError("inner"))).handle()
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason is DeadLetterReason.UNEXPECTED
+
+
+async def test_a_bug_is_dead_lettered_with_its_digest_and_logged_with_its_traceback() -> None:
+    desk = Desk(raising(ZeroDivisionError("division by zero")))
+    with capture_logs() as logs:
+        outcome = await desk.handle()
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.error.digest is not None
+    assert desk.results.errors["j"] == ("INTERNAL_ERROR", "ZeroDivisionError: division by zero")
+    [caught] = [line for line in logs if line["event"] == "unexpected_error_caught"]
+    assert caught["digest"] == outcome.error.digest
+    assert isinstance(caught["exc_info"], ZeroDivisionError)
+    assert desk.observer.finished == [("dead_lettered", "none")]
+
+
+async def test_a_failure_that_cannot_be_recorded_waits_until_it_can() -> None:
+    desk = Desk(raising(ZeroDivisionError()))
+    desk.results.failures["fail"] = 1
+    outcome = await desk.handle(attempt=1)
+    assert isinstance(outcome, RetryLater)
+    assert (outcome.reason, outcome.delay_s, outcome.attempt) == (RetryReason.OUTCOME_NOT_RECORDED, 120.0, None)
+
+
+async def test_a_finished_result_outlives_a_redis_that_blinks() -> None:
+    desk = Desk()
+    desk.results.failures["succeed"] = 2
+    assert await desk.handle() == Ack(AckReason.SUCCEEDED)
+    assert desk.recommender.n_calls == 1
+
+
+async def test_a_result_that_cannot_be_saved_is_not_acked() -> None:
+    desk = Desk()
+    desk.results.failures["succeed"] = 99
+    outcome = await desk.handle()
+    assert isinstance(outcome, RetryLater)
+    assert outcome.attempt == 1
+
+
+async def test_progress_that_cannot_be_reported_costs_nothing() -> None:
+    desk = Desk()
+    desk.results.failures["report_progress"] = 1
+    assert await desk.handle() == Ack(AckReason.SUCCEEDED)
+
+
+# --- messages that are wrong ---
+
+
+async def test_a_wrong_message_is_dead_lettered_and_its_job_failed_where_the_id_can_be_read() -> None:
+    desk = Desk()
+    outcome = await desk.handle(topK=0)
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason is DeadLetterReason.INVALID
+    assert desk.results.status["j"] is JobStatus.FAILED
+    code, message = desk.results.errors["j"]
+    assert code == "INVALID_JOB"
+    assert "topK" in message
+
+
+async def test_garbage_is_dead_lettered_without_asking_redis() -> None:
+    desk = Desk()
+    desk.results.failures["fail"] = 1
+    outcome = await desk.handle(raw=b"\x00garbage")
+    assert isinstance(outcome, DeadLetter)
+    assert desk.results.status == {}
+
+
+async def test_a_wrong_message_waits_as_it_is_while_its_failure_cannot_be_recorded() -> None:
+    desk = Desk()
+    desk.results.failures["fail"] = 1
+    outcome = await desk.handle(attempt="many")
+    assert isinstance(outcome, RetryLater)
+    assert outcome.attempt is None
+
+
+# --- being cancelled ---
+
+
+async def test_a_cancelled_job_decides_nothing_and_lets_its_lease_go() -> None:
+    desk = Desk(forever)
+    running = asyncio.create_task(desk.handle())
+    await eventually(lambda: desk.recommender.n_calls == 1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert desk.results.status["j"] is JobStatus.RUNNING
+    assert desk.results.leases == {}
+    assert desk.observer.finished == [("cancelled", "none")]
+
+
+async def test_a_cancelled_job_stays_cancelled_though_its_lease_cannot_be_let_go() -> None:
+    desk = Desk(forever)
+    desk.results.failures["release"] = 1
+    running = asyncio.create_task(desk.handle())
+    await eventually(lambda: desk.recommender.n_calls == 1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+# --- leases ---
+
+
+async def test_the_leases_of_running_jobs_are_renewed_together_and_no_longer_than_they_run() -> None:
+    desk = Desk(forever)
+    keeper = asyncio.create_task(desk.leases.run())
+    running = [asyncio.create_task(desk.handle(jobId=name)) for name in ("a", "b")]
+    await eventually(lambda: any(set(tokens) == {"a", "b"} for tokens in desk.results.renewed))
+    assert desk.results.renewed[-1] == desk.results.leases
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)
+    desk.results.renewed.clear()
+    await desk.leases.renew()
+    assert desk.results.renewed == []
+    keeper.cancel()
+
+
+async def test_a_renewal_that_fails_is_tried_again() -> None:
+    results = InMemoryResults()
+    results.failures["renew"] = 1
+    leases = LeaseKeeper(results, lease_s=15)
+    with leases.held("j", "token"), capture_logs() as logs:
+        await leases.renew()
+        await leases.renew()
+    assert [line["event"] for line in logs] == ["lease_renewal_failed"]
+    assert results.renewed == [{"j": "token"}]
