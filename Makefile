@@ -51,12 +51,12 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || $(PYTHON) -m venv --clear --without-pip $(VENV)
 
 $(VENV)/.serving: requirements.txt | $(VENV)/bin/python
-	@echo "Installing requirements.txt (about half a minute)"
+	@echo "Installing requirements.txt (a minute or two)"
 	@$(call install,-r requirements.txt)
 	@touch $@
 
 $(VENV)/.development: requirements.txt requirements-dev.txt | $(VENV)/bin/python
-	@echo "Installing requirements-dev.txt (about a minute)"
+	@echo "Installing requirements-dev.txt (a minute or two)"
 	@$(call install,-r requirements-dev.txt)
 	@touch $@ $(VENV)/.serving
 

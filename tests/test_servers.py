@@ -11,7 +11,7 @@ import redis
 import redis.asyncio
 
 from tests.support.empty_stores import empty_database, empty_logical_database
-from tests.support.handshakes import mysql_connection
+from tests.support.handshakes import amqp_handshake, mysql_connection
 from tests.support.servers import BreakableServer
 
 
@@ -78,14 +78,16 @@ def test_a_stopped_mysql_comes_back_on_the_same_url(private_mysql: BreakableServ
     mysql_connection(private_mysql.url).close()
 
 
-async def test_a_killed_broker_keeps_durable_messages(private_rabbitmq: BreakableServer) -> None:
+async def test_a_stopped_broker_comes_back_with_its_durable_messages(private_rabbitmq: BreakableServer) -> None:
     name = f"kept-{uuid.uuid4().hex}"
     async with await aio_pika.connect(private_rabbitmq.url) as connection:
         channel = await connection.channel()
         queue = await channel.declare_queue(name, durable=True)
         message = aio_pika.Message(b"kept", delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
         await channel.default_exchange.publish(message, queue.name)
-    await asyncio.to_thread(private_rabbitmq.kill)
+    await asyncio.to_thread(private_rabbitmq.stop)
+    with pytest.raises(OSError, match="refused"):
+        amqp_handshake(private_rabbitmq.url)
     await asyncio.to_thread(private_rabbitmq.start)
     async with await aio_pika.connect(private_rabbitmq.url) as connection:
         channel = await connection.channel()

@@ -17,6 +17,7 @@ from tests.support.private_servers import free_port
 if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
 
+IMAGES = {"mysql": "mysql:8.4", "redis": "redis:8-alpine", "rabbitmq": "rabbitmq:4-management"}
 _DEFAULT_SOCKET = Path("/var/run/docker.sock")
 _PROBE_TIMEOUT_S = 2
 _START_TIMEOUT_S = 120
@@ -126,7 +127,7 @@ class RedisInContainer(ContainerServer):
     def _describe(self) -> "DockerContainer":
         from testcontainers.community.redis import RedisContainer  # noqa: PLC0415 - imported where Docker is
 
-        return RedisContainer("redis:8-alpine").with_command("redis-server --appendonly yes --databases 64")
+        return RedisContainer(IMAGES[self.kind]).with_command("redis-server --appendonly yes --databases 64")
 
 
 class MySQLInContainer(ContainerServer):
@@ -143,7 +144,7 @@ class MySQLInContainer(ContainerServer):
     def _describe(self) -> "DockerContainer":
         from testcontainers.community.mysql import MySqlContainer  # noqa: PLC0415 - imported where Docker is
 
-        return MySqlContainer("mysql:8.4", username="root", password="test")
+        return MySqlContainer(IMAGES[self.kind], username="root", password="test")
 
 
 class RabbitMQInContainer(ContainerServer):
@@ -162,4 +163,4 @@ class RabbitMQInContainer(ContainerServer):
         from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
 
         ready = LogMessageWaitStrategy("Server startup complete").with_startup_timeout(_START_TIMEOUT_S)
-        return DockerContainer("rabbitmq:4-management").waiting_for(ready)
+        return DockerContainer(IMAGES[self.kind]).waiting_for(ready)
