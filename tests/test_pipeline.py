@@ -1,0 +1,329 @@
+"""The pipeline from job to documents, on fakes of its ports and the real stages between them."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config.catalogue_profile import load_profile
+from config.prompt_texts import load_prompt_texts
+from core.errors import DependencyUnavailable, LanguageModelFailed
+from core.explanation import Explainer
+from core.pipeline import PipelineConfig, RecommendationPipeline
+from core.ports import Completion, ItemIndex, Prompt, ResultDocuments
+from core.reranking import Reranker
+from models.catalogue import Interest, Item, Listener
+from models.job import Job, Strategy
+from tests.support.backend import faults_of
+from tests.support.builders import ArrayIndex, make_item
+
+SONGS = load_profile("songs")
+TEXTS = load_prompt_texts()
+CATALOGUE = {
+    i: make_item(i, creator=f"Artist {i % 17}", genres=("pop" if i % 2 else "jazz",), popularity=i / 100)
+    for i in range(1, 101)
+}
+VECTORS = {i: [1.0, i / 50 - 1, (i % 7) / 7] for i in CATALOGUE}
+
+
+class FixedClock:
+    def now(self) -> datetime:
+        return datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
+
+    def monotonic_s(self) -> float:
+        return 0.0
+
+
+class InMemoryCatalogue:
+    def __init__(self, items: Mapping[int, Item]) -> None:
+        self.active = dict(items)
+        self.n_calls = 0
+
+    async def items(self, item_ids: Collection[int]) -> dict[int, Item]:
+        self.n_calls += 1
+        return {item_id: self.active[item_id] for item_id in item_ids if item_id in self.active}
+
+    async def stream(self, batch_size: int = 1000) -> AsyncIterator[Sequence[Item]]:
+        yield list(self.active.values())
+
+
+class InMemoryListeners:
+    def __init__(self, *listeners: Listener) -> None:
+        self.known = {listener.member_id: listener for listener in listeners}
+
+    async def listener(self, member_id: int) -> Listener:
+        return self.known.get(member_id, Listener(member_id=member_id))
+
+
+class FixedIndex:
+    def __init__(self, index: ItemIndex | None) -> None:
+        self.index = index
+
+    def current(self) -> ItemIndex:
+        if self.index is None:
+            raise DependencyUnavailable("index", "not loaded")
+        return self.index
+
+
+class InMemoryAnswers:
+    def __init__(self) -> None:
+        self.stored: dict[str, ResultDocuments] = {}
+
+    async def get(self, fingerprint: str) -> ResultDocuments | None:
+        return self.stored.get(fingerprint)
+
+    async def put(self, fingerprint: str, documents: ResultDocuments) -> None:
+        self.stored[fingerprint] = documents
+
+    @asynccontextmanager
+    async def single_flight(self, fingerprint: str) -> AsyncIterator[None]:
+        yield
+
+
+class CountingObserver:
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.stages: list[str] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.stages.append(name)
+        yield
+
+    def unknown_items(self, n: int) -> None:
+        self.counts["unknown"] += n
+
+    def answer_cache(self, *, hit: bool) -> None:
+        self.counts["hit" if hit else "miss"] += 1
+
+    def llm_call(self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int) -> None:
+        self.counts[f"llm {outcome}"] += 1
+
+    def llm_dropped(self, cause: str, n: int) -> None:
+        self.counts[f"dropped {cause}"] += n
+
+    def degraded(self, reason: str) -> None:
+        self.counts[f"degraded {reason}"] += 1
+
+
+class ScriptedModel:
+    """Answers every prompt with the given picks, or fails."""
+
+    def __init__(self, handles: Sequence[int] = (), failure: LanguageModelFailed | None = None) -> None:
+        self.handles, self.failure = handles, failure
+        self.prompts: list[Prompt] = []
+
+    def name(self, *, deep: bool) -> str:
+        return "scripted-deep" if deep else "scripted"
+
+    async def complete(self, prompt: Prompt, *, deep: bool = False) -> Completion:
+        self.prompts.append(prompt)
+        if self.failure:
+            raise self.failure
+        picks = [{"h": handle, "r": f"The model likes number {handle}"} for handle in self.handles]
+        groups = [{"label": "From the model", "tagline": "As it says", "picks": picks}]
+        text = orjson.dumps({"taste": "A taste in words", "groups": groups}).decode()
+        return Completion(text=text, model="scripted", prompt_tokens=10, completion_tokens=5)
+
+
+class House:
+    """A pipeline and all that stands around it."""
+
+    def __init__(self, *listeners: Listener, model: ScriptedModel | None = None, **config: Any) -> None:
+        self.catalogue = InMemoryCatalogue(CATALOGUE)
+        self.index = FixedIndex(ArrayIndex(VECTORS, popularity={i: i / 100 for i in CATALOGUE}))
+        self.answers = InMemoryAnswers()
+        self.observer = CountingObserver()
+        self.progress: list[int] = []
+        explainer = Explainer(SONGS, TEXTS)
+        self.pipeline = RecommendationPipeline(
+            listeners=InMemoryListeners(*listeners),
+            index=self.index,
+            catalogue=self.catalogue,
+            reranker=Reranker(model, explainer, self.observer, profile=SONGS, texts=TEXTS),
+            explainer=explainer,
+            answers=self.answers,
+            observer=self.observer,
+            clock=FixedClock(),
+            profile=SONGS,
+            config=PipelineConfig(version="test", **config),
+        )
+
+    async def recommend(self, job: Job) -> ResultDocuments:
+        async def report(progress: int) -> None:
+            self.progress.append(progress)
+
+        return await self.pipeline.recommend(job, report)
+
+    async def result(self, job: Job) -> dict[str, Any]:
+        return dict(orjson.loads((await self.recommend(job)).result))
+
+
+JOB = Job(job_id="j", member_id=7, favorite_item_ids=(1, 2, 3), locale="en")
+
+
+async def test_a_job_becomes_a_result_without_anything_the_member_has() -> None:
+    listener = Listener(member_id=7, seen_ids=frozenset({10, 11}), disliked_ids=frozenset({12}))
+    result = await House(listener).result(JOB)
+    assert faults_of(result, {1, 2, 3, 10, 11, 12}, set(CATALOGUE)) == []
+    assert len(result["candidates"]) == 50
+    assert sum(len(group["songs"]) for group in result["groups"]) == 20
+    assert all(candidate["reason"] for candidate in result["candidates"])
+
+
+async def test_the_catalogue_is_asked_once_per_job() -> None:
+    house = House()
+    await house.recommend(JOB)
+    assert house.catalogue.n_calls == 1
+
+
+async def test_progress_only_rises() -> None:
+    house = House()
+    await house.recommend(JOB)
+    assert house.progress == sorted(house.progress)
+    assert house.progress
+
+
+async def test_without_favourites_in_the_job_the_members_own_likes_count() -> None:
+    listener = Listener(member_id=7, interests=(Interest(4), Interest(5)), seen_ids=frozenset({4, 5}))
+    view = orjson.loads((await House(listener).recommend(replace(JOB, favorite_item_ids=()))).cached_view)
+    assert view["favorite_song_ids"] == [4, 5]
+
+
+async def test_a_job_that_names_favourites_still_leaves_out_what_the_member_has() -> None:
+    listener = Listener(member_id=7, interests=(Interest(4),), seen_ids=frozenset({4}))
+    result = await House(listener).result(JOB)
+    assert 4 not in {candidate["song_id"] for candidate in result["candidates"]}
+
+
+async def test_unknown_liked_ids_are_counted_and_ignored() -> None:
+    house = House()
+    result = await house.result(replace(JOB, favorite_item_ids=(1, 2, 900, 901)))
+    assert house.observer.counts["unknown"] == 2
+    assert faults_of(result, {1, 2}, set(CATALOGUE)) == []
+
+
+async def test_a_listener_without_likes_is_served_from_popularity() -> None:
+    result = await House().result(replace(JOB, favorite_item_ids=()))
+    assert {candidate["recommendation_type"] for candidate in result["candidates"]} == {"popular"}
+    assert faults_of(result, set(), set(CATALOGUE)) == []
+
+
+async def test_a_song_deactivated_since_the_index_was_loaded_is_gone() -> None:
+    house = House()
+    first = await house.result(JOB)
+    gone = first["candidates"][0]["song_id"]
+    del house.catalogue.active[gone]
+    house.answers.stored.clear()
+    assert gone not in {candidate["song_id"] for candidate in (await house.result(JOB))["candidates"]}
+
+
+async def test_top_k_bounds_the_candidates_and_with_them_the_groups() -> None:
+    result = await House().result(replace(JOB, top_k=5))
+    assert len(result["candidates"]) == 5
+    assert sum(len(group["songs"]) for group in result["groups"]) == 5
+
+
+async def test_a_huge_top_k_is_cut_to_the_setting() -> None:
+    assert len((await House(max_top_k=60).result(replace(JOB, top_k=10**12)))["candidates"]) == 60
+
+
+@pytest.mark.parametrize(("locale", "used"), [("ja", "ja"), ("42", "ko"), (None, "ko"), ("EN", "ko")])
+async def test_an_unknown_locale_means_the_default_one(locale: str | None, used: str) -> None:
+    assert (await House().result(replace(JOB, locale=locale)))["locale"] == used
+
+
+async def test_the_date_is_that_of_the_sites_time_zone() -> None:
+    assert (await House().result(JOB))["generated_date"] == "2026-11-22"
+    assert (await House(time_zone="UTC").result(JOB))["generated_date"] == "2026-11-21"
+
+
+async def test_an_unchanged_listener_costs_no_second_llm_call() -> None:
+    model = ScriptedModel([3, 1, 2])
+    house = House(model=model)
+    first = await house.recommend(JOB)
+    second = await house.recommend(replace(JOB, job_id="k", source="login"))
+    assert second == first
+    assert len(model.prompts) == 1
+    assert (house.observer.counts["miss"], house.observer.counts["hit"]) == (1, 1)
+
+
+async def test_a_changed_like_is_a_new_question() -> None:
+    model = ScriptedModel([1])
+    house = House(model=model)
+    await house.recommend(JOB)
+    await house.recommend(replace(JOB, favorite_item_ids=(1, 2)))
+    assert len(model.prompts) == 2
+
+
+async def test_the_models_picks_and_words_are_in_the_result_and_titles_are_the_catalogues() -> None:
+    result = await House(model=ScriptedModel([5, 9]), group_items=4).result(JOB)
+    chosen = [song for group in result["groups"] for song in group["songs"] if "model likes" in song["reason"]]
+    assert {song["reason"] for song in chosen} == {"The model likes number 5", "The model likes number 9"}
+    assert all(song["title_en"] == CATALOGUE[song["song_id"]].titles["en"] for song in chosen)
+    assert (result["model"], result["usage"]["llm_calls"], result["degraded"]) == ("scripted", 1, False)
+
+
+async def test_a_failing_model_degrades_the_result_and_nothing_else() -> None:
+    failing = House(model=ScriptedModel(failure=LanguageModelFailed("timeout")))
+    plain = await House().result(JOB)
+    result = await failing.result(JOB)
+    assert (result["degraded"], result["degraded_reason"]) == (True, "timeout")
+    assert result["groups"] == plain["groups"]
+    assert result["candidates"] == plain["candidates"]
+
+
+async def test_the_fast_strategy_asks_no_model_and_is_not_degraded() -> None:
+    model = ScriptedModel([1])
+    result = await House(model=model).result(replace(JOB, strategy=Strategy.FAST))
+    assert model.prompts == []
+    assert (result["degraded"], result["model"]) == (False, "offline")
+
+
+async def test_an_index_that_is_not_loaded_is_a_dependency_away() -> None:
+    house = House()
+    house.index.index = None
+    with pytest.raises(DependencyUnavailable):
+        await house.recommend(JOB)
+
+
+async def test_an_empty_catalogue_gives_an_empty_result_and_no_llm_call() -> None:
+    model = ScriptedModel([1])
+    house = House(model=model)
+    house.catalogue.active.clear()
+    result = await house.result(JOB)
+    assert (result["groups"], result["candidates"], model.prompts) == ([], [], [])
+
+
+async def test_the_same_job_gives_the_same_result() -> None:
+    assert (await House().recommend(JOB)).result == (await House().recommend(JOB)).result
+
+
+@given(
+    favorites=st.lists(st.integers(1, 120), max_size=15),
+    seen=st.frozensets(st.integers(1, 100), max_size=60),
+    disliked=st.frozensets(st.integers(1, 100), max_size=20),
+    handles=st.lists(st.integers(-5, 150), max_size=40),
+    top_k=st.none() | st.integers(1, 80),
+    locale=st.sampled_from(["ko", "ja", "en"]),
+)
+async def test_whatever_the_model_answers_the_result_holds_only_eligible_songs_once(
+    favorites: list[int],
+    seen: frozenset[int],
+    disliked: frozenset[int],
+    handles: list[int],
+    top_k: int | None,
+    locale: str,
+) -> None:
+    listener = Listener(member_id=7, seen_ids=seen, disliked_ids=disliked)
+    job = replace(JOB, favorite_item_ids=tuple(favorites), top_k=top_k, locale=locale)
+    result = await House(listener, model=ScriptedModel(handles)).result(job)
+    assert faults_of(result, {*favorites, *seen, *disliked}, set(CATALOGUE)) == []
+    assert len(result["candidates"]) == min(top_k or 50, 100 - len({*favorites, *seen, *disliked} & set(CATALOGUE)))

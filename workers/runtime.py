@@ -1,0 +1,410 @@
+"""The composition root: settings in, running parts out. Here, and in ``main.py``, everything concrete is known.
+
+What is opened is closed in the reverse order, whatever happens. Signals belong to ``run_worker`` and ``run_api`` alone.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import structlog
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+
+from api.app import create_app
+from api.health import HealthReporter
+from api.server import HttpServer
+from config.catalogue_profile import CatalogueProfile, load_profile
+from config.prompt_texts import load_prompt_texts
+from config.settings import MEMORY_URL, Settings
+from core.embedding import HashingEmbedder
+from core.errors import ConfigurationError, DependencyUnavailable
+from core.explanation import Explainer
+from core.pipeline import PipelineConfig, RecommendationPipeline
+from core.ports import Embedder, HealthCheck
+from core.profile import ProfileConfig
+from core.ranking import RankingConfig
+from core.reranking import Reranker
+from models.log_event import LogEvent
+from services.active_members import SqlActiveMembers
+from services.answer_cache import RedisAnswerCache
+from services.catalogue import SqlCatalogue
+from services.clock import SystemClock
+from services.database import Database, open_database
+from services.embedding_store import SqlEmbeddingStore
+from services.item_index import RefreshingIndex
+from services.language_model import OpenAILanguageModel
+from services.listener_store import SqlListenerStore
+from services.loop_lag import watch_loop_lag
+from services.metrics import PrometheusMetrics
+from services.openai_embedder import OpenAIEmbedder
+from services.redis_client import appendonly_enabled, open_redis, ping
+from services.result_cache import RedisResultCache
+from workers.amqp_broker import AmqpBroker
+from workers.broker import Broker
+from workers.consumer import Consumer
+from workers.handler import JobHandler
+from workers.job_publisher import BrokerJobPublisher
+from workers.lease_keeper import LeaseKeeper
+from workers.memory_broker import MemoryBroker
+from workers.topology import build_topology
+
+VERSION = "0.1.0"
+START_PATIENCE_S = 30.0
+
+log = structlog.get_logger()
+
+# The settings that change what is recommended; the others only change how.
+_ANSWER_SETTINGS = (
+    "catalogue_profile",
+    "discovery_share",
+    "diversity",
+    "group_items",
+    "llm_candidates",
+    "llm_order_weight",
+    "max_per_creator",
+    "n_interests",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything that a worker is made of, connected; ``index`` is not loaded yet."""
+
+    settings: Settings
+    profile: CatalogueProfile
+    clock: SystemClock
+    metrics: PrometheusMetrics
+    redis: Redis
+    results: RedisResultCache
+    database: Database
+    catalogue: SqlCatalogue
+    embedder: Embedder
+    embeddings: SqlEmbeddingStore
+    index: RefreshingIndex
+    members: SqlActiveMembers
+    pipeline: RecommendationPipeline
+    broker: Broker
+    publisher: BrokerJobPublisher
+
+
+@asynccontextmanager
+async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
+    """Open all services, and the broker last; close them in reverse.
+
+    Raises ``ConfigurationError`` naming what to mend, ``DependencyUnavailable`` where a server does not answer.
+    """
+    async with AsyncExitStack() as stack:
+        profile = _profile(settings)
+        clock = SystemClock()
+        metrics = PrometheusMetrics(CollectorRegistry(), clock=clock, version=VERSION)
+        redis = await stack.enter_async_context(
+            open_redis(
+                settings.redis_url.get_secret_value(),
+                max_connections=settings.redis_pool,
+                timeout_s=settings.dependency_timeout_s,
+            )
+        )
+        database = await stack.enter_async_context(
+            open_database(
+                settings.database_url.get_secret_value(),
+                pool_size=settings.database_pool,
+                timeout_s=settings.dependency_timeout_s,
+            )
+        )
+        catalogue = SqlCatalogue(database, profile)
+        embedder = await stack.enter_async_context(open_embedder(settings))
+        embeddings = SqlEmbeddingStore(database, profile)
+        index = RefreshingIndex(
+            embeddings, embedder.name, refresh_s=settings.index_refresh_s, observer=metrics, clock=clock
+        )
+        model = await stack.enter_async_context(_open_language_model(settings, metrics, clock))
+        results = RedisResultCache(
+            redis,
+            clock,
+            job_ttl_s=settings.job_ttl_s,
+            cache_ttl_s=settings.cache_ttl_s,
+            degraded_ttl_s=settings.degraded_ttl_s,
+            lease_s=settings.job_lease_s,
+        )
+        texts = load_prompt_texts()
+        explainer = Explainer(profile, texts)
+        pipeline = RecommendationPipeline(
+            listeners=SqlListenerStore(database, profile),
+            index=index,
+            catalogue=catalogue,
+            reranker=Reranker(
+                model,
+                explainer,
+                metrics,
+                profile=profile,
+                texts=texts,
+                n_candidates=settings.llm_candidates,
+                order_weight=settings.llm_order_weight,
+            ),
+            explainer=explainer,
+            answers=RedisAnswerCache(redis, ttl_s=settings.cache_ttl_s, degraded_ttl_s=settings.degraded_ttl_s),
+            observer=metrics,
+            clock=clock,
+            profile=profile,
+            config=_pipeline_config(settings),
+        )
+        broker = _broker(settings)
+        stack.push_async_callback(broker.close)
+        yield Parts(
+            settings=settings,
+            profile=profile,
+            clock=clock,
+            metrics=metrics,
+            redis=redis,
+            results=results,
+            database=database,
+            catalogue=catalogue,
+            embedder=embedder,
+            embeddings=embeddings,
+            index=index,
+            members=SqlActiveMembers(database, profile),
+            pipeline=pipeline,
+            broker=broker,
+            publisher=BrokerJobPublisher(broker),
+        )
+
+
+# --- running ---
+
+
+@asynccontextmanager
+async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
+    """The index loaded and refreshed, jobs consumed. At the end they are drained within ``shutdown_grace_s``."""
+    settings = parts.settings
+    await patiently(parts.catalogue.check)
+    await patiently(parts.index.load)
+    await parts.broker.start(within_s=START_PATIENCE_S)
+    leases = LeaseKeeper(parts.results, lease_s=settings.job_lease_s)
+    handler = JobHandler(
+        parts.pipeline,
+        parts.results,
+        leases,
+        max_attempts=settings.max_attempts,
+        delays_s=settings.retry_delays_s,
+        job_timeout_s=settings.job_timeout_s,
+        clock=parts.clock,
+        observer=parts.metrics,
+    )
+    topology = parts.broker.topology
+    consumers = [
+        Consumer(parts.broker, route, handler, concurrency=concurrency, observer=parts.metrics)
+        for route, concurrency in ((topology.main, settings.concurrency), (topology.batch, settings.batch_concurrency))
+        if concurrency
+    ]
+    async with _background(
+        leases.run, parts.index.run, lambda: watch_loop_lag(parts.metrics.loop_lag, clock=parts.clock)
+    ):
+        try:
+            for consumer in consumers:
+                await consumer.start()
+            yield consumers
+        finally:
+            await asyncio.gather(*(consumer.stop(settings.shutdown_grace_s) for consumer in consumers))
+
+
+async def run_worker(settings: Settings) -> None:
+    """Consume until SIGTERM or SIGINT, then drain; a second signal cuts the grace short."""
+    async with open_parts(settings) as parts, running_consumers(parts) as consumers, AsyncExitStack() as stack:
+        if settings.http_enabled:
+            await stack.enter_async_context(_http_server(parts, consuming=True))
+        log.info(LogEvent.WORKER_STARTED, version=VERSION, n_items=len(parts.index.current()))
+        await _until_signalled()
+        await _drain(consumers, settings.shutdown_grace_s)
+    log.info(LogEvent.WORKER_STOPPED)
+
+
+async def run_api(settings: Settings) -> None:
+    """Serve HTTP alone until SIGTERM or SIGINT."""
+    async with open_parts(settings) as parts:
+        await parts.broker.start(within_s=START_PATIENCE_S)
+        async with _http_server(parts, consuming=False):
+            await _until_signalled()
+
+
+async def patiently(step: Callable[[], Awaitable[None]], within_s: float = START_PATIENCE_S) -> None:
+    """Repeat ``step`` while a dependency is away; raises its ``DependencyUnavailable`` once ``within_s`` are over."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + within_s
+    while True:
+        try:
+            return await step()
+        except DependencyUnavailable as error:
+            if loop.time() > deadline_s:
+                raise
+            log.warning(LogEvent.DEPENDENCY_CHECK_FAILED, error=str(error))
+            await asyncio.sleep(1)
+
+
+async def _drain(consumers: list[Consumer], grace_s: float) -> None:
+    """Drain all consumers side by side; a further signal meanwhile ends the grace at once."""
+    draining = asyncio.gather(*(consumer.stop(grace_s) for consumer in consumers))
+    impatient = asyncio.create_task(_until_signalled())
+    await asyncio.wait({draining, impatient}, return_when=asyncio.FIRST_COMPLETED)
+    impatient.cancel()
+    if not draining.done():
+        await asyncio.gather(*(consumer.stop(0) for consumer in consumers))
+    await draining
+
+
+async def _until_signalled() -> None:
+    loop, signalled = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled.set)
+    await signalled.wait()
+    log.info(LogEvent.SHUTDOWN_REQUESTED)
+
+
+@asynccontextmanager
+async def _background(*loops: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Run endless ``loops`` beside the block; one that fails ends the block too, for it would be missed."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_as_coroutine(each)) for each in loops]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def _as_coroutine(step: Callable[[], Awaitable[None]]) -> None:
+    await step()
+
+
+# --- HTTP ---
+
+
+def _http_server(parts: Parts, *, consuming: bool) -> HttpServer:
+    reporter = HealthReporter(health_checks(parts, consuming=consuming), clock=parts.clock, observer=parts.metrics)
+    app = create_app(
+        health=reporter,
+        expose_metrics=parts.metrics.expose,
+        observer=parts.metrics,
+        results=parts.results,
+        publisher=parts.publisher,
+        members=parts.members,
+        clock=parts.clock,
+    )
+    return HttpServer(app, parts.settings.http_host, parts.settings.http_port)
+
+
+def health_checks(parts: Parts, *, consuming: bool) -> Mapping[str, HealthCheck]:
+    """What readiness depends on; a process that does not consume needs neither consumer nor index."""
+
+    async def database() -> str | None:
+        await parts.database.ping()
+        return None
+
+    async def redis() -> str | None:
+        if parts.settings.redis_url.get_secret_value() == MEMORY_URL:
+            return "results live in this process alone (REDIS_URL is memory://)"
+        await ping(parts.redis)
+        if await appendonly_enabled(parts.redis) is False:
+            return "appendonly is off: a crash of Redis may lose results that were acknowledged"
+        return None
+
+    async def broker() -> str | None:
+        health = parts.broker.health()
+        if not health.connected or (consuming and not health.consuming):
+            raise DependencyUnavailable("broker", health.reason or "not consuming")
+        return None
+
+    async def index() -> str | None:
+        return None if len(parts.index.current()) else "the index holds no item: run `python main.py embed`"
+
+    checks: dict[str, HealthCheck] = {"database": database, "redis": redis, "broker": broker}
+    return {**checks, "index": index} if consuming else checks
+
+
+# --- parts ---
+
+
+def _profile(settings: Settings) -> CatalogueProfile:
+    try:
+        return load_profile(settings.catalogue_profile)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+@asynccontextmanager
+async def open_embedder(settings: Settings) -> AsyncIterator[Embedder]:
+    """The embedder that the settings name."""
+    if settings.embedder == "hashing":
+        yield HashingEmbedder(settings.embedding_dim)
+        return
+    embedder = OpenAIEmbedder(
+        api_key=settings.openai_api_key.get_secret_value(),
+        base_url=settings.openai_base_url or None,
+        model=settings.embedding_model,
+        dim=settings.embedding_dim,
+    )
+    try:
+        yield embedder
+    finally:
+        await embedder.aclose()
+
+
+@asynccontextmanager
+async def _open_language_model(
+    settings: Settings, metrics: PrometheusMetrics, clock: SystemClock
+) -> AsyncIterator[OpenAILanguageModel | None]:
+    if not settings.llm_enabled:
+        yield None
+        return
+    model = OpenAILanguageModel(
+        model=settings.llm_model,
+        deep_model=settings.llm_deep_model,
+        api_key=settings.openai_api_key,
+        base_url=settings.openai_base_url,
+        timeout_s=settings.llm_timeout_s,
+        max_retries=settings.llm_max_retries,
+        max_concurrency=settings.llm_max_concurrency,
+        observer=metrics,
+        clock=clock,
+    )
+    try:
+        yield model
+    finally:
+        await model.aclose()
+
+
+def _broker(settings: Settings) -> Broker:
+    topology = build_topology(
+        settings.name_prefix,
+        settings.retry_delays_s,
+        settings.queue_type,
+        batch=settings.batch_concurrency > 0,
+        # Nothing consumes events yet: where we may not declare, there is no need to insist on them.
+        events=settings.topology_mode == "declare",
+    )
+    url = settings.broker_url.get_secret_value()
+    if url == MEMORY_URL:
+        return MemoryBroker(topology)
+    return AmqpBroker(url, topology, topology_mode=settings.topology_mode)
+
+
+def _pipeline_config(settings: Settings) -> PipelineConfig:
+    told = ";".join(f"{name}={getattr(settings, name)}" for name in _ANSWER_SETTINGS)
+    return PipelineConfig(
+        version=blake2b(told.encode(), digest_size=6).hexdigest(),
+        default_locale=settings.default_locale,
+        time_zone=settings.time_zone,
+        default_top_k=settings.default_top_k,
+        max_top_k=settings.max_top_k,
+        group_items=settings.group_items,
+        n_candidates=settings.llm_candidates,
+        profile=ProfileConfig(n_interests=settings.n_interests),
+        ranking=RankingConfig(
+            diversity=settings.diversity,
+            max_per_creator=settings.max_per_creator,
+            discovery_share=settings.discovery_share,
+        ),
+    )
