@@ -12,7 +12,8 @@ from aio_pika.abc import AbstractChannel
 from core.errors import ConfigurationError, DependencyUnavailable, PublishRefused
 from tests.support.messaging import Inbox, Wire, delete_topology, eventually, open_wire, private_topology
 from tests.support.servers import BreakableServer
-from workers.amqp_broker import AmqpBroker, AmqpTimings
+from workers.amqp_broker import AmqpBroker
+from workers.amqp_connection import AmqpTimings
 from workers.broker import OutgoingMessage, Properties, Unroutable
 from workers.topology import Topology, declare
 
@@ -113,7 +114,7 @@ async def test_a_publish_waits_for_a_connection_that_is_coming_back(rig: Rig) ->
 
 async def test_a_publish_that_is_not_confirmed_in_time_is_refused(rig: Rig) -> None:
     await rig.broker.publish(rig.message())
-    rig.broker.timings = replace(FAST, confirm_timeout_s=0.1)
+    rig.broker._connection.timings = replace(FAST, confirm_timeout_s=0.1)
     rig.wire.hold()
     with pytest.raises(PublishRefused, match="not confirmed within"):
         await rig.broker.publish(rig.message())
@@ -174,7 +175,7 @@ async def test_a_queue_deleted_and_created_again_is_consumed_once(rig: Rig) -> N
     await declare(rig.operator, rig.topology)
     await rig.not_consuming()
     await rig.consuming()
-    assert await rig.broker.n_consumers(rig.topology.main.queue) == 1
+    assert await rig.broker._connection.n_consumers(rig.topology.main.queue) == 1
     await rig.broker.publish(rig.message(b"new"))
     assert (await inbox.get()).body == b"new"
 
@@ -199,7 +200,7 @@ async def test_a_consumer_that_the_broker_forgot_is_replaced(rig: Rig) -> None:
     assert subscription._consumer is not None
     underlay = await subscription._consumer.channel.get_underlay_channel()
     await underlay.basic_cancel(subscription._consumer.tag)  # as if it had been lost in silence
-    assert await rig.broker.n_consumers(rig.topology.main.queue) == 0
+    assert await rig.broker._connection.n_consumers(rig.topology.main.queue) == 0
     await rig.not_consuming()
     await rig.consuming()
     await rig.broker.publish(rig.message(b"new"))

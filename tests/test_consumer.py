@@ -10,7 +10,8 @@ import pytest
 from core.errors import DependencyUnavailable, PublishRefused
 from core.job_codec import decode_job
 from tests.support.messaging import Inbox, Wire, delete_topology, eventually, open_wire, private_topology
-from workers.amqp_broker import AmqpBroker, AmqpTimings
+from workers.amqp_broker import AmqpBroker
+from workers.amqp_connection import AmqpTimings
 from workers.broker import Broker, Delivery, OutgoingMessage, Unroutable
 from workers.consumer import Consumer
 from workers.disposition import (
