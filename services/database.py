@@ -83,6 +83,7 @@ def _connect_args(url: URL, timeout_s: float) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "charset": "utf8mb4",
         "connect_timeout": whole_s,
+        "binary_prefix": True,
         "init_command": f"SET time_zone = '+00:00', innodb_lock_wait_timeout = {whole_s}",
     }
     if url.query.get("ssl") in ("true", "True", "1"):

@@ -4,19 +4,22 @@ Ours (``songs_ai_...``) are made by ``migrations/`` and must match it; a test co
 up in the database, so that a profile that does not fit it is refused at start, in words.
 """
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.catalogue_profile import CatalogueProfile, ItemTable
 from core.errors import ConfigurationError
+from services.database import Database
 
 OWN_PREFIX = "songs_ai_"
 VERSION_TABLE = f"{OWN_PREFIX}alembic_version"
+
+_N_LOOKUPS = 6
 
 # Names are compared byte for byte: the ids of a source may differ in case alone, as Spotify's do.
 _IN_MYSQL: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
@@ -97,13 +100,33 @@ class ProfileTables:
         return sa.or_(self.active.is_(None), sa.type_coerce(self.active, sa.Integer) != 0)
 
 
-async def load_profile_tables(connection: AsyncConnection, profile: CatalogueProfile) -> ProfileTables:
-    """Look up what ``profile`` names.
+class LazyTables:
+    """The ``ProfileTables`` of one database, looked up when first needed."""
 
-    Raises ``ConfigurationError`` naming the table or the column that the database lacks, or, where one of our own
-    tables is missing, the command that makes them.
-    """
-    return await connection.run_sync(_load_profile_tables, profile)
+    def __init__(self, database: Database, profile: CatalogueProfile) -> None:
+        self._database, self._profile = database, profile
+        self._lock = asyncio.Lock()
+        self._found: ProfileTables | None = None
+
+    async def get(self) -> ProfileTables:
+        """The tables; after the first success without a round trip. Raises as ``check`` does."""
+        async with self._lock:
+            if self._found is None:
+                self._found = await self._look_up()
+            return self._found
+
+    async def check(self) -> None:
+        """Look the tables up, again where they have been.
+
+        Raises ``ConfigurationError`` naming the table or the column that the database lacks, or, where one of our own
+        tables is missing, the command that makes them; and ``DependencyUnavailable``.
+        """
+        async with self._lock:
+            self._found = await self._look_up()
+
+    async def _look_up(self) -> ProfileTables:
+        async with self._database.connect(n_round_trips=_N_LOOKUPS) as connection:
+            return await connection.run_sync(_load_profile_tables, self._profile)
 
 
 def _load_profile_tables(connection: sa.Connection, profile: CatalogueProfile) -> ProfileTables:

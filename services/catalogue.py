@@ -1,0 +1,154 @@
+"""The catalogue as the backend's item table holds it, seen through the catalogue profile. It is only ever read."""
+
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from functools import lru_cache
+from math import nan
+from typing import Any
+
+import sqlalchemy as sa
+
+from config.catalogue_profile import CatalogueProfile
+from models.catalogue import Item, Scalar
+from services.database import Database
+from services.popularity import popularity
+from services.schema import LazyTables, ProfileTables, item_columns, item_feature, result_columns
+
+_IDS = "item_ids"
+
+
+class SqlCatalogue:
+    """A ``Catalogue`` in MySQL, MariaDB or SQLite.
+
+    Every method may also raise ``ConfigurationError``: the profile names what the database lacks.
+    """
+
+    def __init__(self, database: Database, profile: CatalogueProfile) -> None:
+        self._database = database
+        self._profile = profile
+        self._tables = LazyTables(database, profile)
+        self._reader = _ItemReader(profile)
+
+    async def check(self) -> None:
+        """Return if the database has all that the profile names, and our own tables.
+
+        Raises ``ConfigurationError`` naming the table or column that is missing, or the command that makes it.
+        """
+        await self._tables.check()
+
+    async def items(self, item_ids: Collection[int]) -> dict[int, Item]:
+        """The active items among ``item_ids`` by id, in one round trip; unknown and inactive ids are left out."""
+        if not item_ids:
+            return {}
+        query = _items_query(await self._tables.get(), self._profile)
+        async with self._database.connect() as connection:
+            rows = (await connection.execute(query, {_IDS: list(item_ids)})).all()
+        return {item.item_id: item for item in self._reader.items(rows)}
+
+    async def stream(self, batch_size: int = 1000) -> AsyncIterator[Sequence[Item]]:
+        """All active items in order of id, in batches: for offline steps and refreshes, never for a job."""
+        query = _next_ids_query(await self._tables.get(), self._profile, batch_size)
+        last: int | None = None
+        while ids := await self._ids_after(query, last):
+            found = await self.items(ids)
+            if found:
+                yield [found[item_id] for item_id in ids if item_id in found]
+            last = ids[-1]
+
+    async def _ids_after(self, query: sa.Select[int], last: int | None) -> Sequence[int]:
+        async with self._database.connect() as connection:
+            return (await connection.scalars(query, {"last": last})).all()
+
+
+def _next_ids_query(tables: ProfileTables, profile: CatalogueProfile, n: int) -> sa.Select[int]:
+    item_id = tables.item.columns[profile.item.id]
+    last = sa.bindparam("last", type_=sa.BigInteger)
+    return (
+        sa.select(item_id).where(tables.is_active(), sa.or_(last.is_(None), item_id > last)).order_by(item_id).limit(n)
+    )
+
+
+def _items_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Select[Any]:
+    """The profile's columns, then features, given popularity and number of likes; takes the ids as ``item_ids``."""
+    columns = tables.item.columns
+    item_id, liked_id = columns[profile.item.id], tables.likes.columns[profile.likes.item]
+    ids = sa.bindparam(_IDS, expanding=True, type_=sa.BigInteger)
+    likes = sa.select(liked_id.label("item_id"), sa.func.count().label("n")).where(liked_id.in_(ids)).group_by(liked_id)
+    counted = likes.subquery("counted")
+    return (
+        sa.select(
+            *(columns[name] for name in item_columns(profile)),
+            item_feature.c.features,
+            item_feature.c.popularity,
+            counted.c.n,
+        )
+        .select_from(tables.item)
+        .outerjoin(item_feature, item_feature.c.item_id == item_id)
+        .outerjoin(counted, counted.c.item_id == item_id)
+        .where(item_id.in_(ids), tables.is_active())
+    )
+
+
+class _ItemReader:
+    """Makes items of the rows of ``_items_query``."""
+
+    def __init__(self, profile: CatalogueProfile) -> None:
+        self._source = profile.item
+        place = {name: position for position, name in enumerate(item_columns(profile))}
+        self._place = place
+        self._kept = [(name, place[name]) for name in dict.fromkeys([*result_columns(profile), *profile.item.text])]
+        self._titles = [(locale, place[name]) for locale, name in profile.item.titles.items()]
+
+    def items(self, rows: Sequence[Sequence[Any]]) -> Iterable[Item]:
+        shares = popularity([_number(row[-2]) for row in rows], [row[-1] or 0 for row in rows])
+        return [self._item(row, share) for row, share in zip(rows, shares.tolist(), strict=True)]
+
+    def _item(self, row: Sequence[Any], share: float) -> Item:
+        source = self._source
+        return Item(
+            item_id=row[self._place[source.id]],
+            titles={locale: text for locale, place in self._titles if (text := _text(row[place]))},
+            creator=self._text_of(row, source.creator),
+            creator_local=self._text_of(row, source.creator_local),
+            genres=parts(self._text_of(row, source.genre)),
+            moods=parts(self._text_of(row, source.mood)),
+            language=self._text_of(row, source.language),
+            features=_features(row[-3]),
+            popularity=share,
+            columns={name: _scalar(row[place]) for name, place in self._kept},
+        )
+
+    def _text_of(self, row: Sequence[Any], name: str | None) -> str | None:
+        return _text(row[self._place[name]]) if name else None
+
+
+@lru_cache(maxsize=8192)
+def parts(text: str | None) -> tuple[str, ...]:
+    """The values of a comma-separated column, trimmed, each once."""
+    return tuple(dict.fromkeys(part for raw in (text or "").split(",") if (part := raw.strip())))
+
+
+def _text(value: object) -> str | None:
+    return str(value).strip() or None if value is not None else None
+
+
+def _number(value: float | None) -> float:
+    return nan if value is None else value
+
+
+def _features(value: object) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        return {}
+    return {str(name): float(number) for name, number in value.items() if isinstance(number, int | float)}
+
+
+def _scalar(value: object) -> Scalar:
+    """``value`` as JSON can say it: exact for whole numbers, ISO 8601 for dates."""
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,0 +1,21 @@
+"""How popular an item is, from what the database knows of it."""
+
+import numpy as np
+import numpy.typing as npt
+
+from core.ports import Floats
+
+# About twenty likes are worth a half.
+_HALF_WAY = 3.0
+
+
+def popularity(given: npt.ArrayLike, n_likes: npt.ArrayLike) -> Floats:
+    """0 to 1, float32 (n,): the greater of ``given`` (0 to 1; NaN where a source gave none) and what the likes say.
+
+    Likes count by their logarithm, since they are distributed with a long tail, and against a fixed scale: one item's
+    popularity then does not change because another one became a hit.
+    """
+    likes = np.log1p(np.asarray(n_likes, dtype=np.float64))
+    from_likes = likes / (likes + _HALF_WAY)
+    greater = np.fmax(np.asarray(given, dtype=np.float64), from_likes)
+    return np.clip(greater, 0.0, 1.0).astype(np.float32)
