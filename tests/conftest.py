@@ -12,7 +12,7 @@ import uvloop
 from hypothesis import HealthCheck, settings
 
 from tests.support.empty_stores import empty_database, empty_logical_database, flush, recreate_database
-from tests.support.servers import BreakableServer, GivenServer, Kind, Need, NoServer, Servers
+from tests.support.servers import BreakableServer, GivenServer, Kind, Need, Servers, server_or_skip
 
 if importlib.util.find_spec("tests.support.llm_server"):
     pytest_plugins = ["tests.support.llm_server"]
@@ -73,7 +73,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say loudly which tests did not run, and what would let them."""
-    for advice in config.stash[_SERVERS].missing.values():
+    servers = config.stash[_SERVERS]
+    for note in servers.notes:
+        terminalreporter.write_line(note, yellow=True)
+    for advice in servers.missing.values():
         terminalreporter.write_line(f"TESTS WERE SKIPPED: {advice}", red=True, bold=True)
 
 
@@ -82,12 +85,7 @@ def _needs(item: pytest.Item) -> list[Need]:
 
 
 def _server(request: pytest.FixtureRequest, need: Need) -> BreakableServer | GivenServer:
-    try:
-        return request.config.stash[_SERVERS].wait(need)
-    except NoServer as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"{error} (CI is set, so this is a failure)", pytrace=False)
-        pytest.skip(str(error))
+    return server_or_skip(request.config.stash[_SERVERS], need, is_ci=bool(os.environ.get("CI")))
 
 
 def _breakable(request: pytest.FixtureRequest, kind: Kind) -> BreakableServer:

@@ -6,19 +6,22 @@
 4. none: the tests that need it skip, loudly; under ``CI`` they fail.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+import pytest
 
 from tests.support import debian_packages
 from tests.support.container_servers import MySQLInContainer, RabbitMQInContainer, RedisInContainer, docker_answers
 from tests.support.handshakes import Handshake, amqp_handshake, mysql_handshake, redis_handshake, wait_until_ready
 from tests.support.private_servers import PrivateMySQL, PrivateRabbitMQ, PrivateRedis
 
-_GIVEN_TIMEOUT_S = 20.0
+GIVEN_TIMEOUT_S = 20.0
 Say = Callable[[str], None]
 
 
@@ -111,16 +114,15 @@ class Need:
 class GivenServer:
     """A server that somebody else owns: used, never stopped."""
 
-    def __init__(self, kind: Kind, url: str) -> None:
-        self.kind, self.url = kind, url
+    def __init__(self, recipe: Recipe, url: str) -> None:
+        self._recipe, self.url = recipe, url
 
     def start(self) -> None:
         """Return once it answers; raises ``RuntimeError`` naming the variable that gave it."""
-        recipe = RECIPES[self.kind]
         try:
-            wait_until_ready(recipe.handshake, self.url, timeout_s=_GIVEN_TIMEOUT_S, check_alive=lambda: None)
+            wait_until_ready(self._recipe.handshake, self.url, timeout_s=GIVEN_TIMEOUT_S, check_alive=lambda: None)
         except TimeoutError as error:
-            raise RuntimeError(f"{recipe.variable} is set, but its server gives {error}") from error
+            raise RuntimeError(f"{self._recipe.variable} is set, but its server gives {error}") from error
 
     def close(self) -> None:
         """Leave it as it is."""
@@ -129,24 +131,33 @@ class GivenServer:
 class Servers:
     """The servers of one test session: started in the background when asked for, closed at its end."""
 
-    def __init__(self, environment: os._Environ[str] | dict[str, str] = os.environ) -> None:
-        self._environment = environment
+    def __init__(
+        self,
+        environment: Mapping[str, str] = os.environ,
+        recipes: Mapping[Kind, Recipe] = RECIPES,
+        docker_answers: Callable[[], bool] = docker_answers,
+        install: Callable[[Sequence[str]], str | None] | None = None,
+    ) -> None:
+        self._environment, self._recipes = environment, recipes
+        self._docker_answers = docker_answers
+        self._install = install or (debian_packages.install if debian_packages.can_install() else None)
         self._pool = ThreadPoolExecutor(max_workers=6, thread_name_prefix="server-start")
         self._starting: dict[Need, Future[BreakableServer | GivenServer]] = {}
         self._started: list[BreakableServer | GivenServer] = []
         self._docker: bool | None = None
         self.missing: dict[Kind, str] = {}
+        self.notes: list[str] = []
 
     def begin(self, needs: Collection[Need], say: Say) -> None:
         """Choose a way for each need, install what is missing once, and start all of them side by side."""
-        self._install(needs, say)
+        self._install_missing(needs, say)
         for need in sorted(needs, key=str):
             way = self._way(need)
             say(f"{need.kind}{' (to be broken)' if need.breakable else ''}: {way}")
             if way is not Way.NONE:
                 self._starting[need] = self._pool.submit(self._start, need, way)
             else:
-                self.missing.setdefault(need.kind, _advice(need.kind))
+                self.missing.setdefault(need.kind, _advice(need.kind, self._recipes[need.kind]))
 
     def wait(self, need: Need) -> BreakableServer | GivenServer:
         """The running server; raises ``NoServer``, or whatever kept it from starting."""
@@ -157,43 +168,59 @@ class Servers:
     def close(self) -> None:
         """Close all that was started, in whatever state it is."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        for server in self._started:
-            server.close()
+        with contextlib.ExitStack() as stack:
+            for server in self._started:
+                stack.callback(server.close)
 
     def _start(self, need: Need, way: Way) -> BreakableServer | GivenServer:
         server = self._make(need, way)
         self._started.append(server)
-        server.start()
+        try:
+            server.start()
+        except OSError as error:  # an image that cannot be fetched is one, as docker's and requests' errors are
+            if way is not Way.CONTAINER or not self._recipes[need.kind].installed():
+                raise
+            self.notes.append(f"{need.kind}: no container ({error}); a private process instead")
+            return self._start(need, Way.PROCESS)
         return server
 
     def _make(self, need: Need, way: Way) -> BreakableServer | GivenServer:
-        recipe = RECIPES[need.kind]
+        recipe = self._recipes[need.kind]
         if way is Way.GIVEN:
-            return GivenServer(need.kind, self._environment[recipe.variable])
+            return GivenServer(recipe, self._environment[recipe.variable])
         return recipe.container() if way is Way.CONTAINER else recipe.process()
 
     def _way(self, need: Need) -> Way:
-        recipe = RECIPES[need.kind]
+        recipe = self._recipes[need.kind]
         if not need.breakable and self._environment.get(recipe.variable):
             return Way.GIVEN
         if self._docker is None:
-            self._docker = docker_answers()
+            self._docker = self._docker_answers()
         if self._docker:
             return Way.CONTAINER
         return Way.PROCESS if recipe.installed() else Way.NONE
 
-    def _install(self, needs: Collection[Need], say: Say) -> None:
+    def _install_missing(self, needs: Collection[Need], say: Say) -> None:
         lacking = {need.kind for need in needs if self._way(need) is Way.NONE}
-        if not lacking or not debian_packages.can_install():
+        if not lacking or self._install is None:
             return
-        packages = sorted(RECIPES[kind].package for kind in lacking)
+        packages = sorted(self._recipes[kind].package for kind in lacking)
         say(f"installing Debian's packages {' '.join(packages)}, once (their services stay stopped)")
-        if complaint := debian_packages.install(packages):
+        if complaint := self._install(packages):
             say(f"apt could not install them:\n{complaint}")
 
 
-def _advice(kind: Kind) -> str:
-    recipe = RECIPES[kind]
+def server_or_skip(servers: Servers, need: Need, *, is_ci: bool) -> BreakableServer | GivenServer:
+    """The running server; without one the test that asks skips, and fails where ``is_ci``."""
+    try:
+        return servers.wait(need)
+    except NoServer as error:
+        if is_ci:
+            pytest.fail(f"{error} (CI is set, so this is a failure)", pytrace=False)
+        pytest.skip(str(error))
+
+
+def _advice(kind: Kind, recipe: Recipe) -> str:
     return (
         f"no {kind}: set {recipe.variable}, or start Docker, or install the program "
         f"(on Debian: apt-get install {recipe.package})"
