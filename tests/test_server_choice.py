@@ -172,9 +172,9 @@ def test_nobody_gets_a_server_that_was_not_there() -> None:
 # --- readiness ---
 
 
-def test_a_handshake_tells_protocols_apart(redis_url: str) -> None:
-    with pytest.raises(OSError, match=r"does not speak AMQP|timed out|reset"):
-        amqp_handshake(redis_url)
+def test_a_handshake_tells_protocols_apart(mysql_url: str) -> None:
+    with pytest.raises(OSError, match="does not speak AMQP"):
+        amqp_handshake(mysql_url)
 
 
 def test_waiting_ends_with_the_last_refusal() -> None:
@@ -224,8 +224,13 @@ def test_that_is_interrupted(private_redis):
 def test_a_terminated_run_leaves_no_server_behind(tmp_path: Path) -> None:
     (reader, writer), (blocker, release) = os.pipe(), os.pipe()
     (tmp_path / "test_blocking.py").write_text(BLOCKING_TEST.format(descriptor=writer, blocker=blocker))
-    environment = os.environ | {"DOCKER_HOST": "unix:///nowhere", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", "/dev/null"]
+    environment = os.environ | {
+        "DOCKER_HOST": "unix:///nowhere",
+        "PYTHONPATH": str(ROOT),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
+    plugins = ["-p", "pytest_asyncio.plugin", "-p", "tests.conftest", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *plugins, "-c", "/dev/null"]
     with subprocess.Popen(
         [*command, f"--rootdir={tmp_path}", str(tmp_path)],
         cwd=tmp_path,
