@@ -5,6 +5,7 @@ share. Catalogue texts are data: stripped of control characters and of our delim
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
@@ -21,11 +22,27 @@ MAX_LIKES = 30
 
 _ITEMS_PER_GROUP = 5
 _CEILING_BASE = 64
-_TOKENS_PER_CANDIDATE = 18.2
+_TOKENS_PER_CANDIDATE = 18.3
 _TOKENS_PER_LIKE = 12.5
-_TOKENS_PER_LINE = 6
+# Tokens per character, by the last character of each range of Unicode.
+_WEIGHTS_UP_TO = (
+    (" ", 0.10),
+    ("/", 1.65),
+    ("9", 0.31),
+    ("@", 1.65),
+    ("Z", 0.31),
+    ("`", 1.65),
+    ("z", 0.10),
+    ("~", 1.65),
+    ("\u303f", 1.2),
+    ("\u30ff", 0.40),
+    ("\u9fff", 1.12),
+    ("\uabff", 1.2),
+    ("\ud7a3", 0.71),
+    ("\uffff", 1.2),
+    ("\U0010ffff", 3.5),
+)
 
-_SEPARATOR_CHARS = 13
 _DELIMITERS = str.maketrans({"|": "/", "<": "(", ">": ")"})
 
 
@@ -43,7 +60,7 @@ class _Detail:
 _DETAILS = (
     _Detail(60, 30, 2, 1, 1),
     _Detail(60, 30, 1, 1, 1),
-    _Detail(60, 30, 1, 0, 1),
+    _Detail(60, 30, 1, 1, 0),
     _Detail(60, 30, 1, 0, 0),
     _Detail(40, 20, 1, 0, 0),
     _Detail(26, 14, 1, 0, 0),
@@ -157,17 +174,18 @@ def _cell(text: str, max_chars: int) -> str:
 
 
 def rough_tokens(lines: Sequence[str]) -> float:
-    """An estimate of the o200k_base tokens of data lines without its table; tests hold it against the real count."""
-    text = "".join(lines)
-    n_ascii = len(text.encode("ascii", "ignore")) - _SEPARATOR_CHARS * len(lines)
-    n_others = sum(_rough_weight(char) for char in text if char > "\x7f")
-    return _TOKENS_PER_LINE * len(lines) + 0.285 * n_ascii + n_others
+    """An estimate of the o200k_base tokens of data lines without its table.
+
+    The weights are a least-squares fit over real English titles and typical Korean and Japanese ones (within 4 %),
+    raised by that; tests hold them against the real count.
+    """
+    counts = Counter("".join(lines))
+    weights = (count * _rough_weight(char) for char, count in counts.items())
+    return 1.04 * (2.67 * len(lines) + sum(weights))
 
 
 def _rough_weight(char: str) -> float:
-    if char > "\uffff":
-        return 3.5
-    return 0.88 if "\uac00" <= char <= "\ud7a3" else 1.06
+    return next(weight for last, weight in _WEIGHTS_UP_TO if char <= last)
 
 
 def _max_output_tokens(spoken: LocaleTexts, n_picks: int) -> int:

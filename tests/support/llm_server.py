@@ -4,8 +4,9 @@ In a test, the fixture ``llm_server``. For worker processes, a command::
 
     python -m tests.support.llm_server --port 9100 --delay-s 2
 
-It prints one line when it is ready. ``GET /stats`` counts; ``POST /faults`` with ``[{"kind": "rate_limited", "times": 2,
-"retry_after_s": 0.1}]`` makes the next calls fail (``times`` null: all calls, until ``[]`` is posted).
+It prints one line when it is ready. ``GET /stats`` counts; ``POST /faults`` with a list such as
+``[{"kind": "rate_limited", "times": 2, "retry_after_s": 0.1}]`` makes the next calls fail (``times`` null: all calls,
+until ``[]`` is posted).
 """
 
 import argparse
@@ -32,6 +33,7 @@ class Fault(StrEnum):
     SERVER_ERROR = "server_error"
     UNAUTHORIZED = "unauthorized"
     BAD_REQUEST = "bad_request"
+    PROMPT_FILTERED = "prompt_filtered"
     HANG = "hang"
     CONNECTION_RESET = "connection_reset"
     NOT_JSON = "not_json"
@@ -72,7 +74,10 @@ Json = dict[str, object]
 
 
 class LLMServer:
-    """One server on a loopback port of its own."""
+    """One server on a loopback port of its own.
+
+    ``scripted`` replaces the content of every answer; no answer is given until ``gate`` calls have come.
+    """
 
     def __init__(self, *, delay_s: float = 0.0, port: int = 0) -> None:
         self.delay_s = delay_s
@@ -80,9 +85,11 @@ class LLMServer:
         self.requests: deque[Json] = deque(maxlen=1000)
         self.headers: deque[dict[str, str]] = deque(maxlen=1000)
         self.scripted: str | None = None
+        self.gate = 0
         self._port = port
         self._faults: list[Planned] = []
         self._runner: web.AppRunner | None = None
+        self._came = asyncio.Condition()
 
     @property
     def base_url(self) -> str:
@@ -101,6 +108,11 @@ class LLMServer:
     def heal(self) -> None:
         """Fail no more."""
         self._faults.clear()
+
+    async def called(self, n: int, *, timeout_s: float = 10.0) -> None:
+        """Return once ``n`` calls have come."""
+        async with asyncio.timeout(timeout_s), self._came:
+            await self._came.wait_for(lambda: self.stats.n_calls >= n)
 
     async def start(self) -> None:
         """Listen; returns when calls can come."""
@@ -134,14 +146,20 @@ class LLMServer:
         body = await request.json()
         self.requests.append(body)
         self.headers.append(dict(request.headers))
-        self.stats.n_calls += 1
         self.stats.in_flight += 1
         self.stats.max_in_flight = max(self.stats.max_in_flight, self.stats.in_flight)
         try:
+            await self._count()
+            await self.called(self.gate, timeout_s=60)
             await asyncio.sleep(self.delay_s)
             return await self._answer(request, body)
         finally:
             self.stats.in_flight -= 1
+
+    async def _count(self) -> None:
+        async with self._came:
+            self.stats.n_calls += 1
+            self._came.notify_all()
 
     async def _answer(self, request: web.Request, body: Json) -> web.StreamResponse:
         fault = self._next_fault()
@@ -174,6 +192,7 @@ _STATUS = {
     Fault.SERVER_ERROR: (500, "server_error"),
     Fault.UNAUTHORIZED: (401, "invalid_api_key"),
     Fault.BAD_REQUEST: (400, "invalid_request_error"),
+    Fault.PROMPT_FILTERED: (400, "content_filter"),
 }
 
 
@@ -226,20 +245,24 @@ def _rows(user: str, block: str) -> list[tuple[str, str]]:
     return [(row.split(" ", 1)[0], row.split(" ", 1)[1]) for row in inside.splitlines() if row]
 
 
-_WORDS = {
-    "English": (
-        "A {genre} pick near what you like",
-        "Mood {n}",
-        "Songs that belong together",
-        "You like warm {genre}.",
+@dataclass(frozen=True, slots=True)
+class _Voice:
+    reason: str
+    label: str
+    tagline: str
+    taste: str
+
+
+_VOICES = {
+    "English": _Voice(
+        "A {genre} pick near what you like", "Mood {n}", "Songs that belong together", "You like warm {genre}."
     ),
-    "Korean": (
-        "좋아하시는 노래와 잘 어울리는 {genre}",
-        "분위기 {n}",
-        "함께 듣기 좋은 노래들",
-        "따뜻한 {genre} 취향이시네요.",
+    "Korean": _Voice(
+        "좋아하시는 노래와 잘 어울리는 {genre}", "분위기 {n}", "함께 듣기 좋은 노래들", "따뜻한 {genre} 취향이시네요."
     ),
-    "Japanese": ("お好きな曲によく合う{genre}", "ムード{n}", "一緒に聴きたい曲たち", "{genre}がお好きなようです。"),
+    "Japanese": _Voice(
+        "お好きな曲によく合う{genre}", "ムード{n}", "一緒に聴きたい曲たち", "{genre}がお好きなようです。"
+    ),
 }
 
 
@@ -247,20 +270,20 @@ def _answer(question: Question, fault: Fault | None) -> Json:
     language = question.language
     if fault is Fault.WRONG_LANGUAGE:
         language = "Korean" if language == "English" else "English"
-    reason, label, tagline, taste = _WORDS[language]
+    voice = _VOICES[language]
     handles = _chosen(question, fault)
     n_groups = max(2, min(6, question.n_picks // 5))
-    picks = [{"h": handle, "r": reason.format(genre=_genre(question, handle))} for handle in handles]
+    picks = [{"h": handle, "r": voice.reason.format(genre=_genre(question, handle))} for handle in handles]
     groups = [
-        {"label": label.format(n=place + 1), "tagline": tagline, "picks": picks[place::n_groups]}
+        {"label": voice.label.format(n=place + 1), "tagline": voice.tagline, "picks": picks[place::n_groups]}
         for place in range(n_groups)
     ]
-    return {"taste": taste.format(genre=_genre(question, handles[0])), "groups": groups}
+    return {"taste": voice.taste.format(genre=_genre(question, handles[0])), "groups": groups}
 
 
 def _chosen(question: Question, fault: Fault | None) -> list[int]:
     handles = list(question.handles)
-    Random(zlib.crc32("".join(question.lines.values()).encode())).shuffle(handles)  # noqa: S311 - an order of its own
+    Random(zlib.crc32("".join(question.lines.values()).encode())).shuffle(handles)
     handles = handles[: question.n_picks]
     if fault is Fault.UNKNOWN_HANDLES:
         return [handle + 100_000 for handle in handles]

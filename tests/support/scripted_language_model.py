@@ -1,6 +1,7 @@
-"""A language model that says what a test tells it to."""
+"""A language model that says what a test tells it to, and an observer that remembers what it was told."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from core.errors import LanguageModelFailed
 from core.ports import Completion, Prompt
@@ -34,12 +35,21 @@ def failing_language_model(reason: str, partial_text: str | None = None) -> Scri
 
 
 class RecordingObserver:
-    """The calls, drops and degradations that an ``Observer`` is told; the rest of the port is not for this stage."""
+    """Remembers calls as (outcome, prompt tokens, completion tokens), drops by cause, and degradations."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int, int]] = []
         self.dropped: dict[str, int] = {}
         self.degradations: list[str] = []
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def unknown_items(self, n: int) -> None:
+        pass
+
+    def answer_cache(self, *, hit: bool) -> None:
+        pass
 
     def llm_call(self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int) -> None:
         assert seconds >= 0
