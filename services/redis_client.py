@@ -4,6 +4,7 @@ One primary (with replicas, if you like). Redis Cluster is not supported: the ke
 names the backend chose, hash to different slots, and they are written together or not at all.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -90,18 +91,33 @@ def _is_outage(error: exceptions.RedisError) -> bool:
 
 
 @contextmanager
+def _no_cancellation_lost() -> Iterator[None]:
+    # redis-py sends through asyncio.wait_for, which before Python 3.12 drops a cancellation that arrives in the moment
+    # it ends (https://github.com/python/cpython/issues/81839): the task would go on as if nobody had cancelled it.
+    task = asyncio.current_task()
+    n_before = task.cancelling() if task else 0
+    try:
+        yield
+    finally:
+        if task and task.cancelling() > n_before:
+            raise asyncio.CancelledError
+
+
+@contextmanager
 def redis_errors() -> Iterator[None]:
     """Turn what the state of Redis causes into ``DependencyUnavailable``; mistakes of ours go through as they are.
 
-    Outages are: no connection, no free connection, no answer in time, memory full, a disk that cannot be written, a
-    read-only replica, a server still loading or busy, and an account that is refused.
+    Every use of a client belongs under it. Outages are: no connection, no free connection, no answer in time, memory
+    full, a disk that cannot be written, a read-only replica, a server still loading or busy, and an account that is
+    refused. A cancellation that the client library swallowed is raised again.
     """
-    try:
-        yield
-    except exceptions.RedisError as error:
-        if not _is_outage(error):
-            raise
-        raise DependencyUnavailable("redis", f"{type(error).__name__}: {error}") from error
+    with _no_cancellation_lost():
+        try:
+            yield
+        except exceptions.RedisError as error:
+            if not _is_outage(error):
+                raise
+            raise DependencyUnavailable("redis", f"{type(error).__name__}: {error}") from error
 
 
 class RedisScript:

@@ -178,7 +178,7 @@ async def test_a_mistake_of_ours_comes_to_light_as_it_is(line: str) -> None:
             await ping(client)
 
 
-def test_an_error_that_is_not_of_redis_goes_through() -> None:
+async def test_an_error_that_is_not_of_redis_goes_through() -> None:
     with pytest.raises(ZeroDivisionError), redis_errors():
         _ = 1 / 0
 
@@ -239,6 +239,25 @@ async def test_a_cancelled_command_leaves_no_reply_behind_for_the_next_one(redis
         await asyncio.wait([waiting])
         await client.set("key", "value")
         assert await client.get("key") == b"value"
+
+
+@pytest.mark.parametrize("n_steps", range(10))
+@pytest.mark.parametrize("backend", ["redis", "memory"])
+async def test_a_cancellation_is_not_lost_at_any_step_of_a_command(backend: str, n_steps: int, redis_url: str) -> None:
+    async def ping_for_ever(client: Redis) -> None:
+        while True:
+            await ping(client)
+
+    async with open_redis(redis_url if backend == "redis" else "memory://", max_connections=1, timeout_s=5) as client:
+        await ping(client)
+        pinging = asyncio.create_task(ping_for_ever(client))
+        for _ in range(n_steps):
+            await asyncio.sleep(0)
+        pinging.cancel()
+        await asyncio.wait([pinging], timeout=2)
+        was_lost = not pinging.done()
+        pinging.cancel()
+        assert not was_lost
 
 
 # --- scripts ---

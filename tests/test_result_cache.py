@@ -352,6 +352,13 @@ class ResultCacheContract:
             await cache.succeed(job, documents(job.job_id), token="t")
         assert await self.latest(client) == [b"result second", b"view second"]
 
+    async def test_of_jobs_of_one_instant_the_last_to_end_owns_the_views(
+        self, client: Redis, cache: RedisResultCache
+    ) -> None:
+        for name in ("one", "other"):
+            await self.save(cache, replace(JOB, job_id=name))
+        assert await self.latest(client) == [b"result other", b"view other"]
+
     async def test_request_times_beyond_the_calendar_still_rank(self, client: Redis, cache: RedisResultCache) -> None:
         for name, at_ns in (("future", 10**30), ("past", -(10**30)), ("now", 1_772_600_767_000_000_000)):
             await self.save(cache, Job(job_id=name, member_id=42, requested_at_ns=at_ns))

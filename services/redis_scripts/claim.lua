@@ -24,8 +24,8 @@ end
 
 local owner = owner_key and redis.call('GET', owner_key)
 if owner and owner ~= job_id then
-  local owner_status = redis.call('HGET', status_prefix .. owner, 'status')
-  local result = owner_status == 'succeeded' and redis.call('GET', result_prefix .. owner)
+  local is_done = redis.call('HGET', status_prefix .. owner, 'status') == 'succeeded'
+  local result = is_done and redis.call('GET', result_prefix .. owner)
   if result then
     redis.call('SET', result_key, result, 'EX', ttl_s)
     forget_failure()
@@ -37,7 +37,7 @@ if owner and owner ~= job_id then
   end
   -- Only a live lease keeps others out: an owner that waits for a retry, or never comes back, is overtaken, and finds
   -- its successor's result when it does.
-  if owner_status ~= 'succeeded' and owner_status ~= 'failed' and redis.call('EXISTS', lease_prefix .. owner) == 1 then
+  if redis.call('EXISTS', lease_prefix .. owner) == 1 then
     return 'running_elsewhere'
   end
 end
