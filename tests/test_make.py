@@ -1,0 +1,81 @@
+"""The two commands of a fresh machine, and what continuous integration runs: said, not run, by ``make --dry-run``."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    """A checkout without a virtual environment."""
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def make(directory: Path, *arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
+    done = subprocess.run(
+        ["make", f"PYTHON={sys.executable}", *arguments],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def test_make_alone_says_what_can_be_made(fresh: Path) -> None:
+    said = make(fresh)
+    assert all(f"make {target} " in said for target in ("demo", "test", "test-long", "lint", "pins"))
+
+
+def test_a_fresh_machine_gets_an_environment_before_the_demo(fresh: Path) -> None:
+    said = make(fresh, "--dry-run", "demo")
+    order = [said.index(step) for step in ("-m venv .venv", "-r requirements.txt", "main.py demo")]
+    assert order == sorted(order)
+    assert "requirements-dev.txt" not in said
+
+
+def test_the_demo_is_given_the_tracks(fresh: Path) -> None:
+    assert 'main.py demo --tracks "my songs.csv"' in make(fresh, "--dry-run", "demo", "TRACKS=my songs.csv")
+    assert "--tracks" not in make(fresh, "--dry-run", "demo")
+
+
+def test_the_tests_get_the_development_requirements(fresh: Path) -> None:
+    said = make(fresh, "--dry-run", "test")
+    assert said.index("-r requirements-dev.txt") < said.index("-m pytest")
+
+
+def test_an_installed_environment_is_only_brought_up_to_date_when_the_pins_change(fresh: Path) -> None:
+    (fresh / ".venv" / "bin").mkdir(parents=True)
+    for name in ("bin/python", ".serving", ".development"):
+        (fresh / ".venv" / name).touch()
+    assert "install" not in make(fresh, "--dry-run", "test")
+    os.utime(fresh / ".venv" / ".development", (0, 0))
+    assert "install" in make(fresh, "--dry-run", "test")
+
+
+def test_a_python_that_is_too_old_is_refused_before_anything_is_installed(fresh: Path) -> None:
+    old = fresh / "old-python"
+    old.write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9, 2); $2"\n')
+    old.chmod(0o755)
+    assert "Python 3.11 or newer is needed, this is 3.9" in make(fresh, f"PYTHON={old}", ".venv/bin/python")
+    assert not (fresh / ".venv").exists()
+
+
+def test_ci_runs_the_checks_and_then_the_tests_and_stops_at_the_first_failure() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    lines = script.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert "set -euo pipefail" in lines
+    assert [line for line in lines if line.startswith("make ")] == ["make lint", "make test"]
