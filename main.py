@@ -5,8 +5,7 @@ import sys
 import uuid
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import orjson
 import typer
@@ -163,7 +162,7 @@ def _setting(location: tuple[int | str, ...]) -> str:
     return f"{str(location[0]).upper()}: " if location else ""
 
 
-def _stop(sentence: str, code: int = FAILED) -> None:
+def _stop(sentence: str, code: int = FAILED) -> NoReturn:
     complaints.print(sentence, style="red", markup=False, highlight=False)
     sys.exit(code)
 

@@ -5,7 +5,7 @@ What is opened is closed in the reverse order, whatever happens. Signals belong 
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -13,6 +13,7 @@ from hashlib import blake2b
 import structlog
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
+from services.openai_embedder import OpenAIEmbedder
 
 from api.app import create_app
 from api.health import HealthReporter
@@ -40,7 +41,6 @@ from services.language_model import OpenAILanguageModel
 from services.listener_store import SqlListenerStore
 from services.loop_lag import watch_loop_lag
 from services.metrics import PrometheusMetrics
-from services.openai_embedder import OpenAIEmbedder
 from services.redis_client import appendonly_enabled, open_redis, ping
 from services.result_cache import RedisResultCache
 from workers.amqp_broker import AmqpBroker
@@ -208,7 +208,7 @@ async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
                 await consumer.start()
             yield consumers
         finally:
-            await asyncio.gather(*(consumer.stop(settings.shutdown_grace_s) for consumer in consumers))
+            await _stop(consumers, settings.shutdown_grace_s)
 
 
 async def run_worker(settings: Settings) -> None:
@@ -244,15 +244,19 @@ async def patiently(step: Callable[[], Awaitable[None]], within_s: float = START
             await asyncio.sleep(1)
 
 
-async def _drain(consumers: list[Consumer], grace_s: float) -> None:
+async def _drain(consumers: Sequence[Consumer], grace_s: float) -> None:
     """Drain all consumers side by side; a further signal meanwhile ends the grace at once."""
-    draining = asyncio.gather(*(consumer.stop(grace_s) for consumer in consumers))
+    draining = asyncio.create_task(_stop(consumers, grace_s))
     impatient = asyncio.create_task(_until_signalled())
     await asyncio.wait({draining, impatient}, return_when=asyncio.FIRST_COMPLETED)
     impatient.cancel()
     if not draining.done():
-        await asyncio.gather(*(consumer.stop(0) for consumer in consumers))
+        await _stop(consumers, 0)
     await draining
+
+
+async def _stop(consumers: Sequence[Consumer], grace_s: float) -> None:
+    await asyncio.gather(*(consumer.stop(grace_s) for consumer in consumers))
 
 
 async def _until_signalled() -> None:
