@@ -90,14 +90,21 @@ async def test_health_says_that_a_broker_is_away(rig: Rig) -> None:
     await rig.consuming()
 
 
-async def test_a_wire_that_holds_everything_is_noticed_by_the_heartbeat(rig: Rig) -> None:
+async def test_a_wire_that_holds_everything_is_noticed_by_the_heartbeat_and_ends_what_waits(rig: Rig) -> None:
     inbox = await rig.consume()
+    await rig.broker.publish(rig.message(b"before"))
+    await inbox.get()
+    rig.broker._connection.timings = replace(FAST, confirm_timeout_s=60)
     rig.wire.hold()
+    publishing = asyncio.create_task(rig.broker.publish(rig.message(b"held")))
     await eventually(lambda: not rig.broker.health().connected, within_s=15)
+    with pytest.raises(PublishRefused):  # and no CancelledError, with which aiormq ends what waits here
+        await publishing
     rig.wire.cut()
     await rig.consuming()
-    await rig.broker.publish(rig.message())
-    await inbox.get()
+    await rig.broker.publish(rig.message(b"after"))
+    while (await inbox.get()).body != b"after":
+        pass
 
 
 async def test_a_publish_waits_for_a_connection_that_is_coming_back(rig: Rig) -> None:
