@@ -93,7 +93,7 @@ def _is_outage(error: exceptions.RedisError) -> bool:
 @contextmanager
 def _no_cancellation_lost() -> Iterator[None]:
     # redis-py sends through asyncio.wait_for, which before Python 3.12 drops a cancellation that arrives in the moment
-    # it ends (https://github.com/python/cpython/issues/81839): the task would go on as if nobody had cancelled it.
+    # it ends (https://github.com/python/cpython/issues/86296): the task would go on as if nobody had cancelled it.
     task = asyncio.current_task()
     n_before = task.cancelling() if task else 0
     try:
