@@ -39,7 +39,9 @@ SETTLED_REASONS = {
 REASONS = (*(reason for reasons in SETTLED_REASONS.values() for reason in reasons), OTHER)
 STAGES = ("listener", "retrieve", "hydrate", "rank", "rerank", "save", OTHER)
 LLM_FAILURES = ("timeout", "rate_limited", "unavailable", "refused", "truncated", "malformed", OTHER)
-DROP_CAUSES = ("unknown_handle", "repeated_handle", "empty_group", OTHER)
+LLM_OUTCOMES = ("ok", *LLM_FAILURES)
+FLAWS = ("incomplete", *LLM_FAILURES)
+DROP_CAUSES = ("unknown_handle", "repeated_handle", "bad_pick", "bad_group", "bad_reason", "bad_taste", OTHER)
 HTTP_ROUTES = (
     "/health", "/health/live", "/health/ready", "/metrics", "/recommend", "/recommend/cached", "/favorites/updated",
     "/warm/active", OTHER,
@@ -80,20 +82,11 @@ class _PipelineMetrics:
             ),
             ("hit", "miss"),
         )
-        self._degraded = _labelled(
-            Counter(
-                "songs_ai_degraded_results_total",
-                "Results made without the LLM's judgement although it was asked for.",
-                ["reason"],
-                registry=registry,
-            ),
-            LLM_FAILURES,
-        )
         Gauge(
             "songs_ai_cache_hit_rate",
             "Share of answer cache look-ups that hit, since the start; 0 before the first.",
             registry=registry,
-        ).set_function(lambda: _share(self._answer_cache, "hit", at_none=0.0))
+        ).set_function(self._hit_rate)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -112,9 +105,9 @@ class _PipelineMetrics:
         """A look-up by fingerprint."""
         self._answer_cache.labels("hit" if hit else "miss").inc()
 
-    def degraded(self, reason: str) -> None:
-        """A result made without the LLM's judgement although it was asked for."""
-        self._degraded.labels(_bounded(reason, LLM_FAILURES)).inc()
+    def _hit_rate(self) -> float:
+        n_lookups = _total(self._answer_cache)
+        return _total(self._answer_cache.labels("hit")) / n_lookups if n_lookups else 0.0
 
 
 class _LanguageModelMetrics:
@@ -123,7 +116,7 @@ class _LanguageModelMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._llm_calls = _labelled(
             Counter("songs_ai_llm_calls_total", "LLM calls by outcome.", ["outcome"], registry=registry),
-            ("ok", *LLM_FAILURES),
+            LLM_OUTCOMES,
         )
         self._llm_duration = Histogram(
             "songs_ai_llm_call_duration_seconds",
@@ -144,15 +137,24 @@ class _LanguageModelMetrics:
             ),
             DROP_CAUSES,
         )
+        self._degraded = _labelled(
+            Counter(
+                "songs_ai_degraded_results_total",
+                "Results made without the LLM's judgement although it was asked for.",
+                ["reason"],
+                registry=registry,
+            ),
+            FLAWS,
+        )
         Gauge(
             "songs_ai_ai_analysis_success_rate",
-            "Share of LLM calls with a usable answer, since the start; 1 before the first.",
+            "Share of LLM calls that did not leave a degraded result, since the start; 1 before the first.",
             registry=registry,
-        ).set_function(lambda: _share(self._llm_calls, "ok", at_none=1.0))
+        ).set_function(self._success_rate)
 
     def llm_call(self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int) -> None:
         """One LLM call; ``outcome`` is ``ok`` or the reason of ``LanguageModelFailed``."""
-        self._llm_calls.labels(_bounded(outcome, ("ok", *LLM_FAILURES))).inc()
+        self._llm_calls.labels(_bounded(outcome, LLM_OUTCOMES)).inc()
         self._llm_duration.observe(seconds)
         self._llm_tokens.labels("prompt").inc(prompt_tokens)
         self._llm_tokens.labels("completion").inc(completion_tokens)
@@ -160,6 +162,16 @@ class _LanguageModelMetrics:
     def llm_dropped(self, cause: str, n: int) -> None:
         """Parts of an LLM answer that could not be used."""
         self._llm_dropped.labels(_bounded(cause, DROP_CAUSES)).inc(n)
+
+    def degraded(self, reason: str) -> None:
+        """A result made without the LLM's judgement although it was asked for."""
+        self._degraded.labels(_bounded(reason, FLAWS)).inc()
+
+    def _success_rate(self) -> float:
+        # A call may end well and its answer be unusable all the same: what counts is the result.
+        n_degraded = _total(self._degraded)
+        n_asked = max(_total(self._llm_calls), n_degraded)
+        return 1.0 - n_degraded / n_asked if n_asked else 1.0
 
 
 class _WorkerMetrics:
@@ -329,7 +341,7 @@ class PrometheusMetrics(_PipelineMetrics, _LanguageModelMetrics, _WorkerMetrics,
         """The exposition and its content type: OpenMetrics where the ``Accept`` header asks for it, else plain text."""
         try:
             encode, content_type = choose_encoder(accept)
-        except ValueError:  # a version that is no number
+        except (TypeError, ValueError):  # a version that is no number
             encode, content_type = choose_encoder("")
         return encode(self._registry), content_type
 
@@ -344,9 +356,6 @@ def _labelled(metric: M, *values: tuple[str, ...]) -> M:
     return metric
 
 
-def _share(counter: Counter, value: str, *, at_none: float) -> float:
-    """The share, 0 to 1, of the children whose label is ``value`` in the whole of a counter with one label."""
-    samples = [sample for family in counter.collect() for sample in family.samples if sample.name.endswith("_total")]
-    whole = sum(sample.value for sample in samples)
-    part = sum(sample.value for sample in samples if value in sample.labels.values())
-    return part / whole if whole else at_none
+def _total(counter: Counter) -> float:
+    """The sum of all children of a counter."""
+    return sum(sample.value for family in counter.collect() for sample in family.samples)

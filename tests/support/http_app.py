@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import httpx
 from fastapi import FastAPI
@@ -92,7 +93,7 @@ async def http_bench(
             health=HealthReporter(checks or {}, clock=clock, observer=metrics),
             expose_metrics=metrics.expose,
             observer=metrics,
-            results=results or cache,  # type: ignore[arg-type] - a stand-in may be anything
+            results=cast("ResultCache", results or cache),
             publisher=publisher,
             members=members,
             clock=clock,

@@ -1,0 +1,351 @@
+"""Metrics: their names, their bounded labels, the two derived rates, and that the document tells of all of them."""
+
+import asyncio
+import inspect
+import re
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from api.app import RequestObserver
+from api.health import DependencyObserver
+from core.ports import Observer
+from services.clock import SystemClock
+from services.loop_lag import watch_loop_lag
+from services.metrics import (
+    DROP_CAUSES,
+    HTTP_ROUTES,
+    LLM_FAILURES,
+    OTHER,
+    OUTCOMES,
+    REASONS,
+    ROUTES,
+    SETTLED_REASONS,
+    SOURCES,
+    STAGES,
+    PrometheusMetrics,
+)
+from tests.support.hand_clock import HandClock
+from workers.disposition import AckReason, DeadLetterReason, RetryReason
+from workers.observer import KNOWN_SOURCES, WorkerObserver, source_label
+from workers.topology import build_topology
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
+_ROW = re.compile(r"^\| `([a-z_]+)` \| (\w+) \| ([^|]*) \| [^|]{10,} \|$", re.MULTILINE)
+
+
+class Bench:
+    """Metrics in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.clock = HandClock()
+        self.registry = CollectorRegistry()
+        self.metrics = PrometheusMetrics(self.registry, clock=self.clock, version="1.2.3")
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
+
+    def llm_call(self, outcome: str) -> None:
+        self.metrics.llm_call(outcome=outcome, seconds=2.0, prompt_tokens=2000, completion_tokens=500)
+
+    @property
+    def n_series(self) -> int:
+        return sum(len(family.samples) for family in self.registry.collect())
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+# --- the names that dashboards chart already ---
+
+
+def test_the_four_names_of_the_contract_are_exposed(bench: Bench) -> None:
+    exposition = bench.metrics.expose("")[0].decode()
+    assert "# TYPE songs_ai_recommendations_total counter" in exposition
+    assert "# TYPE songs_ai_recommendation_duration_seconds histogram" in exposition
+    assert "# TYPE songs_ai_ai_analysis_success_rate gauge" in exposition
+    assert "# TYPE songs_ai_cache_hit_rate gauge" in exposition
+
+
+def test_no_series_of_creation_times_is_exposed(bench: Bench) -> None:
+    assert "_created" not in bench.metrics.expose("")[0].decode()
+
+
+# --- the two rates ---
+
+
+def test_before_the_first_call_nothing_has_failed_and_nothing_has_hit(bench: Bench) -> None:
+    assert bench.value("songs_ai_ai_analysis_success_rate") == 1.0
+    assert bench.value("songs_ai_cache_hit_rate") == 0.0
+
+
+def test_the_success_rate_is_the_share_of_calls_that_left_no_degraded_result(bench: Bench) -> None:
+    for outcome in ("ok", "ok", "ok", "timeout"):
+        bench.llm_call(outcome)
+    bench.metrics.degraded("timeout")
+    assert bench.value("songs_ai_ai_analysis_success_rate") == 0.75
+    bench.metrics.degraded("malformed")
+    assert bench.value("songs_ai_ai_analysis_success_rate") == 0.5
+
+
+def test_a_result_degraded_before_any_call_was_counted_is_no_success(bench: Bench) -> None:
+    bench.metrics.degraded("unavailable")
+    assert bench.value("songs_ai_ai_analysis_success_rate") == 0.0
+
+
+def test_the_hit_rate_is_the_share_of_hits(bench: Bench) -> None:
+    for hit in (True, False, False, False):
+        bench.metrics.answer_cache(hit=hit)
+    assert bench.value("songs_ai_cache_hit_rate") == 0.25
+
+
+@given(st.lists(st.sampled_from(["ok", *LLM_FAILURES, "never heard of"])), st.lists(st.booleans()))
+def test_the_rates_agree_with_their_counters_and_stay_within_0_and_1(outcomes: list[str], hits: list[bool]) -> None:
+    bench = Bench()
+    for outcome in outcomes:
+        bench.llm_call(outcome)
+        if outcome != "ok":
+            bench.metrics.degraded(outcome)
+    for hit in hits:
+        bench.metrics.answer_cache(hit=hit)
+    success, hit_rate = bench.value("songs_ai_ai_analysis_success_rate"), bench.value("songs_ai_cache_hit_rate")
+    assert success == pytest.approx(outcomes.count("ok") / len(outcomes) if outcomes else 1.0)
+    assert hit_rate == pytest.approx(sum(hits) / len(hits) if hits else 0.0)
+
+
+# --- the pipeline's observer ---
+
+
+@pytest.mark.parametrize("port", [Observer, WorkerObserver, RequestObserver, DependencyObserver])
+def test_it_has_every_method_of_the_port(bench: Bench, port: type) -> None:
+    methods = {name for name in vars(port) if not name.startswith("_")}
+    assert methods
+    for name in methods:
+        wanted, there = inspect.signature(getattr(port, name)), inspect.signature(getattr(type(bench.metrics), name))
+        assert list(wanted.parameters.values()) == list(there.parameters.values())
+
+
+@pytest.mark.parametrize("name", STAGES[:-1])
+def test_a_stage_is_timed(bench: Bench, name: str) -> None:
+    with bench.metrics.stage(name):
+        bench.clock.move(0.2)
+    assert bench.value("songs_ai_stage_duration_seconds_count", stage=name) == 1
+    assert bench.value("songs_ai_stage_duration_seconds_sum", stage=name) == pytest.approx(0.2)
+
+
+def test_a_stage_that_fails_is_timed_too_and_its_error_goes_on(bench: Bench) -> None:
+    def fails() -> None:
+        with bench.metrics.stage("rank"):
+            bench.clock.move(1)
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fails()
+    assert bench.value("songs_ai_stage_duration_seconds_sum", stage="rank") == 1
+
+
+def test_stages_may_run_inside_each_other_and_side_by_side(bench: Bench) -> None:
+    with bench.metrics.stage("rank"):
+        bench.clock.move(1)
+        with bench.metrics.stage("rank"):
+            bench.clock.move(2)
+    assert bench.value("songs_ai_stage_duration_seconds_sum", stage="rank") == 5
+
+
+def test_llm_calls_count_outcome_time_and_tokens(bench: Bench) -> None:
+    bench.llm_call("ok")
+    bench.llm_call("timeout")
+    assert bench.value("songs_ai_llm_calls_total", outcome="ok") == 1
+    assert bench.value("songs_ai_llm_calls_total", outcome="timeout") == 1
+    assert bench.value("songs_ai_llm_call_duration_seconds_sum") == 4
+    assert bench.value("songs_ai_llm_tokens_total", kind="prompt") == 4000
+    assert bench.value("songs_ai_llm_tokens_total", kind="completion") == 1000
+
+
+def test_what_could_not_be_used_is_counted(bench: Bench) -> None:
+    bench.metrics.unknown_items(3)
+    bench.metrics.llm_dropped(DROP_CAUSES[0], 2)
+    bench.metrics.degraded("timeout")
+    assert bench.value("songs_ai_unknown_items_total") == 3
+    assert bench.value("songs_ai_llm_dropped_total", cause=DROP_CAUSES[0]) == 2
+    assert bench.value("songs_ai_degraded_results_total", reason="timeout") == 1
+
+
+# --- the worker's observer ---
+
+
+def test_a_job_is_in_flight_from_start_to_finish(bench: Bench) -> None:
+    bench.metrics.job_started(source="login")
+    bench.metrics.job_started(source="login")
+    bench.metrics.job_finished(outcome="acked", source="login", seconds=2.1)
+    assert bench.value("songs_ai_jobs_in_flight", source="login") == 1
+    assert bench.value("songs_ai_recommendations_total", outcome="acked", source="login") == 1
+    assert bench.value("songs_ai_recommendation_duration_seconds_sum", source="login") == pytest.approx(2.1)
+
+
+def test_jobs_of_unknown_sources_end_where_they_began(bench: Bench) -> None:
+    bench.metrics.job_started(source="Spring 4711")
+    bench.metrics.job_finished(outcome="acked", source="Spring 4711", seconds=1)
+    assert bench.value("songs_ai_jobs_in_flight", source=OTHER) == 0
+
+
+def test_deliveries_are_counted_by_route_outcome_and_reason(bench: Bench) -> None:
+    bench.metrics.delivery_settled(route="batch", outcome="retried", reason="timed_out")
+    bench.metrics.delivery_not_settled(route="main")
+    settled = bench.value("songs_ai_deliveries_settled_total", route="batch", outcome="retried", reason="timed_out")
+    assert settled == 1
+    assert bench.value("songs_ai_deliveries_not_settled_total", route="main") == 1
+
+
+def test_the_labels_are_those_that_the_worker_uses() -> None:
+    topology = build_topology()
+    assert {topology.main.name, topology.batch.name, topology.events.name, OTHER} == set(ROUTES)
+    assert {source_label(source) for source in [*KNOWN_SOURCES, None, "x"]} == set(SOURCES)
+    known = {"acked": AckReason, "retried": RetryReason, "dead_lettered": DeadLetterReason}
+    assert {outcome: set(reasons) for outcome, reasons in known.items()} == {
+        outcome: set(reasons) for outcome, reasons in SETTLED_REASONS.items()
+    }
+
+
+# --- labels ---
+
+
+def test_whatever_is_observed_no_new_series_appears_beyond_other(bench: Bench) -> None:
+    metrics = bench.metrics
+
+    def observe(value: str) -> None:
+        with metrics.stage(value):
+            pass
+        metrics.llm_call(outcome=value, seconds=1, prompt_tokens=1, completion_tokens=1)
+        metrics.llm_dropped(value, 1)
+        metrics.degraded(value)
+        metrics.job_started(source=value)
+        metrics.job_finished(outcome=value, source=value, seconds=1)
+        metrics.delivery_settled(route=value, outcome=value, reason=value)
+        metrics.delivery_not_settled(route=value)
+        metrics.http_request(route=value, status=200, seconds=1)
+
+    observe("member 4711")
+    n_series = bench.n_series
+    for number in range(50):
+        observe(f"member {number}")
+    assert bench.n_series == n_series
+    assert "member" not in bench.metrics.expose("")[0].decode().replace("members", "")
+
+
+def test_every_child_exists_before_anything_happened(bench: Bench) -> None:
+    for outcome in OUTCOMES:
+        for source in SOURCES:
+            assert bench.value("songs_ai_recommendations_total", outcome=outcome, source=source) == 0
+    for stage in STAGES:
+        assert bench.value("songs_ai_stage_duration_seconds_count", stage=stage) == 0
+    for outcome, reasons in SETTLED_REASONS.items():
+        for reason in reasons:
+            labels = {"route": "main", "outcome": outcome, "reason": reason}
+            assert bench.value("songs_ai_deliveries_settled_total", **labels) == 0
+    for route in HTTP_ROUTES:
+        assert bench.value("songs_ai_http_requests_total", route=route, code="5xx") == 0
+    assert OTHER in REASONS
+
+
+# --- the process ---
+
+
+def test_build_and_process_are_described(bench: Bench) -> None:
+    exposition = bench.metrics.expose("")[0].decode()
+    assert re.search(r'songs_ai_build_info\{python_version="3[.0-9]+",version="1\.2\.3"\} 1\.0', exposition)
+    assert "process_resident_memory_bytes" in exposition
+
+
+def test_the_index_in_force_replaces_the_one_before(bench: Bench) -> None:
+    bench.metrics.index_loaded(version="v1", embedder_name="hashing-1-128", n_items=10)
+    bench.clock.move(60)
+    bench.metrics.index_loaded(version="v2", embedder_name="hashing-1-128", n_items=12)
+    assert bench.value("songs_ai_index_items") == 12
+    assert bench.value("songs_ai_index_loaded_timestamp_seconds") == bench.clock.now().timestamp()
+    assert bench.value("songs_ai_index_info", version="v1", embedder="hashing-1-128") is None
+    assert bench.value("songs_ai_index_info", version="v2", embedder="hashing-1-128") == 1
+
+
+def test_a_dependency_is_up_or_down(bench: Bench) -> None:
+    bench.metrics.dependency_checked("mysql", up=True, seconds=0.002)
+    bench.metrics.dependency_checked("redis", up=False, seconds=1.0)
+    assert bench.value("songs_ai_dependency_up", dependency="mysql") == 1
+    assert bench.value("songs_ai_dependency_up", dependency="redis") == 0
+    assert bench.value("songs_ai_dependency_check_duration_seconds", dependency="redis") == 1.0
+
+
+async def test_a_callback_that_hogs_the_event_loop_shows_as_lag() -> None:
+    lags: list[float] = []
+    measured = asyncio.Event()
+
+    def observe(lag_s: float) -> None:
+        lags.append(lag_s)
+        measured.set()
+
+    watch = asyncio.create_task(watch_loop_lag(observe, clock=SystemClock(), interval_s=0.01))
+    await asyncio.wait_for(measured.wait(), 5)
+    lags.clear()
+    measured.clear()
+    time.sleep(0.1)  # noqa: ASYNC251 - this is the hog
+    await asyncio.wait_for(measured.wait(), 5)
+    watch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watch
+    assert 0.05 < lags[0] < 5
+
+
+async def test_lag_is_never_negative() -> None:
+    lags: list[float] = []
+    done = asyncio.Event()
+
+    def observe(lag_s: float) -> None:
+        lags.append(lag_s)
+        if len(lags) == 3:
+            done.set()
+
+    watch = asyncio.create_task(watch_loop_lag(observe, clock=HandClock(), interval_s=0.001))
+    await asyncio.wait_for(done.wait(), 5)
+    watch.cancel()
+    assert lags[:3] == [0.0, 0.0, 0.0]
+
+
+def test_loop_lag_is_a_histogram(bench: Bench) -> None:
+    bench.metrics.loop_lag(0.03)
+    assert bench.value("songs_ai_event_loop_lag_seconds_bucket", le="0.025") == 0
+    assert bench.value("songs_ai_event_loop_lag_seconds_bucket", le="0.05") == 1
+
+
+# --- the document ---
+
+
+def exposed(bench: Bench) -> dict[str, tuple[str, str]]:
+    """Type and labels (comma-separated) of every metric, by the name that the text format gives it."""
+    suffix = {"counter": "_total", "info": "_info"}
+    labels: dict[str, tuple[str, str]] = {}
+    for family in bench.registry.collect():
+        names = sorted({name for sample in family.samples for name in sample.labels} - {"le"})
+        labels[family.name + suffix.get(family.type, "")] = (family.type, ", ".join(f"`{name}`" for name in names))
+    return labels
+
+
+def test_the_document_tells_of_every_metric_and_of_no_other() -> None:
+    bench = Bench()
+    bench.metrics.dependency_checked("mysql", up=True, seconds=0.1)
+    bench.metrics.index_loaded(version="v", embedder_name="e", n_items=1)
+    documented = {name: (kind, labels) for name, kind, labels in _ROW.findall(DOCUMENT.read_text(encoding="utf-8"))}
+    assert documented == exposed(bench)
+
+
+def test_every_metric_has_a_help_text_and_ours_a_base_unit(bench: Bench) -> None:
+    units = ("_seconds", "_rate", "_items", "_up", "_in_flight", "_build", "_index")
+    for family in bench.registry.collect():
+        assert family.documentation
+        if family.name.startswith("songs_ai_") and family.type != "counter":
+            assert family.name.endswith(units), family.name
