@@ -74,6 +74,10 @@ class Explainer:
         groups = [*kept, self._more_of(leftover, locale)]
         return tuple(group for group in groups if group.picks)
 
+    def tagline(self, locale: str) -> str:
+        """A tagline that suits any picks."""
+        return self._best_of((), locale).tagline
+
     def _best_of(self, picks: Sequence[Pick], locale: str) -> Group:
         phrases = self._phrases(locale)
         return self._group(phrases.label_best, phrases.tagline_best, picks, locale)

@@ -5,5 +5,9 @@ def plain_line(text: str, max_chars: int) -> str:
     """``text`` on one line, without control and format characters or lone surrogates, cut at ``max_chars``."""
     if not text.isprintable():
         text = "".join(char if char.isprintable() else " " if char.isspace() else "" for char in text)
-    line = " ".join(text.split())
+    return clipped(" ".join(text.split()), max_chars)
+
+
+def clipped(line: str, max_chars: int) -> str:
+    """``line`` with what is beyond ``max_chars`` left out, and an ellipsis in its place."""
     return line if len(line) <= max_chars else line[: max_chars - 1].rstrip() + "…"

@@ -5,15 +5,17 @@ share. Catalogue texts are data: stripped of control characters and of our delim
 """
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from string import Template
 
 from config.catalogue_profile import CatalogueProfile
 from config.prompt_texts import LocaleTexts, PromptTexts
 from core.explanation import MAX_GROUPS, MIN_GROUPS
-from core.plain_text import plain_line
+from core.plain_text import clipped, plain_line
 from core.ports import Prompt
 from models.catalogue import Item
 from models.recommendation import Candidate
@@ -42,8 +44,6 @@ _WEIGHTS_UP_TO = (
     ("\uffff", 1.2),
     ("\U0010ffff", 3.5),
 )
-
-_DELIMITERS = str.maketrans({"|": "/", "<": "(", ">": ")"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +139,19 @@ def _data(candidates: Sequence[Candidate], liked: Sequence[Item], locale: str) -
     """Both blocks, in as much detail as their tokens allow."""
     budget = _TOKENS_PER_CANDIDATE * len(candidates) + _TOKENS_PER_LIKE * len(liked)
     keys = {item.item_id: _key(place) for place, item in enumerate(liked)}
-    for detail in _DETAILS:
-        shown = [_candidate_line(handle, each, keys, locale, detail) for handle, each in enumerate(candidates, 1)]
-        likes = [_like_line(keys[item.item_id], item, locale, detail) for item in liked]
-        if rough_tokens([*shown, *likes]) <= budget:
-            break
-    return "\n".join(["<candidates>", *shown, "</candidates>", "<likes>", *likes, "</likes>"])
+    likes = [_Row.of(item, locale, keys[item.item_id]) for item in liked]
+    rows = [_Row.of(shown.item, locale, str(handle), _near(shown, keys)) for handle, shown in enumerate(candidates, 1)]
+
+    def lines(detail: _Detail) -> tuple[list[str], list[str]]:
+        return [row.candidate(detail) for row in rows], [row.like(detail) for row in likes]
+
+    def fits(detail: _Detail) -> bool:
+        shown, liked_lines = lines(detail)
+        return rough_tokens([*shown, *liked_lines]) <= budget
+
+    place = min(bisect_left(_DETAILS, True, key=fits), len(_DETAILS) - 1)
+    shown, liked_lines = lines(_DETAILS[place])
+    return "\n".join(["<candidates>", *shown, "</candidates>", "<likes>", *liked_lines, "</likes>"])
 
 
 def _key(place: int) -> str:
@@ -153,24 +160,46 @@ def _key(place: int) -> str:
     return (chr(64 + first) if first else "") + chr(65 + last)
 
 
-def _candidate_line(handle: int, shown: Candidate, keys: Mapping[int, str], locale: str, detail: _Detail) -> str:
-    item = shown.item
-    traits = ", ".join([*item.genres[: detail.n_genres], *item.moods[: detail.n_moods]])
-    near = next((keys[liked.item_id] for liked in shown.evidence.near if liked.item_id in keys), "-")
-    return f"{handle} {_named(item, locale, detail)} | {_cell(traits, detail.title)} | {near}"
+def _near(shown: Candidate, keys: Mapping[int, str]) -> str:
+    return next((keys[liked.item_id] for liked in shown.evidence.near if liked.item_id in keys), "-")
 
 
-def _like_line(key: str, item: Item, locale: str, detail: _Detail) -> str:
-    genres = [f" | {_cell(genre, detail.title)}" for genre in item.genres[: detail.n_like_genres]]
-    return f"{key} {_named(item, locale, detail)}{''.join(genres)}"
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """The cells of a line, cleaned but for their length."""
+
+    key: str
+    title: str
+    creator: str
+    genres: tuple[str, ...]
+    moods: tuple[str, ...]
+    near: str
+
+    @classmethod
+    def of(cls, item: Item, locale: str, key: str, near: str = "-") -> "_Row":
+        return cls(
+            key,
+            _cell(item.title(locale)),
+            _cell(item.creator_in(locale)),
+            tuple(map(_cell, item.genres[:2])),
+            tuple(map(_cell, item.moods[:1])),
+            near,
+        )
+
+    def candidate(self, detail: _Detail) -> str:
+        traits = ", ".join([*self.genres[: detail.n_genres], *self.moods[: detail.n_moods]])
+        return f"{self._named(detail)} | {clipped(traits, detail.title)} | {self.near}"
+
+    def like(self, detail: _Detail) -> str:
+        genres = [f" | {clipped(genre, detail.title)}" for genre in self.genres[: detail.n_like_genres]]
+        return f"{self._named(detail)}{''.join(genres)}"
+
+    def _named(self, detail: _Detail) -> str:
+        return f"{self.key} {clipped(self.title, detail.title)} | {clipped(self.creator, detail.creator)}"
 
 
-def _named(item: Item, locale: str, detail: _Detail) -> str:
-    return f"{_cell(item.title(locale), detail.title)} | {_cell(item.creator_in(locale), detail.creator)}"
-
-
-def _cell(text: str, max_chars: int) -> str:
-    return plain_line(text.translate(_DELIMITERS), max_chars)
+def _cell(text: str) -> str:
+    return plain_line(text.replace("|", "/").replace("<", "(").replace(">", ")"), _DETAILS[0].title)
 
 
 def rough_tokens(lines: Sequence[str]) -> float:
@@ -184,6 +213,7 @@ def rough_tokens(lines: Sequence[str]) -> float:
     return 1.04 * (2.67 * len(lines) + sum(weights))
 
 
+@lru_cache(maxsize=4096)
 def _rough_weight(char: str) -> float:
     return next(weight for last, weight in _WEIGHTS_UP_TO if char <= last)
 

@@ -207,7 +207,7 @@ def _shelves(
 
     homeless = best_first(members.pop("", []))
     shelves = [
-        Group(label=label, tagline=taglines[label], picks=tuple(best_first(picks)))
+        Group(label=label, tagline=taglines[label] or explainer.tagline(locale), picks=tuple(best_first(picks)))
         for label, picks in members.items()
         if picks
     ]
