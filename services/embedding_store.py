@@ -51,8 +51,8 @@ class SqlEmbeddingStore:
         """
         query = _version_query(await self._tables.get(), self._profile)
         async with self._database.connect(n_round_trips=_N_VERSION_TRIPS) as connection:
-            row = (await connection.execute(query, {"embedder": embedder_name})).one()
-        content = "|".join([embedder_name, *(str(value or 0) for value in row)])
+            rows = (await connection.execute(query, {"embedder": embedder_name})).all()
+        content = repr((embedder_name, sorted(tuple(row) for row in rows)))
         return blake2b(content.encode(), digest_size=8).hexdigest()
 
     async def load(self, embedder_name: str) -> IndexRows:
@@ -106,40 +106,32 @@ def _as_bytes(vectors: Floats) -> list[bytes]:
     return [row.tobytes() for row in vectors.astype(_STORED)]
 
 
-def _version_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Select[Any]:
-    """One row that hardly any change leaves alone; takes ``embedder``."""
+def _version_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.CompoundSelect[*tuple[Any, ...]]:
+    """Rows of a name, a count and two sums, which hardly any change leaves alone; takes ``embedder``."""
     item_id = tables.item.columns[profile.item.id]
-    of_embedder = embedding.c.embedder == sa.bindparam("embedder", type_=sa.String)
-    vectors = sa.select(
-        sa.func.count().label("n"),
-        sa.func.sum(embedding.c.item_id).label("ids"),
-        sa.func.sum(embedding.c.stamp).label("stamps"),
-    ).where(of_embedder)
-    items = sa.select(sa.func.count().label("n"), sa.func.sum(item_id).label("ids")).where(tables.is_active())
-    # Whole numbers, whose sum does not depend on the order of summing.
-    millionths = sa.func.sum(sa.func.round(item_feature.c.popularity * 1_000_000))
-    features = sa.select(sa.func.count().label("n"), millionths.label("popularity"))
-    queries: list[sa.Select[*tuple[Any, ...]]] = [vectors, items, features, *_modified_queries(tables)]
-    counted = [query.subquery() for query in queries]
-    joined: sa.FromClause = counted[0]
-    for other in counted[1:]:
-        joined = joined.join(other, sa.true())
-    return sa.select(*(column for query in counted for column in query.columns)).select_from(joined)
+    vectors = _summary("vectors", embedding.c.item_id, sa.func.sum(embedding.c.stamp)).where(
+        embedding.c.embedder == sa.bindparam("embedder", type_=sa.String)
+    )
+    # In whole millionths, whose sum does not depend on the order of summing.
+    popularities = sa.func.sum(sa.func.round(item_feature.c.popularity * 1_000_000))
+    features = _summary("features", item_feature.c.item_id, popularities)
+    items = _summary("items", item_id, sa.null()).where(tables.is_active())
+    return sa.union_all(vectors, features, items, *_modified_summaries(tables, item_id))
 
 
-def _modified_queries(tables: ProfileTables) -> list[sa.Select[*tuple[Any, ...]]]:
-    """The last instant of a change, and how many items changed at it: the backend's instants are whole seconds."""
-    if tables.modified_at is None:
+def _modified_summaries(tables: ProfileTables, item_id: sa.ColumnElement[int]) -> list[sa.Select[*tuple[Any, ...]]]:
+    """The last instant of a change and the items changed at it: the backend's instants are whole seconds."""
+    modified_at = tables.modified_at
+    if modified_at is None:
         return []
-    last = sa.select(sa.func.max(tables.modified_at)).where(tables.is_active()).scalar_subquery()
-    at_last = tables.modified_at == last
-    return [
-        sa.select(
-            # As text, whatever the column's type is: it is compared with itself alone.
-            sa.type_coerce(sa.func.max(tables.modified_at), sa.String).label("modified_at"),
-            sa.func.count().label("n_modified"),
-        ).where(tables.is_active(), at_last)
-    ]
+    last = sa.select(sa.func.max(modified_at)).where(tables.is_active()).scalar_subquery()
+    return [_summary("modified", item_id, sa.func.max(modified_at)).where(tables.is_active(), modified_at == last)]
+
+
+def _summary(name: str, item_id: sa.ColumnElement[int], what: sa.ColumnElement[Any]) -> sa.Select[*tuple[Any, ...]]:
+    # As text, so that the branches of the union agree on a type.
+    sums = [sa.cast(value, sa.String(64)) for value in (sa.func.sum(item_id), what)]
+    return sa.select(sa.literal(name), sa.func.count(), *sums)
 
 
 def _likes_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Select[Any]:

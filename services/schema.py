@@ -163,6 +163,11 @@ def _optional_column(table: sa.Table, name: str | None) -> sa.Column[Any] | None
     return table.columns.get(name) if name else None
 
 
+def _comparable(kind: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
+    # SQLAlchemy deprecates comparing a BIT with anything; MySQL takes it for a number.
+    return sa.Integer() if isinstance(kind, mysql.BIT) else kind
+
+
 class _Lookup:
     """Finds tables and columns, or says which are missing."""
 
@@ -181,7 +186,7 @@ class _Lookup:
             raise ConfigurationError(
                 f"catalogue profile {self._profile_name!r}: table {name!r} has no column {', '.join(missing)}"
             )
-        return sa.Table(name, sa.MetaData(), *(sa.Column(column, kind) for column, kind in found.items()))
+        return sa.Table(name, sa.MetaData(), *(sa.Column(column, _comparable(kind)) for column, kind in found.items()))
 
     def require_own_tables(self) -> None:
         present = set(self._inspector.get_table_names())
