@@ -39,7 +39,7 @@ SETTLED_REASONS = {
 REASONS = (*(reason for reasons in SETTLED_REASONS.values() for reason in reasons), OTHER)
 STAGES = ("listener", "retrieve", "hydrate", "rank", "rerank", "save", OTHER)
 LLM_FAILURES = ("timeout", "rate_limited", "unavailable", "refused", "truncated", "malformed", OTHER)
-LLM_OUTCOMES = ("ok", *LLM_FAILURES)
+LLM_OUTCOMES = ("ok", "cancelled", *LLM_FAILURES)
 FLAWS = ("incomplete", *LLM_FAILURES)
 DROP_CAUSES = ("unknown_handle", "repeated_handle", "bad_pick", "bad_group", "bad_reason", "bad_taste", OTHER)
 HTTP_ROUTES = (
@@ -148,7 +148,7 @@ class _LanguageModelMetrics:
         )
         Gauge(
             "songs_ai_ai_analysis_success_rate",
-            "Share of LLM calls that did not leave a degraded result, since the start; 1 before the first.",
+            "Share of ended LLM calls that left no degraded result, since the start; 1 before the first.",
             registry=registry,
         ).set_function(self._success_rate)
 
@@ -168,9 +168,10 @@ class _LanguageModelMetrics:
         self._degraded.labels(_bounded(reason, FLAWS)).inc()
 
     def _success_rate(self) -> float:
-        # A call may end well and its answer be unusable all the same: what counts is the result.
+        # A call may end well and its answer be unusable all the same: what counts is the result, where there is one.
         n_degraded = _total(self._degraded)
-        n_asked = max(_total(self._llm_calls), n_degraded)
+        n_ended = _total(self._llm_calls) - _total(self._llm_calls.labels("cancelled"))
+        n_asked = max(n_ended, n_degraded)
         return 1.0 - n_degraded / n_asked if n_asked else 1.0
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import json
 import re
 import time
 from pathlib import Path
@@ -14,10 +15,13 @@ from prometheus_client import CollectorRegistry
 from api.app import RequestObserver
 from api.health import DependencyObserver
 from core.ports import Observer
+from core.reranking import INCOMPLETE, MALFORMED, parse_answer
 from services.clock import SystemClock
+from services.item_index import IndexObserver
 from services.loop_lag import watch_loop_lag
 from services.metrics import (
     DROP_CAUSES,
+    FLAWS,
     HTTP_ROUTES,
     LLM_FAILURES,
     OTHER,
@@ -29,6 +33,7 @@ from services.metrics import (
     STAGES,
     PrometheusMetrics,
 )
+from tests.support.builders import make_candidate, make_item
 from tests.support.hand_clock import HandClock
 from workers.disposition import AckReason, DeadLetterReason, RetryReason
 from workers.observer import KNOWN_SOURCES, WorkerObserver, source_label
@@ -94,6 +99,14 @@ def test_the_success_rate_is_the_share_of_calls_that_left_no_degraded_result(ben
     assert bench.value("songs_ai_ai_analysis_success_rate") == 0.5
 
 
+def test_a_call_cancelled_with_its_job_is_neither_success_nor_failure(bench: Bench) -> None:
+    bench.llm_call("cancelled")
+    assert bench.value("songs_ai_ai_analysis_success_rate") == 1.0
+    bench.llm_call("timeout")
+    bench.metrics.degraded("timeout")
+    assert bench.value("songs_ai_ai_analysis_success_rate") == 0.0
+
+
 def test_a_result_degraded_before_any_call_was_counted_is_no_success(bench: Bench) -> None:
     bench.metrics.degraded("unavailable")
     assert bench.value("songs_ai_ai_analysis_success_rate") == 0.0
@@ -122,7 +135,7 @@ def test_the_rates_agree_with_their_counters_and_stay_within_0_and_1(outcomes: l
 # --- the pipeline's observer ---
 
 
-@pytest.mark.parametrize("port", [Observer, WorkerObserver, RequestObserver, DependencyObserver])
+@pytest.mark.parametrize("port", [Observer, WorkerObserver, RequestObserver, DependencyObserver, IndexObserver])
 def test_it_has_every_method_of_the_port(bench: Bench, port: type) -> None:
     methods = {name for name in vars(port) if not name.startswith("_")}
     assert methods
@@ -211,6 +224,14 @@ def test_the_labels_are_those_that_the_worker_uses() -> None:
     assert {outcome: set(reasons) for outcome, reasons in known.items()} == {
         outcome: set(reasons) for outcome, reasons in SETTLED_REASONS.items()
     }
+
+
+def test_the_labels_are_those_that_the_reranker_uses() -> None:
+    spoilt = {"groups": [1, {"picks": [{"h": 1, "r": ""}, {"h": 1}, {"h": 7}, {"h": "x"}]}], "taste": 1}
+    item = make_item(1)
+    answer = parse_answer(json.dumps(spoilt), {1: make_candidate(item)})
+    assert set(answer.dropped) | {OTHER} == set(DROP_CAUSES)
+    assert {MALFORMED, INCOMPLETE} < set(FLAWS)
 
 
 # --- labels ---
