@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from models.catalogue import Item, Listener
 from models.job import Job, JobStatus
+from models.source import SourceItem, SourceListener
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -163,6 +164,31 @@ class EmbeddingStore(Protocol):
 
     async def delete(self, embedder_name: str, item_ids: Collection[int]) -> None:
         """Remove the vectors of items that are gone."""
+
+
+# --- filling a catalogue of ours ---
+
+
+class IngestStore(Protocol):
+    """Writes the catalogue where no backend does: for demonstrations, tests and sites that have none."""
+
+    async def prepare(self) -> None:
+        """Create the backend's tables where they are absent.
+
+        Raises ``ConfigurationError`` naming the table where it holds rows that this store did not write.
+        """
+
+    async def content_hashes(self, source: str) -> dict[str, bytes]:
+        """The hash of the content that each item of ``source`` was last saved with, by its id there."""
+
+    async def save(self, source: str, items: Sequence[SourceItem], content_hashes: Sequence[bytes]) -> None:
+        """Insert the items that ``source`` has not brought before and update the others, in one transaction."""
+
+    async def save_listeners(self, listeners: Sequence[SourceListener]) -> None:
+        """Insert made-up members, their likes and playlists, in place of what such members had before.
+
+        Raises ``ConfigurationError`` naming the table where it holds members that this store did not write.
+        """
 
 
 # --- the language model ---
