@@ -116,7 +116,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             )
         )
         catalogue = SqlCatalogue(database, profile)
-        embedder = await stack.enter_async_context(open_embedder(settings))
+        embedder = await stack.enter_async_context(_open_embedder(settings, profile))
         embeddings = SqlEmbeddingStore(database, profile)
         index = RefreshingIndex(
             embeddings, embedder.name, refresh_s=settings.index_refresh_s, observer=metrics, clock=clock
@@ -339,16 +339,16 @@ def _profile(settings: Settings) -> CatalogueProfile:
 
 
 @asynccontextmanager
-async def open_embedder(settings: Settings) -> AsyncIterator[Embedder]:
-    """The embedder that the settings name."""
+async def _open_embedder(settings: Settings, profile: CatalogueProfile) -> AsyncIterator[Embedder]:
     if settings.embedder == "hashing":
-        yield HashingEmbedder(settings.embedding_dim)
+        yield HashingEmbedder(settings.embedding_dim, text_columns=profile.item.text)
         return
     embedder = OpenAIEmbedder(
         api_key=settings.openai_api_key.get_secret_value(),
         base_url=settings.openai_base_url or None,
         model=settings.embedding_model,
         dim=settings.embedding_dim,
+        text_columns=profile.item.text,
     )
     try:
         yield embedder

@@ -1,0 +1,407 @@
+"""The main job through real processes: the backend publishes, the worker works, the backend reads. And its faults."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import aio_pika
+import numpy as np
+import orjson
+import pytest
+
+from core.embedding import HashingEmbedder
+from services.catalogue import SqlCatalogue
+from services.database import Database
+from services.embedding_store import SqlEmbeddingStore
+from tests.support.backend import Backend, Document, faults_of, job_body, open_backend
+from tests.support.catalogue import SONGS, add_to_playlist, create_all_tables, insert_songs, like, update_song
+from tests.support.llm_server import Fault, LLMServer
+from tests.support.servers import BreakableServer
+from tests.support.waiting import until
+from tests.support.worker_process import WorkerProcess, worker
+from workers.topology import build_topology
+from workers.topology import declare as declare_topology
+
+pytestmark = pytest.mark.timeout(120)
+
+N_SONGS = 300
+CATALOGUE = range(1, N_SONGS + 1)
+REPAIRABLE = {Fault.UNKNOWN_HANDLES, Fault.REPEATED_HANDLES, Fault.WRONG_LANGUAGE}
+GENRES = ("ballad", "rock", "jazz", "hip hop", "city pop")
+
+
+def song(song_id: int) -> Mapping[str, object]:
+    return {
+        "song_id": song_id,
+        "title_en": f"Song number {song_id}",
+        "title_kr": f"노래 {song_id}" if song_id % 3 == 0 else None,
+        "artist": f"Artist {song_id % 40}",
+        "genre": GENRES[song_id % len(GENRES)],
+        "mood": "calm" if song_id % 2 else "happy",
+        "tj_number": 10_000 + song_id,
+    }
+
+
+async def fill_catalogue(url: str) -> None:
+    await asyncio.to_thread(create_all_tables, url)
+    await asyncio.to_thread(insert_songs, url, *(song(song_id) for song_id in CATALOGUE))
+    await embed(url)
+
+
+async def embed(url: str) -> None:
+    database = Database(url)
+    try:
+        embedder, store = HashingEmbedder(128, text_columns=SONGS.item.text), SqlEmbeddingStore(database, SONGS)
+        async for items in SqlCatalogue(database, SONGS).stream():
+            ids = np.array([item.item_id for item in items], dtype=np.int64)
+            await store.save(embedder.name, ids, await embedder.embed(items), [b"0" * 16] * len(items))
+    finally:
+        await database.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a worker runs: its servers, as settings, and the backend beside it."""
+
+    environment: dict[str, str]
+    backend: Backend
+    llm: LLMServer
+    prefix: str
+
+    @property
+    def amqp_url(self) -> str:
+        return self.environment["BROKER_URL"]
+
+
+@contextlib.asynccontextmanager
+async def open_site(amqp_url: str, mysql_url: str, redis_url: str, llm: LLMServer) -> AsyncIterator[Site]:
+    prefix = f"e2e.{uuid.uuid4().hex[:8]}"
+    environment = {
+        "BROKER_URL": amqp_url,
+        "DATABASE_URL": mysql_url,
+        "REDIS_URL": redis_url,
+        "OPENAI_BASE_URL": llm.base_url,
+        "NAME_PREFIX": prefix,
+        "RETRY_DELAYS_S": "0.2,0.5,1",
+        "JOB_LEASE_S": "2",
+        "LLM_TIMEOUT_S": "3",
+        "LLM_MAX_RETRIES": "1",
+        "DEPENDENCY_TIMEOUT_S": "2",
+        "SHUTDOWN_GRACE_S": "8",
+    }
+    await fill_catalogue(mysql_url)
+    await declare(amqp_url, prefix)
+    async with open_backend(amqp_url, redis_url, prefix) as backend:
+        yield Site(environment, backend, llm, prefix)
+    await delete(amqp_url, prefix)
+
+
+async def declare(amqp_url: str, prefix: str) -> None:
+    """As the backend does at its own start."""
+    async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
+        await declare_topology(channel, build_topology(prefix, (0.2, 0.5, 1)), timeout_s=10)
+
+
+async def delete(amqp_url: str, prefix: str) -> None:
+    topology = build_topology(prefix, (0.2, 0.5, 1))
+    async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
+        for queue in topology.queues:
+            await channel.queue_delete(queue.name)
+        for exchange in topology.exchanges:
+            await channel.exchange_delete(exchange.name)
+
+
+@pytest.fixture
+async def site(amqp_url: str, mysql_url: str, redis_url: str, llm_server: LLMServer) -> AsyncIterator[Site]:
+    async with open_site(amqp_url, mysql_url, redis_url, llm_server) as site:
+        yield site
+
+
+def jobs_of(members: Sequence[int], **fields: object) -> list[Document]:
+    chance = Random(len(members))
+    return [job_body(member, chance.sample(CATALOGUE, 6), **fields) for member in members]
+
+
+async def all_succeeded(site: Site, bodies: Sequence[Document], timeout_s: float = 60) -> None:
+    statuses = await site.backend.wait([body["jobId"] for body in bodies], timeout_s, until={"succeeded"})
+    assert {fields["progress"] for fields in statuses.values()} == {"100"}
+    for body in bodies:
+        result = await site.backend.result(body["jobId"])
+        assert faults_of(result, body["favoriteSongIds"], CATALOGUE) == []
+
+
+# --- the main job ---
+
+
+async def test_a_job_comes_back_as_the_contract_says(site: Site) -> None:
+    body = job_body(7, [3, 4, 5], locale="ko")
+    async with worker(site.environment):
+        await site.backend.publish([body])
+        statuses = await site.backend.wait([body["jobId"]], 20)
+    fields = statuses[body["jobId"]]
+    assert fields["status"] == "succeeded"
+    assert fields["startedAt"].endswith("Z")
+    assert fields["finishedAt"] >= fields["startedAt"] >= fields["submittedAt"]
+    result = await site.backend.result(body["jobId"])
+    assert faults_of(result, {3, 4, 5}, CATALOGUE) == []
+    assert (result["status"], result["degraded"], len(result["candidates"])) == ("completed", False, 50)
+    assert result == await site.backend.json("latest:recommendation:7")
+    view, preference = await site.backend.json("recommend:7"), await site.backend.json("preference:7")
+    assert view["favorite_song_ids"] == preference["favorite_song_ids"] == [3, 4, 5]
+    assert view["groups"] == result["groups"]
+    assert set(preference["preference"]) == {
+        "preferred_genres",
+        "preferred_moods",
+        "overall_taste",
+        "favorite_artists",
+    }
+
+
+async def test_likes_and_playlists_in_mysql_serve_a_job_that_names_none(site: Site) -> None:
+    url = site.environment["DATABASE_URL"]
+    await asyncio.to_thread(like, url, 8, 10, 11, 12)
+    await asyncio.to_thread(add_to_playlist, url, 8, 20, 21)
+    bodies = [job_body(8), job_body(9, []), job_body(8, [30])]
+    async with worker(site.environment):
+        await site.backend.publish(bodies)
+        await site.backend.wait([body["jobId"] for body in bodies], 20, until={"succeeded"})
+    by_likes, cold, by_job = [await site.backend.result(body["jobId"]) for body in bodies]
+    assert faults_of(by_likes, {10, 11, 12, 20, 21}, CATALOGUE) == []
+    assert faults_of(by_job, {10, 11, 12, 20, 21, 30}, CATALOGUE) == []
+    assert {candidate["recommendation_type"] for candidate in cold["candidates"]} == {"popular"}
+
+
+async def test_every_member_costs_one_llm_call_and_an_unchanged_one_none(site: Site) -> None:
+    bodies = jobs_of(range(100, 160))
+    again = [{**body, "jobId": str(uuid.uuid4())} for body in bodies]
+    async with worker(site.environment) as process:
+        await site.backend.publish(bodies)
+        await all_succeeded(site, bodies)
+        assert site.llm.n_calls == 60
+        await site.backend.publish(again)
+        await all_succeeded(site, again)
+        metrics = await process.metrics()
+    assert site.llm.n_calls == 60
+    assert "songs_ai_recommendations_total{" in metrics
+
+
+async def test_four_jobs_of_one_listener_at_once_share_one_llm_call_between_two_workers(site: Site) -> None:
+    site.llm.delay_s = 0.3
+    bodies = [{**body, "jobId": str(uuid.uuid4())} for body in jobs_of(range(200, 210)) for _ in range(4)]
+    async with worker(site.environment), worker(site.environment):
+        await site.backend.publish(bodies)
+        await all_succeeded(site, bodies)
+    assert site.llm.n_calls == 10
+
+
+async def test_the_same_job_delivered_five_times_is_done_once(site: Site) -> None:
+    (body,) = jobs_of([300])
+    async with worker(site.environment), worker(site.environment):
+        await site.backend.publish([body] * 5)
+        await all_succeeded(site, [body])
+        await until(lambda: queues_are_empty(site), within_s=20)
+    assert site.llm.n_calls == 1
+
+
+async def test_a_song_deactivated_in_mysql_is_gone_from_the_next_result(site: Site) -> None:
+    body = job_body(7, [3, 4, 5])
+    async with worker({**site.environment, "INDEX_REFRESH_S": "3600"}):
+        await site.backend.publish([body])
+        await all_succeeded(site, [body])
+        first = (await site.backend.result(body["jobId"]))["candidates"][0]["song_id"]
+        await asyncio.to_thread(update_song, site.environment["DATABASE_URL"], first, is_active=False)
+        changed = job_body(7, [3, 4, 6])
+        await site.backend.publish([changed])
+        await all_succeeded(site, [changed])
+    shown = {candidate["song_id"] for candidate in (await site.backend.result(changed["jobId"]))["candidates"]}
+    assert first not in shown
+
+
+async def test_an_invalid_job_is_dead_lettered_with_its_reason_and_its_poller_is_told(site: Site) -> None:
+    body = job_body(7, [1]) | {"topK": 0}
+    async with worker(site.environment):
+        await site.backend.publish_raw(b"{not json")
+        await site.backend.publish([body])
+        statuses = await site.backend.wait([body["jobId"]], 20)
+        letters = await dead_letters(site, 2)
+    assert statuses[body["jobId"]]["status"] == "failed"
+    assert "topK" in statuses[body["jobId"]]["error.message"]
+    assert {bytes(letter.body) for letter in letters} == {b"{not json", orjson.dumps(body)}
+    assert {letter.headers["x-dead-letter-reason"] for letter in letters} == {"invalid"}
+    assert all(letter.headers["__TypeId__"] for letter in letters)
+
+
+# --- the LLM's faults ---
+
+
+async def test_whatever_the_llm_does_every_job_ends_with_a_usable_result(site: Site) -> None:
+    async with worker(site.environment):
+        for number, fault in enumerate(Fault):
+            site.llm.fail(fault, retry_after_s=30 if fault is Fault.RATE_LIMITED else None)
+            bodies = jobs_of(range(4000 + 10 * number, 4004 + 10 * number))
+            await site.backend.publish(bodies)
+            await all_succeeded(site, bodies, timeout_s=30)
+            for body in bodies:
+                result = await site.backend.result(body["jobId"])
+                assert result["degraded"] or fault in REPAIRABLE, f"{fault} left no trace in the result"
+                assert all(song["reason"] for group in result["groups"] for song in group["songs"])
+            site.llm.heal()
+
+
+# --- the worker's own end ---
+
+
+async def test_a_killed_workers_jobs_all_succeed_with_the_next_worker(site: Site) -> None:
+    site.llm.delay_s = 0.2
+    bodies = jobs_of(range(500, 600))
+    environment = {**site.environment, "CONCURRENCY": "16"}
+    first = WorkerProcess(environment)
+    await first.start()
+    try:
+        await site.backend.publish(bodies)
+        await site.llm.called(30)
+    finally:
+        await first.kill()
+    async with worker(environment):
+        await all_succeeded(site, bodies)
+        await until(lambda: queues_are_empty(site), within_s=20)
+
+
+async def test_sigterm_lets_running_jobs_end_and_leaves_the_rest_to_others(site: Site) -> None:
+    site.llm.delay_s = 0.5
+    bodies = jobs_of(range(600, 640))
+    environment = {**site.environment, "CONCURRENCY": "8"}
+    async with worker(environment) as process:
+        await site.backend.publish(bodies)
+        await site.llm.called(8)
+        assert await process.terminate() == 0
+        statuses = await site.backend.statuses([body["jobId"] for body in bodies])
+        assert {fields["status"] for fields in statuses.values()} == {"succeeded", "queued"}
+        n_calls = site.llm.n_calls
+    async with worker(environment):
+        await all_succeeded(site, bodies)
+    assert site.llm.n_calls == n_calls + sum(fields["status"] == "queued" for fields in statuses.values())
+
+
+async def test_sigterm_beyond_the_grace_gives_running_jobs_back(site: Site) -> None:
+    site.llm.delay_s = 2.5
+    bodies = jobs_of(range(640, 644))
+    async with worker({**site.environment, "SHUTDOWN_GRACE_S": "0.2"}) as process:
+        await site.backend.publish(bodies)
+        await site.llm.called(4)
+        assert await process.terminate() == 0
+    site.llm.delay_s = 0
+    async with worker(site.environment):
+        await all_succeeded(site, bodies)
+
+
+# --- the servers' faults ---
+
+
+async def test_consumption_goes_on_after_the_broker_restarted(
+    private_rabbitmq: BreakableServer, mysql_url: str, redis_url: str, llm_server: LLMServer
+) -> None:
+    async with open_site(private_rabbitmq.url, mysql_url, redis_url, llm_server) as site:
+        site.llm.delay_s = 0.2
+        before, after = jobs_of(range(700, 760)), jobs_of(range(760, 770))
+        async with worker({**site.environment, "CONCURRENCY": "8"}) as process:
+            await site.backend.publish(before)
+            await site.llm.called(16)
+            await asyncio.to_thread(private_rabbitmq.restart)
+            await process.wait_ready(15)
+            async with open_backend(private_rabbitmq.url, redis_url, site.prefix) as backend:
+                await backend.publish(after)
+            await all_succeeded(site, [*before, *after])
+
+
+async def test_consumption_goes_on_after_the_job_queue_was_deleted(site: Site) -> None:
+    site.llm.delay_s = 0.5
+    running, later = jobs_of(range(800, 808)), jobs_of(range(808, 816))
+    async with worker(site.environment) as process:
+        await site.backend.publish(running)
+        await site.llm.called(8)
+        async with await aio_pika.connect(site.amqp_url) as connection, connection.channel() as channel:
+            await channel.queue_delete(f"{site.prefix}.recommendation.q")
+        await declare(site.amqp_url, site.prefix)
+        await process.wait_ready(15)
+        await site.backend.publish(later)
+        await all_succeeded(site, [*running, *later])
+
+
+async def test_a_result_that_is_ready_while_redis_is_away_is_not_lost(
+    amqp_url: str, mysql_url: str, private_redis: BreakableServer, llm_server: LLMServer
+) -> None:
+    async with open_site(amqp_url, mysql_url, private_redis.url, llm_server) as site:
+        site.llm.delay_s = 1.0
+        bodies = jobs_of(range(900, 906))
+        async with worker({**site.environment, "RETRY_DELAYS_S": "0.2,0.5,1", "MAX_ATTEMPTS": "20"}):
+            await site.backend.publish(bodies)
+            await site.llm.called(6)
+            await asyncio.to_thread(private_redis.stop)
+            await until(lambda: llm_idle(site), within_s=20)
+            await asyncio.to_thread(private_redis.start)
+            await all_succeeded(site, bodies)
+
+
+async def test_jobs_wait_for_mysql_and_then_succeed(
+    amqp_url: str, private_mysql: BreakableServer, redis_url: str, llm_server: LLMServer
+) -> None:
+    async with open_site(amqp_url, private_mysql.url, redis_url, llm_server) as site:
+        bodies = jobs_of(range(1000, 1006))
+        async with worker({**site.environment, "MAX_ATTEMPTS": "50"}) as process:
+            await asyncio.to_thread(private_mysql.kill)
+            await site.backend.publish(bodies)
+            await until(lambda: retried(process), within_s=20)
+            await asyncio.to_thread(private_mysql.start)
+            await all_succeeded(site, bodies)
+
+
+async def test_a_job_whose_tries_are_used_up_is_dead_lettered_and_failed(
+    amqp_url: str, private_mysql: BreakableServer, redis_url: str, llm_server: LLMServer
+) -> None:
+    async with open_site(amqp_url, private_mysql.url, redis_url, llm_server) as site:
+        (body,) = jobs_of([1100])
+        async with worker({**site.environment, "MAX_ATTEMPTS": "2"}):
+            await asyncio.to_thread(private_mysql.kill)
+            await site.backend.publish([body])
+            statuses = await site.backend.wait([body["jobId"]], 30)
+            (letter,) = await dead_letters(site, 1)
+    assert statuses[body["jobId"]]["status"] == "failed"
+    assert statuses[body["jobId"]]["error.code"] == "DEPENDENCY_UNAVAILABLE"
+    assert letter.headers["x-dead-letter-reason"] == "attempts_used_up"
+    assert orjson.loads(letter.body) == {**body, "attempt": 1}
+
+
+# --- looking ---
+
+
+async def queues_are_empty(site: Site) -> bool:
+    names = [queue.name for queue in build_topology(site.prefix, (0.2, 0.5, 1)).queues]
+    async with await aio_pika.connect(site.amqp_url) as connection, connection.channel() as channel:
+        declared = [await channel.declare_queue(name, passive=True) for name in names]
+    return all(queue.declaration_result.message_count == 0 for queue in declared)
+
+
+async def dead_letters(site: Site, n: int) -> list[aio_pika.abc.AbstractIncomingMessage]:
+    async with await aio_pika.connect(site.amqp_url) as connection, connection.channel() as channel:
+        queue = await channel.get_queue(f"{site.prefix}.recommendation.dlq")
+        return [await queue.get(no_ack=True, timeout=10, fail=True) for _ in range(n) if await arrived(queue)]
+
+
+async def arrived(queue: aio_pika.abc.AbstractQueue) -> bool:
+    async def has_message() -> bool:
+        return bool((await queue.declare()).message_count)
+
+    await until(has_message, within_s=10)
+    return True
+
+
+async def llm_idle(site: Site) -> bool:
+    return site.llm.stats.in_flight == 0
+
+
+async def retried(process: WorkerProcess) -> bool:
+    return "job_retried" in process.log
