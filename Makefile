@@ -6,13 +6,15 @@ PYTEST := $(RUN) -m pytest
 TRACKS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint format pins clean
+.PHONY: help demo install test test-long lint format pins clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.serving ## Run the whole worker in one process on made-up listeners; TRACKS=file.csv: on real songs
 	@$(RUN) main.py demo $(if $(TRACKS),--tracks "$(TRACKS)")
+
+install: $(VENV)/.serving ## Install what the worker needs into .venv
 
 test: $(VENV)/.development ## Run the tests on real servers
 	@$(PYTEST) -m "not long"

@@ -5,6 +5,8 @@ import sys
 import uuid
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NoReturn
 
 import orjson
@@ -12,6 +14,7 @@ import typer
 import uvloop
 from pydantic import ValidationError
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from config.settings import Settings
 from core.errors import SongsAIError
@@ -19,14 +22,31 @@ from core.submission import submit
 from models.job import Job, JobStatus, Strategy
 from services import migrations
 from services.database import parse_url
-from services.logs import configure_logging
-from workers.runtime import Parts, open_parts, run_api, run_worker
+from services.ingest_store import SqlIngestStore
+from services.logs import LogLevel, configure_logging
+from training.demo import Stage, play
+from training.embed import embed_catalogue
+from training.generate import SOURCE as GENERATED
+from training.generate import generate_listeners, generate_songs
+from training.ingest import ingest as ingest_tracks
+from training.ingest import save_items
+from workers.runtime import Parts, embedded, open_parts, run_api, run_worker, running_consumers
 
 app = typer.Typer(name="songs-ai", no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
 complaints = Console(stderr=True)
 
 Step = Callable[[Settings], Coroutine[Any, Any, None]]
+
+N_PROBLEMS_SHOWN = 20
+METRICS_SHOWN = ("songs_ai_recommendations_total", "songs_ai_jobs", "songs_ai_llm", "songs_ai_answer", "songs_ai_cache")
+WHERE_NEXT = """
+[bold]Where to go next[/bold]
+  make demo TRACKS=songs.csv                 the same on real songs
+  OPENAI_API_KEY=... make demo               the LLM re-ranks and explains, one call a listener
+  .venv/bin/python main.py --help            what else there is
+  README.md, "Run it for real"               RabbitMQ, MySQL and Redis; docker compose up
+"""
 
 FAILED = 1
 MISCONFIGURED = 2
@@ -142,16 +162,139 @@ def migrate(
     _run(step)
 
 
+@app.command(rich_help_panel="Catalogue")
+def ingest(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A CSV file of tracks, in a known layout.")],
+) -> None:
+    """Fill a catalogue that is ours from FILE; where a backend owns the song table it is left alone."""
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            await _ingest(parts, file)
+
+    _run(step)
+
+
+@app.command(rich_help_panel="Catalogue")
+def embed() -> None:
+    """Bring the stored vectors up to date with the catalogue: what is new or changed, and nothing else."""
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            await parts.catalogue.check()
+            await _embed(parts)
+
+    _run(step)
+
+
+async def _ingest(parts: Parts, file: Path) -> None:
+    with _progress() as progress:
+        task = progress.add_task("songs", total=None)
+        report = await ingest_tracks(
+            file,
+            SqlIngestStore(parts.database),
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    for problem in report.problems[:N_PROBLEMS_SHOWN]:
+        complaints.print(str(problem), style="yellow", markup=False, highlight=False)
+    if report.n_bad_rows > N_PROBLEMS_SHOWN:
+        complaints.print(f"... and {report.n_bad_rows - N_PROBLEMS_SHOWN} more", style="yellow")
+    console.print(
+        f"{report.n_rows} rows: {report.n_inserted} songs new, {report.n_updated} changed, "
+        f"{report.n_unchanged} as they were; {report.n_bad_rows} rows left out"
+    )
+
+
+async def _embed(parts: Parts) -> None:
+    with _progress() as progress:
+        task = progress.add_task("embeddings", total=None)
+        report = await embed_catalogue(
+            parts.catalogue,
+            parts.embedder,
+            parts.embeddings,
+            lambda done: progress.update(task, completed=done),
+            text_columns=parts.profile.item.text,
+        )
+        progress.update(task, total=report.n_items)
+    console.print(
+        f"{report.n_items} items: {report.n_embedded} embedded, {report.n_unchanged} as they were, "
+        f"{report.n_deleted} vectors deleted; {report.n_without_content} without content"
+    )
+
+
+def _progress() -> Progress:
+    rate = TextColumn("{task.completed:,.0f}")
+    return Progress(TextColumn("{task.description}"), BarColumn(), rate, TimeElapsedColumn(), console=console)
+
+
+# --- demonstration ---
+
+
+@app.command(rich_help_panel="Start here")
+def demo(
+    tracks: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A CSV file of real tracks.")] = None,
+    members: Annotated[int, typer.Option(min=1, max=10_000, help="How many listeners ask.")] = 40,
+    shown: Annotated[int, typer.Option(min=0, help="How many of them are shown.")] = 3,
+    locale: Annotated[str, typer.Option(help="ko, ja or en.")] = "en",
+    seed: Annotated[int, typer.Option(help="The same seed makes the same songs and listeners.")] = 7,
+) -> None:
+    """Run the whole worker in this process: no server, no key. With OPENAI_API_KEY set, the LLM explains."""
+
+    async def step(settings: Settings) -> None:
+        with TemporaryDirectory(prefix="songs-ai-demo-") as directory:
+            async with open_parts(embedded(settings, Path(directory))) as parts:
+                await _prepare_demo(parts, tracks, seed)
+                items = [item async for batch in parts.catalogue.stream() for item in batch]
+                listeners = generate_listeners(items, members, seed)
+                await SqlIngestStore(parts.database).save_listeners(listeners)
+                async with running_consumers(parts):
+                    await play(
+                        Stage(
+                            results=parts.results,
+                            publisher=parts.publisher,
+                            catalogue=parts.catalogue,
+                            clock=parts.clock,
+                            console=console,
+                        ),
+                        {listener.member_id: listener.liked_ids for listener in listeners},
+                        locale=locale,
+                        n_shown=shown,
+                    )
+                _show_metrics(parts)
+        console.print(WHERE_NEXT)
+
+    _run(step, log_level="WARNING")
+
+
+async def _prepare_demo(parts: Parts, tracks: Path | None, seed: int) -> None:
+    await asyncio.to_thread(migrations.upgrade, parts.database.sync_url)
+    if tracks:
+        await _ingest(parts, tracks)
+    else:
+        store, songs = SqlIngestStore(parts.database), generate_songs(seed)
+        await store.prepare()
+        report = await save_items(GENERATED, songs, store, len(songs))
+        console.print(f"made up {report.n_inserted} songs (seed {seed}); `make demo TRACKS=file.csv` takes real ones")
+    await _embed(parts)
+
+
+def _show_metrics(parts: Parts) -> None:
+    exposition = parts.metrics.expose("")[0].decode()
+    told = [line for line in exposition.splitlines() if line.startswith(METRICS_SHOWN) and not line.endswith(" 0.0")]
+    console.print("what the metrics counted (a worker serves them at /metrics):", style="bold")
+    console.print("\n".join(f"  {line}" for line in told), markup=False, highlight=False)
+
+
 # --- running a command ---
 
 
-def _run(step: Step) -> None:
+def _run(step: Step, *, log_level: LogLevel | None = None) -> None:
     """Run ``step`` to its end; what is expected to go wrong becomes one sentence and an exit code."""
     try:
         settings = Settings()
     except ValidationError as error:
         _stop("\n".join(f"{_setting(detail['loc'])}{detail['msg']}" for detail in error.errors()), MISCONFIGURED)
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(log_level or settings.log_level, settings.log_format)
     try:
         uvloop.run(step(settings))
     except SongsAIError as error:

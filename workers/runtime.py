@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 from redis.asyncio import Redis
-from services.openai_embedder import OpenAIEmbedder
 
 from api.app import create_app
 from api.health import HealthReporter
@@ -41,6 +42,7 @@ from services.language_model import OpenAILanguageModel
 from services.listener_store import SqlListenerStore
 from services.loop_lag import watch_loop_lag
 from services.metrics import PrometheusMetrics
+from services.openai_embedder import OpenAIEmbedder
 from services.redis_client import appendonly_enabled, open_redis, ping
 from services.result_cache import RedisResultCache
 from workers.amqp_broker import AmqpBroker
@@ -171,6 +173,17 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             broker=broker,
             publisher=BrokerJobPublisher(broker),
         )
+
+
+def embedded(settings: Settings, directory: Path) -> Settings:
+    """The same settings on a database file in ``directory`` and on a broker and a cache in this process."""
+    return settings.model_copy(
+        update={
+            "broker_url": SecretStr(MEMORY_URL),
+            "redis_url": SecretStr(MEMORY_URL),
+            "database_url": SecretStr(f"sqlite:///{directory / 'songs-ai.db'}"),
+        }
+    )
 
 
 # --- running ---

@@ -12,6 +12,7 @@ from typing import Any
 import aio_pika
 import orjson
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 Document = dict[str, Any]
 
@@ -81,8 +82,10 @@ class Backend:
         """The statuses once every job has one of ``until``; polls as the real backend does."""
         deadline = time.monotonic() + timeout_s
         while True:
-            statuses = await self.statuses(job_ids)
-            if all(fields.get("status") in until for fields in statuses.values()):
+            statuses = {}
+            with contextlib.suppress(RedisConnectionError):  # a Redis that restarts is asked again
+                statuses = await self.statuses(job_ids)
+            if statuses and all(fields.get("status") in until for fields in statuses.values()):
                 return statuses
             if time.monotonic() > deadline:
                 counts = Counter(fields.get("status") for fields in statuses.values())
