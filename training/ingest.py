@@ -188,7 +188,7 @@ def song_of(track: Track) -> SourceItem:
         mood=mood_of(track.features),
         language=language,
         features=track.features,
-        popularity=None if track.popularity is None else track.popularity / 100,
+        popularity=None if track.popularity is None else round(track.popularity / 100, 4),
     )
 
 
