@@ -1,0 +1,211 @@
+"""The step that embeds the catalogue: incremental, resumable, and the same on real databases."""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from config.catalogue_profile import load_profile
+from core.embedding import HashingEmbedder, content_hash
+from core.errors import DependencyUnavailable
+from core.ports import Floats, Ids, IndexRows
+from models.catalogue import Item
+from models.source import SourceItem
+from services.catalogue import SqlCatalogue
+from services.database import Database
+from services.embedding_store import SqlEmbeddingStore
+from services.ingest_store import SqlIngestStore
+from tests.support.builders import make_item
+from tests.support.catalogue import OnMySql, OnSqlite, WithTables, execute
+from training.embed import EmbedReport, embed_catalogue
+from training.ingest import save_items
+
+SONGS = load_profile("songs")
+
+
+class ListedCatalogue:
+    """A ``Catalogue`` of given items."""
+
+    def __init__(self, *items: Item) -> None:
+        self.given = list(items)
+
+    async def items(self, item_ids: Collection[int]) -> dict[int, Item]:
+        return {item.item_id: item for item in self.given if item.item_id in item_ids}
+
+    async def stream(self, batch_size: int = 1000) -> AsyncIterator[Sequence[Item]]:
+        for start in range(0, len(self.given), batch_size):
+            yield self.given[start : start + batch_size]
+
+
+class InMemoryEmbeddingStore:
+    """An ``EmbeddingStore`` in memory that can fail at a batch."""
+
+    def __init__(self, *, fail_at_save: int | None = None) -> None:
+        self.rows: dict[tuple[str, int], tuple[Floats, bytes]] = {}
+        self.n_saves = 0
+        self.fail_at_save = fail_at_save
+
+    async def version(self, embedder_name: str) -> str:
+        return str(len(self.rows))
+
+    async def load(self, embedder_name: str) -> IndexRows:
+        raise NotImplementedError
+
+    async def content_hashes(self, embedder_name: str) -> dict[int, bytes]:
+        return {item_id: content for (name, item_id), (_, content) in self.rows.items() if name == embedder_name}
+
+    async def save(self, embedder_name: str, ids: Ids, vectors: Floats, content_hashes: Sequence[bytes]) -> None:
+        self.n_saves += 1
+        if self.n_saves == self.fail_at_save:
+            raise DependencyUnavailable("mysql", "gone")
+        for item_id, vector, content in zip(ids.tolist(), vectors, content_hashes, strict=True):
+            self.rows[embedder_name, item_id] = (vector, content)
+
+    async def delete(self, embedder_name: str, item_ids: Collection[int]) -> None:
+        for item_id in item_ids:
+            del self.rows[embedder_name, item_id]
+
+
+class CountingEmbedder(HashingEmbedder):
+    """Remembers which items it was asked for."""
+
+    def __init__(self, dim: int = 64) -> None:
+        super().__init__(dim)
+        self.asked: list[int] = []
+
+    async def embed(self, items: Sequence[Item]) -> Floats:
+        self.asked += [item.item_id for item in items]
+        return await super().embed(items)
+
+
+@pytest.fixture
+def store() -> InMemoryEmbeddingStore:
+    return InMemoryEmbeddingStore()
+
+
+def songs(n: int) -> list[Item]:
+    return [make_item(number) for number in range(1, n + 1)]
+
+
+async def test_every_item_is_embedded_with_the_hash_of_its_content(store: InMemoryEmbeddingStore) -> None:
+    items = songs(3)
+    report = await embed_catalogue(ListedCatalogue(*items), HashingEmbedder(64), store)
+    assert report == EmbedReport(n_items=3, n_embedded=3)
+    expected = HashingEmbedder(64).embed_now(items)
+    for item, vector in zip(items, expected, strict=True):
+        saved, content = store.rows["hashing-1-64", item.item_id]
+        np.testing.assert_array_equal(saved, vector)
+        assert content == content_hash(item)
+
+
+async def test_a_second_run_embeds_nothing(store: InMemoryEmbeddingStore) -> None:
+    catalogue, embedder = ListedCatalogue(*songs(3)), CountingEmbedder()
+    await embed_catalogue(catalogue, embedder, store)
+    report = await embed_catalogue(catalogue, embedder, store)
+    assert report == EmbedReport(n_items=3, n_unchanged=3)
+    assert embedder.asked == [1, 2, 3]
+    assert store.n_saves == 1
+
+
+async def test_only_new_and_changed_items_are_embedded(store: InMemoryEmbeddingStore) -> None:
+    items, embedder = songs(3), CountingEmbedder()
+    await embed_catalogue(ListedCatalogue(*items), embedder, store)
+    embedder.asked.clear()
+    changed = [items[0], replace(items[1], genres=("rock",)), replace(items[2], popularity=0.9), make_item(4)]
+    report = await embed_catalogue(ListedCatalogue(*changed), embedder, store)
+    assert embedder.asked == [2, 4]
+    assert report == EmbedReport(n_items=4, n_embedded=2, n_unchanged=2)
+
+
+async def test_vectors_of_items_that_are_gone_are_deleted(store: InMemoryEmbeddingStore) -> None:
+    items = songs(3)
+    await embed_catalogue(ListedCatalogue(*items), HashingEmbedder(64), store)
+    report = await embed_catalogue(ListedCatalogue(items[1]), HashingEmbedder(64), store)
+    assert report == EmbedReport(n_items=1, n_unchanged=1, n_deleted=2)
+    assert store.rows.keys() == {("hashing-1-64", 2)}
+
+
+async def test_the_vectors_of_another_embedder_are_left_alone(store: InMemoryEmbeddingStore) -> None:
+    catalogue = ListedCatalogue(*songs(2))
+    await embed_catalogue(catalogue, HashingEmbedder(64), store)
+    report = await embed_catalogue(catalogue, HashingEmbedder(128), store)
+    assert report.n_embedded == 2
+    assert {name for name, _ in store.rows} == {"hashing-1-64", "hashing-1-128"}
+
+
+async def test_an_item_without_content_gets_no_vector(store: InMemoryEmbeddingStore) -> None:
+    report = await embed_catalogue(ListedCatalogue(make_item(1), Item(item_id=2, titles={})), HashingEmbedder(), store)
+    assert report == EmbedReport(n_items=2, n_embedded=1, n_without_content=1)
+    assert list(await store.content_hashes("hashing-1-128")) == [1]
+
+
+async def test_an_item_that_lost_its_content_loses_its_vector(store: InMemoryEmbeddingStore) -> None:
+    await embed_catalogue(ListedCatalogue(*songs(2)), HashingEmbedder(), store)
+    emptied = ListedCatalogue(make_item(1), Item(item_id=2, titles={}))
+    assert (await embed_catalogue(emptied, HashingEmbedder(), store)).n_deleted == 1
+    assert list(await store.content_hashes("hashing-1-128")) == [1]
+
+
+async def test_a_run_that_was_cut_off_is_gone_on_with() -> None:
+    catalogue, embedder = ListedCatalogue(*songs(10)), CountingEmbedder()
+    store = InMemoryEmbeddingStore(fail_at_save=3)
+    with pytest.raises(DependencyUnavailable):
+        await embed_catalogue(catalogue, embedder, store, batch_size=3)
+    assert len(store.rows) == 6
+    embedder.asked.clear()
+    report = await embed_catalogue(catalogue, embedder, store, batch_size=3)
+    assert (report.n_unchanged, report.n_embedded, embedder.asked) == (6, 4, [7, 8, 9, 10])
+
+
+async def test_a_run_that_is_cut_off_deletes_nothing() -> None:
+    store = InMemoryEmbeddingStore()
+    await embed_catalogue(ListedCatalogue(*songs(3)), HashingEmbedder(64), store)
+    store.fail_at_save = 2
+    with pytest.raises(DependencyUnavailable):
+        await embed_catalogue(ListedCatalogue(make_item(9)), HashingEmbedder(64), store)
+    assert len(store.rows) == 3
+
+
+async def test_progress_is_told_after_each_batch(store: InMemoryEmbeddingStore) -> None:
+    told: list[int] = []
+    await embed_catalogue(ListedCatalogue(*songs(7)), HashingEmbedder(64), store, told.append, batch_size=3)
+    assert told == [3, 6, 7]
+
+
+async def test_a_change_of_a_text_column_counts_where_it_is_read(store: InMemoryEmbeddingStore) -> None:
+    def catalogue(reading: str) -> ListedCatalogue:
+        return ListedCatalogue(replace(make_item(1), columns={"title_yomi": reading}))
+
+    embedder = HashingEmbedder(64, text_columns=["title_yomi"])
+    await embed_catalogue(catalogue("a"), embedder, store, text_columns=["title_yomi"])
+    report = await embed_catalogue(catalogue("b"), embedder, store, text_columns=["title_yomi"])
+    assert report.n_embedded == 1
+
+
+class _EmbedTests(WithTables):
+    async def test_the_vectors_of_a_real_catalogue_follow_its_changes(self, url: str, database: Database) -> None:
+        items = [SourceItem(source_id=str(n), titles={"en": f"Title {n}"}, features={"energy": 0.5}) for n in range(25)]
+        await save_items("s", items, SqlIngestStore(database), len(items))
+        parts = SqlCatalogue(database, SONGS), HashingEmbedder(64), SqlEmbeddingStore(database, SONGS)
+        assert await embed_catalogue(*parts, batch_size=10) == EmbedReport(n_items=25, n_embedded=25)
+        assert await embed_catalogue(*parts, batch_size=10) == EmbedReport(n_items=25, n_unchanged=25)
+        execute(
+            url,
+            "UPDATE song SET title_en = 'Other' WHERE song_id = 3",
+            "UPDATE song SET is_active = 0 WHERE song_id = 4",
+            "DELETE FROM song WHERE song_id = 5",
+        )
+        report = await embed_catalogue(*parts, batch_size=10)
+        assert report == EmbedReport(n_items=23, n_embedded=1, n_unchanged=22, n_deleted=2)
+        rows = await parts[2].load("hashing-1-64")
+        assert len(rows.ids) == 23
+        np.testing.assert_allclose(np.linalg.norm(rows.vectors, axis=1), 1, atol=1e-2)
+
+
+class TestEmbedOnMySql(OnMySql, _EmbedTests):
+    pass
+
+
+class TestEmbedOnSqlite(OnSqlite, _EmbedTests):
+    pass
