@@ -13,6 +13,7 @@ import structlog
 
 from core.errors import DependencyUnavailable, SongsAIError
 from core.ports import Clock, EmbeddingStore, Floats, Hits, Ids, IndexRows, Predicate
+from models.catalogue import ItemFacts
 from models.log_event import LogEvent
 
 # Where one scan takes some 4 ms, more than the event loop should wait; below it a thread costs more than it gives.
@@ -54,6 +55,16 @@ class InMemoryItemIndex:
         """The ids among ``item_ids`` that the index holds, in order, and their vectors, float32 (n, dim)."""
         places = self._places(item_ids)
         return self._rows.ids[places], self._rows.vectors[places]
+
+    def facts(self, item_ids: Sequence[int]) -> list[ItemFacts]:
+        """What the first stage ranks by, in the order of ``item_ids``, of which the index must hold every one."""
+        rows, places = self._rows, self._places(item_ids).tolist()
+        return [
+            ItemFacts(
+                item_id, rows.creators[place], rows.genres[place], rows.moods[place], float(rows.popularity[place])
+            )
+            for item_id, place in zip(item_ids, places, strict=True)
+        ]
 
     async def search(
         self, query: Floats, n: int, *, excluded: Collection[int] = (), predicate: Predicate | None = None
@@ -127,8 +138,8 @@ class _Attribute:
 
     def any_of(self, values: Collection[str]) -> _Mask:
         mask = np.zeros(self._n, dtype=np.bool_)
-        for value in values:
-            mask[self._places.get(value.casefold(), ())] = True
+        for value in {value.casefold() for value in values} & self._places.keys():
+            mask[self._places[value]] = True
         return mask
 
 
