@@ -74,6 +74,8 @@ _SCALES = {
 }
 _PLANES = {name: plane for plane, name in enumerate(_SCALES)}
 _BOUND = 3.0
+# Beyond this a number is no measurement; scaling it could overflow.
+_HUGE = 1e12
 
 
 def _scale_of_unknown(values: Doubles) -> Doubles:
@@ -176,7 +178,7 @@ def _on_arc(name: str, values: Doubles) -> tuple[Doubles, Doubles]:
     """Centred cosines and sines of the scaled values, both 0 where there is no finite value."""
     known = np.isfinite(values)
     scale: Callable[[Doubles], Doubles] = _SCALES.get(name, _scale_of_unknown)
-    scaled = scale(np.where(known, values, 0.0))
+    scaled = scale(np.clip(np.where(known, values, 0.0), -_HUGE, _HUGE))
     # Bounded, so that an outlier stays an outlier instead of coming round the circle to the other end.
     angles = _FREQUENCY * _BOUND * np.tanh(scaled / _BOUND)
     return np.where(known, np.cos(angles) - _MEAN_COSINE, 0.0), np.where(known, np.sin(angles), 0.0)

@@ -170,6 +170,12 @@ def test_an_outlier_does_not_come_round_to_the_other_end() -> None:
     assert_nearer(quiet, song(features={"loudness": -30.0}), song(features={"loudness": 0.0}))
 
 
+@pytest.mark.parametrize("name", ["energy", "tempo", "playtime"])
+@pytest.mark.parametrize("value", [1e308, -1e308])
+def test_an_absurd_number_is_an_outlier_and_no_trouble(name: str, value: float) -> None:
+    assert np.all(np.isfinite(HashingEmbedder().embed_now([song(features={name: value})])))
+
+
 def test_numbers_that_nobody_declared_count_by_their_magnitude() -> None:
     game = song(features={"playtime": 100.0})
     assert_nearer(game, song(features={"playtime": 130.0}), song(features={"playtime": 2.0}))
