@@ -21,10 +21,10 @@ from core.ports import (
     ResultDocuments,
 )
 from core.profile import ProfileConfig, TasteProfile, build_profile, interest_weights
-from core.ranking import RankingConfig, rank
+from core.ranking import Ranked, RankingConfig, rank
 from core.reranking import Reranker
 from core.result_document import Finished, encode_result
-from core.retrieval import Retrieved, retrieve
+from core.retrieval import retrieve
 from models.catalogue import Interest, Item, Listener
 from models.job import Job
 from models.recommendation import Candidate, Reranked
@@ -44,6 +44,8 @@ class PipelineConfig:
     group_items: int = 20
     n_candidates: int = 100
     overask: int = 3
+    n_spare: int = 10
+    n_likes_shown: int = 60
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
 
@@ -138,24 +140,24 @@ class RecommendationPipeline:
 
     async def _answer(self, question: _Question, report: ProgressReporter) -> ResultDocuments:
         profile = self._taste(question)
+        n_ranked = max(self._config.n_candidates, question.top_k)
         with self._observer.stage("retrieve"):
-            n = self._config.overask * max(self._config.n_candidates, question.top_k)
-            retrieved = await retrieve(profile, question.index, n, question.excluded_ids)
-        items, liked = await self._hydrate(retrieved, question)
+            retrieved = await retrieve(profile, question.index, self._config.overask * n_ranked, question.excluded_ids)
         with self._observer.stage("rank"):
-            n_ranked = max(self._config.n_candidates, question.top_k)
-            ranked = rank(retrieved, items, liked, n_ranked, self._config.ranking)
+            # A few more than are asked for: some may have been deactivated since the index was loaded.
+            ranked = rank(retrieved, n_ranked + self._config.n_spare, self._config.ranking)
+        candidates, liked = await self._hydrate(ranked, question)
         await report(50)
         with self._observer.stage("rerank"):
             reranked = await self._reranker.rerank(
-                ranked[: self._config.n_candidates],
-                list(liked.values()),
+                candidates[: self._config.n_candidates],
+                liked,
                 locale=question.locale,
                 strategy=question.job.strategy,
                 n_picks=min(self._config.group_items, question.top_k),
             )
         await report(90)
-        return encode_result(self._finish(question, ranked, reranked), self._profile)
+        return encode_result(self._finish(question, candidates, reranked), self._profile)
 
     def _taste(self, question: _Question) -> TasteProfile:
         weights = interest_weights(question.listener.interests, self._clock.now().timestamp(), self._config.profile)
@@ -164,14 +166,14 @@ class RecommendationPipeline:
         counts = np.array([weights[item_id] for item_id in ids.tolist()], dtype=np.float32)
         return build_profile(ids, vectors, counts, self._config.profile)
 
-    async def _hydrate(self, retrieved: Retrieved, question: _Question) -> tuple[dict[int, Item], dict[int, Item]]:
-        """Eligible candidates and known likes (in the order of the interests) by id, in one round trip."""
-        liked_ids = [interest.item_id for interest in question.listener.interests[: self._config.profile.max_likes]]
+    async def _hydrate(self, ranked: Sequence[Ranked], question: _Question) -> tuple[list[Candidate], list[Item]]:
+        """The candidates that are still eligible, and the newest likes that are known, in one round trip."""
+        liked_ids = [interest.item_id for interest in question.listener.interests[: self._config.n_likes_shown]]
+        near_ids = [item_id for each in ranked for item_id in each.near_ids]
         with self._observer.stage("hydrate"):
-            items = await self._catalogue.items({*retrieved.ids.tolist(), *liked_ids})
-        liked = {item_id: items[item_id] for item_id in dict.fromkeys(liked_ids) if item_id in items}
-        excluded = question.excluded_ids
-        return {item_id: item for item_id, item in items.items() if item_id not in excluded}, liked
+            items = await self._catalogue.items({each.facts.item_id for each in ranked} | {*liked_ids, *near_ids})
+        candidates = [each.candidate(items) for each in ranked if each.facts.item_id in items]
+        return candidates, [items[item_id] for item_id in dict.fromkeys(liked_ids) if item_id in items]
 
     def _finish(self, question: _Question, ranked: Sequence[Candidate], reranked: Reranked) -> Finished:
         picks = [pick for group in reranked.groups for pick in group.picks]

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from models.catalogue import Item, Listener
+from models.catalogue import Item, ItemFacts, Listener
 from models.job import Job, JobStatus
 from models.source import SourceItem, SourceListener
 
@@ -41,10 +41,13 @@ class Catalogue(Protocol):
     """Items as the source of truth holds them at this moment."""
 
     async def items(self, item_ids: Collection[int]) -> dict[int, Item]:
-        """The active items among ``item_ids`` by id, in one round trip; unknown and inactive ids are left out."""
+        """The active items among ``item_ids`` by id, in one round trip; unknown and inactive ids are left out.
+
+        What only offline steps need, ``features`` and ``popularity``, is not looked up.
+        """
 
     def stream(self, batch_size: int = 1000) -> AsyncIterator[Sequence[Item]]:
-        """All active items in order of id, in batches: for offline steps and refreshes, never for a job."""
+        """All active items, complete, in order of id and in batches: for offline steps, never for a job."""
 
 
 class ListenerStore(Protocol):
@@ -112,6 +115,9 @@ class ItemIndex(Protocol):
 
     def vectors(self, item_ids: Sequence[int]) -> tuple[Ids, Floats]:
         """The ids among ``item_ids`` that the index holds, in order, and their vectors, float32 (n, dim)."""
+
+    def facts(self, item_ids: Sequence[int]) -> list[ItemFacts]:
+        """What the first stage ranks by, in the order of ``item_ids``, of which the index must hold every one."""
 
     async def search(
         self, query: Floats, n: int, *, excluded: Collection[int] = (), predicate: Predicate | None = None

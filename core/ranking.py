@@ -5,18 +5,18 @@ creator, with a share of places kept for discoveries.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
 from core.ports import Floats
 from core.retrieval import Retrieved
-from models.catalogue import Item
+from models.catalogue import Item, ItemFacts
 from models.recommendation import Candidate, Evidence, RecommendationType
 
-DISCOVERIES = frozenset({RecommendationType.HIDDEN_GEM, RecommendationType.CROSSOVER})
+_N_NEAR_SHOWN = 2
+_DISCOVERIES = frozenset({RecommendationType.HIDDEN_GEM, RecommendationType.CROSSOVER})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,25 +38,44 @@ class RankingConfig:
             raise ValueError(f"a ranking's config is out of range: {self}")
 
 
-def rank(
-    retrieved: Retrieved, items: Mapping[int, Item], liked: Mapping[int, Item], n: int, config: RankingConfig
-) -> list[Candidate]:
-    """The ``n`` best of ``retrieved``, best first, each item once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """A candidate before its item is looked up; ``near_ids`` are the likes it is closest to, nearest first."""
 
-    ``items`` holds the retrieved items that are (still) eligible, ``liked`` the liked items that are known, by id.
-    """
-    eligible = retrieved.only(items.keys())
-    if not len(eligible.ids):
+    facts: ItemFacts
+    score: float
+    kind: RecommendationType
+    similarity: float
+    near_ids: tuple[int, ...]
+    shared_genres: tuple[str, ...]
+    shared_moods: tuple[str, ...]
+    same_creator: bool
+
+    def candidate(self, items: Mapping[int, Item]) -> Candidate:
+        """The candidate, its item and the likes near it taken from ``items``; raises ``KeyError`` without the item."""
+        evidence = Evidence(
+            similarity=self.similarity,
+            near=tuple(items[item_id] for item_id in self.near_ids if item_id in items),
+            shared_genres=self.shared_genres,
+            shared_moods=self.shared_moods,
+            same_creator=self.same_creator,
+            popularity=self.facts.popularity,
+        )
+        return Candidate(item=items[self.facts.item_id], score=self.score, kind=self.kind, evidence=evidence)
+
+
+def rank(retrieved: Retrieved, n: int, config: RankingConfig) -> list[Ranked]:
+    """The ``n`` best of ``retrieved``, best first, each item once."""
+    if not retrieved.facts:
         return []
-    present = [items[item_id] for item_id in eligible.ids.tolist()]
-    scores = _scores(eligible, present, config)
-    candidates = _label(eligible, present, scores, liked, config)
-    return [candidates[place] for place in _diversify(candidates, eligible.vectors, scores, n, config)]
+    scores = _scores(retrieved, config)
+    labelled = _label(retrieved, scores, config)
+    return [labelled[place] for place in _diversify(labelled, retrieved.vectors, scores, n, config)]
 
 
-def _scores(retrieved: Retrieved, items: Sequence[Item], config: RankingConfig) -> Floats:
+def _scores(retrieved: Retrieved, config: RankingConfig) -> Floats:
     """Mean of the cosine to the nearest interest and to the nearest few likes, with a little popularity; 0 to 1."""
-    popularity = np.array([item.popularity for item in items], dtype=np.float32)
+    popularity = np.array([facts.popularity for facts in retrieved.facts], dtype=np.float32)
     if retrieved.is_popular:
         return popularity
     n_near = min(config.n_near, retrieved.affinity.shape[1])
@@ -66,36 +85,36 @@ def _scores(retrieved: Retrieved, items: Sequence[Item], config: RankingConfig) 
     return scores
 
 
-def _label(
-    retrieved: Retrieved,
-    items: Sequence[Item],
-    scores: Floats,
-    liked: Mapping[int, Item],
-    config: RankingConfig,
-) -> list[Candidate]:
-    taste = _Taste.of(liked.values())
-    obscure = float(np.quantile([item.popularity for item in items], config.gem_popularity_quantile))
-    close = float(np.median(scores))
-    candidates = []
-    for position, (item, score) in enumerate(zip(items, scores.tolist(), strict=True)):
-        evidence = Evidence(
-            similarity=float(retrieved.similarity[position]),
-            near=_nearest_likes(retrieved, position, liked),
-            shared_genres=tuple(genre for genre in item.genres if genre in taste.genres),
-            shared_moods=tuple(mood for mood in item.moods if mood in taste.moods),
-            same_creator=item.creator is not None and item.creator in taste.creators,
-            popularity=item.popularity,
+def _label(retrieved: Retrieved, scores: Floats, config: RankingConfig) -> list[Ranked]:
+    taste = _Taste.of(retrieved.liked)
+    obscure = float(np.quantile([facts.popularity for facts in retrieved.facts], config.gem_popularity_quantile))
+    is_close = scores >= np.median(scores)
+    nearest = np.argsort(-retrieved.affinity, axis=1, kind="stable")[:, :_N_NEAR_SHOWN].tolist()
+    labelled = []
+    for place, facts in enumerate(retrieved.facts):
+        shared_genres = tuple(genre for genre in facts.genres if genre in taste.genres)
+        shared_moods = tuple(mood for mood in facts.moods if mood in taste.moods)
+        same_creator = facts.creator is not None and facts.creator in taste.creators
+        kind = _kind(
+            is_popular=retrieved.is_popular,
+            same_creator=same_creator,
+            is_foreign=not shared_genres,
+            is_gem=bool(facts.popularity < obscure and is_close[place]),
+            same_mood=bool(shared_moods),
         )
-        is_gem = item.popularity < obscure and score >= close
-        kind = _kind(evidence, is_gem=is_gem, is_popular=retrieved.is_popular)
-        candidates.append(Candidate(item=item, score=score, kind=kind, evidence=evidence))
-    return candidates
-
-
-def _nearest_likes(retrieved: Retrieved, position: int, liked: Mapping[int, Item], n: int = 2) -> tuple[Item, ...]:
-    order = np.argsort(-retrieved.affinity[position], kind="stable")
-    known = (liked.get(int(retrieved.liked_ids[column])) for column in order)
-    return tuple(islice((item for item in known if item is not None), n))
+        labelled.append(
+            Ranked(
+                facts=facts,
+                score=float(scores[place]),
+                kind=kind,
+                similarity=float(retrieved.similarity[place]),
+                near_ids=tuple(retrieved.liked[column].item_id for column in nearest[place]),
+                shared_genres=shared_genres,
+                shared_moods=shared_moods,
+                same_creator=same_creator,
+            )
+        )
+    return labelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,36 +124,36 @@ class _Taste:
     creators: frozenset[str]
 
     @classmethod
-    def of(cls, liked: Collection[Item]) -> "_Taste":
+    def of(cls, liked: Sequence[ItemFacts]) -> "_Taste":
         return cls(
-            genres=frozenset(genre for item in liked for genre in item.genres),
-            moods=frozenset(mood for item in liked for mood in item.moods),
-            creators=frozenset(item.creator for item in liked if item.creator is not None),
+            genres=frozenset(genre for facts in liked for genre in facts.genres),
+            moods=frozenset(mood for facts in liked for mood in facts.moods),
+            creators=frozenset(facts.creator for facts in liked if facts.creator is not None),
         )
 
 
-def _kind(evidence: Evidence, *, is_gem: bool, is_popular: bool) -> RecommendationType:
-    if is_popular:
-        return RecommendationType.POPULAR
-    if evidence.same_creator:
-        return RecommendationType.ARTIST
-    if not evidence.shared_genres:
-        return RecommendationType.CROSSOVER
-    if is_gem:
-        return RecommendationType.HIDDEN_GEM
-    return RecommendationType.SIMILAR if evidence.shared_moods else RecommendationType.GENRE
+def _kind(
+    *, is_popular: bool, same_creator: bool, is_foreign: bool, is_gem: bool, same_mood: bool
+) -> RecommendationType:
+    """The first that applies, from the most telling to the most common."""
+    rules = (
+        (is_popular, RecommendationType.POPULAR),
+        (same_creator, RecommendationType.ARTIST),
+        (is_foreign, RecommendationType.CROSSOVER),
+        (is_gem, RecommendationType.HIDDEN_GEM),
+        (same_mood, RecommendationType.SIMILAR),
+    )
+    return next((kind for applies, kind in rules if applies), RecommendationType.GENRE)
 
 
-def _diversify(
-    candidates: Sequence[Candidate], vectors: Floats, scores: Floats, n: int, config: RankingConfig
-) -> list[int]:
-    """Places in ``candidates``, greedily by marginal relevance; discoveries come first until their share is met.
+def _diversify(labelled: Sequence[Ranked], vectors: Floats, scores: Floats, n: int, config: RankingConfig) -> list[int]:
+    """Places in ``labelled``, greedily by marginal relevance; discoveries come first until their share is met.
 
     The cap per creator gives way only where the list would otherwise stay shorter than ``n``.
     """
-    is_open = np.ones(len(candidates), dtype=bool)
-    is_discovery = np.array([candidate.kind in DISCOVERIES for candidate in candidates])
-    redundancy = np.zeros(len(candidates), dtype=np.float32)
+    is_open = np.ones(len(labelled), dtype=bool)
+    is_discovery = np.array([each.kind in _DISCOVERIES for each in labelled])
+    redundancy = np.zeros(len(labelled), dtype=np.float32)
     per_creator: Counter[str | None] = Counter()
     chosen: list[int] = []
     over_cap: list[int] = []
@@ -145,7 +164,7 @@ def _diversify(
         gain = np.where(pool, (1 - config.diversity) * scores - config.diversity * redundancy, -np.inf)
         place = int(np.argmax(gain))
         is_open[place] = False
-        creator = candidates[place].item.creator
+        creator = labelled[place].facts.creator
         if creator is not None and per_creator[creator] >= config.max_per_creator:
             over_cap.append(place)
             continue

@@ -1,40 +1,30 @@
-"""Candidate generation: from a taste profile to the ids of a few hundred eligible items with their raw scores."""
+"""Candidate generation: from a taste profile to a few hundred items, measured against what the listener likes."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from core.ports import Floats, Hits, Ids, ItemIndex
 from core.profile import TasteProfile
+from models.catalogue import ItemFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieved:
-    """What was found, in no promised order.
+    """What was found, in no promised order: n items, measured against the n_liked likes that the index knows.
 
-    ``ids`` int64 (n,); ``vectors`` float32 (n, dim); ``similarity`` float32 (n,): the cosine to the nearest interest;
-    ``liked_ids`` int64 (n_liked,) and ``affinity`` float32 (n, n_liked): the cosine to each liked item;
-    ``is_popular``: found by popularity alone.
+    ``facts``: one entry an item; ``vectors`` float32 (n, dim); ``similarity`` float32 (n,): the cosine to the nearest
+    interest; ``liked``: one entry a like; ``affinity`` float32 (n, n_liked): the cosine to each like; ``is_popular``:
+    found by popularity alone.
     """
 
-    ids: Ids
+    facts: Sequence[ItemFacts]
     vectors: Floats
     similarity: Floats
-    liked_ids: Ids
+    liked: Sequence[ItemFacts]
     affinity: Floats
     is_popular: bool
-
-    def only(self, item_ids: Collection[int]) -> "Retrieved":
-        """What was found among ``item_ids``."""
-        kept = [position for position, item_id in enumerate(self.ids.tolist()) if item_id in item_ids]
-        return replace(
-            self,
-            ids=self.ids[kept],
-            vectors=self.vectors[kept],
-            similarity=self.similarity[kept],
-            affinity=self.affinity[kept],
-        )
 
 
 async def retrieve(profile: TasteProfile, index: ItemIndex, n: int, excluded: Collection[int]) -> Retrieved:
@@ -84,10 +74,10 @@ def _measure(profile: TasteProfile, index: ItemIndex, ids: Ids) -> Retrieved:
         np.zeros(len(known), dtype=np.float32) if profile.is_cold else np.max(vectors @ profile.centroids.T, axis=1)
     )
     return Retrieved(
-        ids=known,
+        facts=index.facts(known.tolist()),
         vectors=vectors,
         similarity=similarity,
-        liked_ids=profile.liked_ids,
+        liked=index.facts(profile.liked_ids.tolist()),
         affinity=vectors @ profile.liked_vectors.T,
         is_popular=profile.is_cold,
     )

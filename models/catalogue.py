@@ -37,6 +37,17 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemFacts:
+    """The little of an item that the first stage ranks by; ``popularity`` runs from 0 to 1."""
+
+    item_id: int
+    creator: str | None = None
+    genres: tuple[str, ...] = ()
+    moods: tuple[str, ...] = ()
+    popularity: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Interest:
     """One thing a member has shown to like: an item, how strongly, and when (seconds since the epoch, or None)."""
 

@@ -1,6 +1,7 @@
 """The catalogue as the backend's item table holds it, seen through the catalogue profile. It is only ever read."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -38,23 +39,28 @@ class SqlCatalogue:
         await self._tables.check()
 
     async def items(self, item_ids: Collection[int]) -> dict[int, Item]:
-        """The active items among ``item_ids`` by id, in one round trip; unknown and inactive ids are left out."""
-        if not item_ids:
-            return {}
-        query = _items_query(await self._tables.get(), self._profile)
-        async with self._database.connect() as connection:
-            rows = (await connection.execute(query, {_IDS: list(item_ids)})).all()
-        return {item.item_id: item for item in self._reader.items(rows)}
+        """The active items among ``item_ids`` by id, in one round trip, without features and popularity."""
+        rows = await self._rows(_shown_query(await self._tables.get(), self._profile), item_ids)
+        return {item.item_id: item for item in map(self._reader.shown, rows)}
 
     async def stream(self, batch_size: int = 1000) -> AsyncIterator[Sequence[Item]]:
-        """All active items in order of id, in batches: for offline steps and refreshes, never for a job."""
-        query = _next_ids_query(await self._tables.get(), self._profile, batch_size)
+        """All active items, complete, in order of id and in batches: for offline steps, never for a job."""
+        tables = await self._tables.get()
+        next_ids = _next_ids_query(tables, self._profile, batch_size)
+        complete = _complete_query(tables, self._profile)
         last: int | None = None
-        while ids := await self._ids_after(query, last):
-            found = await self.items(ids)
-            if found:
-                yield [found[item_id] for item_id in ids if item_id in found]
+        while ids := await self._ids_after(next_ids, last):
+            items = self._reader.complete(await self._rows(complete, ids))
+            if items:
+                yield sorted(items, key=lambda item: item.item_id)
             last = ids[-1]
+
+    async def _rows(self, query: sa.Select[Any], item_ids: Collection[int]) -> Sequence[sa.Row[Any]]:
+        if not item_ids:
+            return ()
+        async with self._database.connect() as connection:
+            rows: Sequence[sa.Row[Any]] = (await connection.execute(query, {_IDS: list(item_ids)})).all()
+        return rows
 
     async def _ids_after(self, query: sa.Select[int], last: int | None) -> Sequence[int]:
         async with self._database.connect() as connection:
@@ -69,29 +75,31 @@ def _next_ids_query(tables: ProfileTables, profile: CatalogueProfile, n: int) ->
     )
 
 
-def _items_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Select[Any]:
-    """The profile's columns, then features, given popularity and number of likes; takes the ids as ``item_ids``."""
+def _shown_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Select[Any]:
+    """The profile's columns of the items whose ids it takes as ``item_ids``."""
+    ids = sa.bindparam(_IDS, expanding=True, type_=sa.BigInteger)
     columns = tables.item.columns
-    item_id, liked_id = columns[profile.item.id], tables.likes.columns[profile.likes.item]
+    return sa.select(*(columns[name] for name in item_columns(profile))).where(
+        columns[profile.item.id].in_(ids), tables.is_active()
+    )
+
+
+def _complete_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Select[Any]:
+    """The same, followed by features, given popularity and number of likes."""
+    item_id, liked_id = tables.item.columns[profile.item.id], tables.likes.columns[profile.likes.item]
     ids = sa.bindparam(_IDS, expanding=True, type_=sa.BigInteger)
     likes = sa.select(liked_id.label("item_id"), sa.func.count().label("n")).where(liked_id.in_(ids)).group_by(liked_id)
     counted = likes.subquery("counted")
     return (
-        sa.select(
-            *(columns[name] for name in item_columns(profile)),
-            item_feature.c.features,
-            item_feature.c.popularity,
-            counted.c.n,
-        )
-        .select_from(tables.item)
+        _shown_query(tables, profile)
+        .add_columns(item_feature.c.features, item_feature.c.popularity, counted.c.n)
         .outerjoin(item_feature, item_feature.c.item_id == item_id)
         .outerjoin(counted, counted.c.item_id == item_id)
-        .where(item_id.in_(ids), tables.is_active())
     )
 
 
 class _ItemReader:
-    """Makes items of the rows of ``_items_query``."""
+    """Makes items of the rows of the queries above."""
 
     def __init__(self, profile: CatalogueProfile) -> None:
         self._source = profile.item
@@ -100,11 +108,14 @@ class _ItemReader:
         self._kept = [(name, place[name]) for name in dict.fromkeys([*result_columns(profile), *profile.item.text])]
         self._titles = [(locale, place[name]) for locale, name in profile.item.titles.items()]
 
-    def items(self, rows: Sequence[Sequence[Any]]) -> Iterable[Item]:
+    def complete(self, rows: Sequence[Sequence[Any]]) -> list[Item]:
         shares = popularity([_number(row[-2]) for row in rows], [row[-1] or 0 for row in rows])
-        return [self._item(row, share) for row, share in zip(rows, shares.tolist(), strict=True)]
+        return [
+            replace(self.shown(row), features=_features(row[-3]), popularity=share)
+            for row, share in zip(rows, shares.tolist(), strict=True)
+        ]
 
-    def _item(self, row: Sequence[Any], share: float) -> Item:
+    def shown(self, row: Sequence[Any]) -> Item:
         source = self._source
         return Item(
             item_id=row[self._place[source.id]],
@@ -114,8 +125,6 @@ class _ItemReader:
             genres=parts(self._text_of(row, source.genre)),
             moods=parts(self._text_of(row, source.mood)),
             language=self._text_of(row, source.language),
-            features=_features(row[-3]),
-            popularity=share,
             columns={name: _scalar(row[place]) for name, place in self._kept},
         )
 

@@ -169,10 +169,14 @@ def _index_rows(rows: Sequence[Sequence[Any]], n_likes: dict[int, int], version:
         ),
         genres=[parts(text) for text in genres],
         moods=[parts(text) for text in moods],
-        languages=languages,
-        creators=creators,
+        languages=[_text(value) for value in languages],
+        creators=[_text(value) for value in creators],
         version=version,
     )
+
+
+def _text(value: object) -> str | None:
+    return str(value).strip() or None if value is not None else None
 
 
 def _unit_vectors(stored: Sequence[bytes]) -> Floats:

@@ -138,7 +138,7 @@ class House:
 
     def __init__(self, *listeners: Listener, model: ScriptedModel | None = None, **config: Any) -> None:
         self.catalogue = InMemoryCatalogue(CATALOGUE)
-        self.index = FixedIndex(ArrayIndex(VECTORS, popularity={i: i / 100 for i in CATALOGUE}))
+        self.index = FixedIndex(ArrayIndex(VECTORS, {i: i / 100 for i in CATALOGUE}, CATALOGUE))
         self.answers = InMemoryAnswers()
         self.observer = CountingObserver()
         self.progress: list[int] = []

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from core.ports import Floats, Hits, Ids, Predicate
-from models.catalogue import Item
+from models.catalogue import Item, ItemFacts
 from models.recommendation import Candidate, Evidence, RecommendationType
 
 
@@ -31,6 +31,10 @@ def make_item(
     )
 
 
+def facts_of(item: Item) -> ItemFacts:
+    return ItemFacts(item.item_id, item.creator, item.genres, item.moods, item.popularity)
+
+
 def make_candidate(
     item: Item, score: float = 0.5, kind: RecommendationType = RecommendationType.SIMILAR, near: Sequence[Item] = ()
 ) -> Candidate:
@@ -43,11 +47,17 @@ class ArrayIndex:
     version = "v1"
     embedder_name = "given-1"
 
-    def __init__(self, vectors: Mapping[int, Sequence[float]], popularity: Mapping[int, float] | None = None) -> None:
+    def __init__(
+        self,
+        vectors: Mapping[int, Sequence[float]],
+        popularity: Mapping[int, float] | None = None,
+        items: Mapping[int, Item] | None = None,
+    ) -> None:
         self._ids = np.array(sorted(vectors), dtype=np.int64)
         rows = np.array([vectors[item_id] for item_id in sorted(vectors)], dtype=np.float32)
         self._rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
         self._popularity = popularity or {}
+        self._items = items or {}
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -56,6 +66,9 @@ class ArrayIndex:
         place = {int(item_id): row for row, item_id in enumerate(self._ids)}
         known = [item_id for item_id in item_ids if item_id in place]
         return np.array(known, dtype=np.int64), self._rows[[place[item_id] for item_id in known]]
+
+    def facts(self, item_ids: Sequence[int]) -> list[ItemFacts]:
+        return [facts_of(self._items[item_id]) if self._items else ItemFacts(item_id) for item_id in item_ids]
 
     async def search(
         self, query: Floats, n: int, *, excluded: Collection[int] = (), predicate: Predicate | None = None
