@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 
 from config.catalogue_profile import CatalogueProfile
 from core.errors import ConfigurationError
+from models.catalogue import Item
 from services.active_members import SqlActiveMembers
 from services.backend_tables import backend_metadata
 from services.catalogue import SqlCatalogue, parts
@@ -53,18 +55,19 @@ def _changed(**item: object) -> CatalogueProfile:
     return SONGS.model_copy(update={"item": SONGS.item.model_copy(update=item)})
 
 
+async def _streamed(catalogue: SqlCatalogue) -> dict[int, Item]:
+    return {item.item_id: item async for batch in catalogue.stream() for item in batch}
+
+
 class CatalogueTests(WithTables):
     async def test_an_item_holds_what_its_row_holds(self, url: str, database: Database) -> None:
         insert_songs(url, FULL_SONG)
-        give_features(url, SONG_ID, features={"valence": 0.25, "tempo": 98}, popularity=0.75)
         [item] = (await SqlCatalogue(database, SONGS).items([SONG_ID])).values()
         assert item.item_id == SONG_ID
         assert item.titles == {"ko": "밤편지", "en": "Through the Night", "ja": "夜の手紙"}
         assert (item.creator, item.creator_local, item.language) == ("IU", "아이유", "ko")
         assert item.genres == ("ballad", "k-pop")
         assert item.moods == ("calm", "tender")
-        assert item.features == {"valence": 0.25, "tempo": 98.0}
-        assert item.popularity == pytest.approx(0.75)
 
     async def test_an_item_carries_the_columns_that_results_and_the_embedder_need(
         self, url: str, database: Database
@@ -80,7 +83,7 @@ class CatalogueTests(WithTables):
     async def test_a_row_of_nulls_is_an_item_all_the_same(self, url: str, database: Database) -> None:
         insert_songs(url, {"song_id": 1, "modified_at": None, "is_active": None})
         item = (await SqlCatalogue(database, SONGS).items([1]))[1]
-        assert (item.titles, item.genres, item.moods, item.creator, item.popularity) == ({}, (), (), None, 0.0)
+        assert (item.titles, item.genres, item.moods, item.creator) == ({}, (), (), None)
         assert item.title("en") == "1"
 
     async def test_blank_text_is_no_text(self, url: str, database: Database) -> None:
@@ -115,15 +118,28 @@ class CatalogueTests(WithTables):
         assert set(await catalogue.items([1, 1, 2])) == {1, 2}
         assert set(await catalogue.items({2: "x"}.keys())) == {2}
 
+    async def test_only_the_stream_looks_up_features_and_popularity(self, url: str, database: Database) -> None:
+        insert_songs(url, FULL_SONG)
+        give_features(url, SONG_ID, features={"valence": 0.25, "tempo": 98}, popularity=0.75)
+        catalogue = SqlCatalogue(database, SONGS)
+        [complete] = (await _streamed(catalogue)).values()
+        assert complete.features == {"valence": 0.25, "tempo": 98.0}
+        assert complete.popularity == pytest.approx(0.75)
+        assert replace(complete, features={}, popularity=0.0) == (await catalogue.items([SONG_ID]))[SONG_ID]
+
+    async def test_an_item_without_features_and_likes_is_streamed_too(self, url: str, database: Database) -> None:
+        insert_songs(url, {"song_id": 1})
+        [item] = (await _streamed(SqlCatalogue(database, SONGS))).values()
+        assert (item.features, item.popularity) == ({}, 0.0)
+
     async def test_likes_make_popularity_where_no_source_gave_more(self, url: str, database: Database) -> None:
         insert_songs(url, *({"song_id": song_id} for song_id in (1, 2, 3, 4)))
         like(url, 1, *[1] * 30)
         like(url, 1, 2, 4)
         give_features(url, 3, popularity=0.01)
         give_features(url, 4, popularity=0.9)
-        items = await SqlCatalogue(database, SONGS).items([1, 2, 3, 4])
-        by_popularity = sorted(items, key=lambda item_id: -items[item_id].popularity)
-        assert by_popularity == [4, 1, 2, 3]
+        items = await _streamed(SqlCatalogue(database, SONGS))
+        assert sorted(items, key=lambda item_id: -items[item_id].popularity) == [4, 1, 2, 3]
         assert all(0 <= item.popularity <= 1 for item in items.values())
 
     async def test_the_stream_holds_all_active_items_in_order_whatever_the_batches(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from core.errors import DependencyUnavailable
 from core.ports import Floats, Ids, IndexRows, Predicate
+from models.catalogue import ItemFacts
 from services import item_index
 from services.item_index import InMemoryItemIndex, RefreshingIndex
 from tests.support.hand_clock import HandClock
@@ -45,7 +46,7 @@ def make_rows(
         genres=genres or [()] * n,
         moods=moods or [()] * n,
         languages=languages or [None] * n,
-        creators=[None] * n,
+        creators=[f"creator {place}" for place in range(n)],
         version=version,
     )
 
@@ -155,6 +156,22 @@ def test_vectors_come_in_the_order_asked_without_the_unknown(rows: IndexRows, wa
     known = [item_id for item_id in wanted if item_id in place]
     assert ids.tolist() == known
     np.testing.assert_array_equal(vectors, rows.vectors[[place[item_id] for item_id in known]])
+
+
+@given(rows=catalogues(), data=st.data())
+def test_facts_come_in_the_order_asked(rows: IndexRows, data: st.DataObject) -> None:
+    places = data.draw(st.lists(st.sampled_from(range(len(rows.ids))))) if len(rows.ids) else []
+    facts = InMemoryItemIndex(rows, NAME).facts(rows.ids[places].tolist())
+    assert facts == [
+        ItemFacts(
+            int(rows.ids[place]),
+            rows.creators[place],
+            rows.genres[place],
+            rows.moods[place],
+            float(rows.popularity[place]),
+        )
+        for place in places
+    ]
 
 
 @given(rows=catalogues(), query=small_vectors.filter(any), factor=st.floats(1e-3, 1e3))
