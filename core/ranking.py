@@ -69,8 +69,10 @@ def rank(retrieved: Retrieved, n: int, config: RankingConfig) -> list[Ranked]:
     if not retrieved.facts:
         return []
     scores = _scores(retrieved, config)
-    labelled = _label(retrieved, scores, config)
-    return [labelled[place] for place in _diversify(labelled, retrieved.vectors, scores, n, config)]
+    taste = _Taste.of(retrieved.liked)
+    kinds = _kinds(retrieved, scores, taste, config)
+    order = _diversify(retrieved, kinds, scores, n, config)
+    return [_ranked(retrieved, place, float(scores[place]), kinds[place], taste) for place in order]
 
 
 def _scores(retrieved: Retrieved, config: RankingConfig) -> Floats:
@@ -83,38 +85,6 @@ def _scores(retrieved: Retrieved, config: RankingConfig) -> Floats:
     match = np.clip((retrieved.similarity + nearest) / 2, 0.0, 1.0)
     scores: Floats = ((1 - config.popularity_weight) * match + config.popularity_weight * popularity).astype(np.float32)
     return scores
-
-
-def _label(retrieved: Retrieved, scores: Floats, config: RankingConfig) -> list[Ranked]:
-    taste = _Taste.of(retrieved.liked)
-    obscure = float(np.quantile([facts.popularity for facts in retrieved.facts], config.gem_popularity_quantile))
-    is_close = scores >= np.median(scores)
-    nearest = np.argsort(-retrieved.affinity, axis=1, kind="stable")[:, :_N_NEAR_SHOWN].tolist()
-    labelled = []
-    for place, facts in enumerate(retrieved.facts):
-        shared_genres = tuple(genre for genre in facts.genres if genre in taste.genres)
-        shared_moods = tuple(mood for mood in facts.moods if mood in taste.moods)
-        same_creator = facts.creator is not None and facts.creator in taste.creators
-        kind = _kind(
-            is_popular=retrieved.is_popular,
-            same_creator=same_creator,
-            is_foreign=not shared_genres,
-            is_gem=bool(facts.popularity < obscure and is_close[place]),
-            same_mood=bool(shared_moods),
-        )
-        labelled.append(
-            Ranked(
-                facts=facts,
-                score=float(scores[place]),
-                kind=kind,
-                similarity=float(retrieved.similarity[place]),
-                near_ids=tuple(retrieved.liked[column].item_id for column in nearest[place]),
-                shared_genres=shared_genres,
-                shared_moods=shared_moods,
-                same_creator=same_creator,
-            )
-        )
-    return labelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,43 +102,72 @@ class _Taste:
         )
 
 
-def _kind(
-    *, is_popular: bool, same_creator: bool, is_foreign: bool, is_gem: bool, same_mood: bool
-) -> RecommendationType:
-    """The first that applies, from the most telling to the most common."""
-    rules = (
-        (is_popular, RecommendationType.POPULAR),
-        (same_creator, RecommendationType.ARTIST),
-        (is_foreign, RecommendationType.CROSSOVER),
-        (is_gem, RecommendationType.HIDDEN_GEM),
-        (same_mood, RecommendationType.SIMILAR),
+def _kinds(retrieved: Retrieved, scores: Floats, taste: _Taste, config: RankingConfig) -> list[RecommendationType]:
+    if retrieved.is_popular:
+        return [RecommendationType.POPULAR] * len(retrieved.facts)
+    popularity = [facts.popularity for facts in retrieved.facts]
+    is_gem = (np.array(popularity) < np.quantile(popularity, config.gem_popularity_quantile)) & (
+        scores >= np.median(scores)
     )
-    return next((kind for applies, kind in rules if applies), RecommendationType.GENRE)
+    return [_kind(facts, taste, is_gem=gem) for facts, gem in zip(retrieved.facts, is_gem.tolist(), strict=True)]
 
 
-def _diversify(labelled: Sequence[Ranked], vectors: Floats, scores: Floats, n: int, config: RankingConfig) -> list[int]:
-    """Places in ``labelled``, greedily by marginal relevance; discoveries come first until their share is met.
+def _kind(facts: ItemFacts, taste: _Taste, *, is_gem: bool) -> RecommendationType:
+    """What speaks for the item, from the most telling to the most common."""
+    if facts.creator in taste.creators:
+        return RecommendationType.ARTIST
+    if taste.genres.isdisjoint(facts.genres):
+        return RecommendationType.CROSSOVER
+    if is_gem:
+        return RecommendationType.HIDDEN_GEM
+    return RecommendationType.GENRE if taste.moods.isdisjoint(facts.moods) else RecommendationType.SIMILAR
+
+
+def _diversify(
+    retrieved: Retrieved, kinds: Sequence[RecommendationType], scores: Floats, n: int, config: RankingConfig
+) -> list[int]:
+    """Places in ``retrieved``, greedily by marginal relevance; discoveries come first until their share is met.
 
     The cap per creator gives way only where the list would otherwise stay shorter than ``n``.
     """
-    is_open = np.ones(len(labelled), dtype=bool)
-    is_discovery = np.array([each.kind in _DISCOVERIES for each in labelled])
-    redundancy = np.zeros(len(labelled), dtype=np.float32)
+    likeness = config.diversity * (retrieved.vectors @ retrieved.vectors.T)
+    relevance = (1 - config.diversity) * scores
+    redundancy = np.zeros_like(relevance)
+    is_discovery = np.array([kind in _DISCOVERIES for kind in kinds])
+    # What is no discovery stands back by more than any marginal relevance while one is due.
+    waiting = np.where(is_discovery, np.float32(0), np.float32(10))
     per_creator: Counter[str | None] = Counter()
     chosen: list[int] = []
     over_cap: list[int] = []
-    while len(chosen) < n and is_open.any():
-        wanted = int(config.discovery_share * (len(chosen) + 1)) - int(is_discovery[chosen].sum())
-        pool = is_open & is_discovery if wanted > 0 else is_open
-        pool = pool if pool.any() else is_open
-        gain = np.where(pool, (1 - config.diversity) * scores - config.diversity * redundancy, -np.inf)
-        place = int(np.argmax(gain))
-        is_open[place] = False
-        creator = labelled[place].facts.creator
+    n_discoveries = 0
+    for _ in range(len(scores)):
+        if len(chosen) == n:
+            break
+        is_due = int(config.discovery_share * (len(chosen) + 1)) > n_discoveries
+        gain = relevance - redundancy
+        place = int(np.argmax(gain - waiting if is_due else gain))
+        relevance[place] = -np.inf
+        creator = retrieved.facts[place].creator
         if creator is not None and per_creator[creator] >= config.max_per_creator:
             over_cap.append(place)
             continue
         per_creator[creator] += 1
+        n_discoveries += bool(is_discovery[place])
         chosen.append(place)
-        redundancy = np.maximum(redundancy, vectors @ vectors[place])
+        np.maximum(redundancy, likeness[place], out=redundancy)
     return chosen + over_cap[: n - len(chosen)]
+
+
+def _ranked(retrieved: Retrieved, place: int, score: float, kind: RecommendationType, taste: _Taste) -> Ranked:
+    facts = retrieved.facts[place]
+    nearest = np.argsort(-retrieved.affinity[place], kind="stable")[:_N_NEAR_SHOWN]
+    return Ranked(
+        facts=facts,
+        score=score,
+        kind=kind,
+        similarity=float(retrieved.similarity[place]),
+        near_ids=tuple(retrieved.liked[column].item_id for column in nearest.tolist()),
+        shared_genres=tuple(genre for genre in facts.genres if genre in taste.genres),
+        shared_moods=tuple(mood for mood in facts.moods if mood in taste.moods),
+        same_creator=facts.creator in taste.creators,
+    )
