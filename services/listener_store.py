@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from config.catalogue_profile import CatalogueProfile
+from config.catalogue_profile import CatalogueProfile, JoinedInteractionTable
 from models.catalogue import Interest, Listener
 from services.database import Database
 from services.schema import LazyTables, ProfileTables, interaction
@@ -47,8 +47,8 @@ def _listener_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Comp
     """Rows of item id, kind and instant; takes ``member_id``."""
     member = sa.bindparam("member_id", type_=sa.BigInteger)
     branches = [_likes_branch(tables, profile, member)]
-    if tables.lists is not None:
-        branches.append(_lists_branch(tables, profile, member))
+    if profile.lists and tables.lists:
+        branches.append(_lists_branch(profile.lists, *tables.lists, member))
     branches.append(
         sa.select(interaction.c.item_id, interaction.c.type, interaction.c.occurred_at).where(
             interaction.c.member_id == member, interaction.c.type.in_(_EVENT_TYPES)
@@ -65,11 +65,9 @@ def _likes_branch(tables: ProfileTables, profile: CatalogueProfile, member: sa.B
     return sa.select(columns[source.item], sa.literal(_LIKES_ROW), at).where(columns[source.member] == member)
 
 
-def _lists_branch(tables: ProfileTables, profile: CatalogueProfile, member: sa.BindParameter[int]) -> sa.Select[Any]:
-    source, rows, parent = profile.lists, tables.lists, tables.parent
-    assert source is not None  # noqa: S101
-    assert rows is not None  # noqa: S101
-    assert parent is not None  # noqa: S101
+def _lists_branch(
+    source: JoinedInteractionTable, rows: sa.Table, parent: sa.Table, member: sa.BindParameter[int]
+) -> sa.Select[Any]:
     return (
         sa.select(rows.columns[source.item], sa.literal(_LIST_ROW), sa.null())
         .select_from(rows.join(parent, rows.columns[source.key] == parent.columns[source.key]))

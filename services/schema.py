@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-from config.catalogue_profile import CatalogueProfile, ItemTable
+from config.catalogue_profile import CatalogueProfile, ItemTable, JoinedInteractionTable
 from core.errors import ConfigurationError
 from services.database import Database
 
@@ -81,14 +81,13 @@ interaction = sa.Table(
 class ProfileTables:
     """The backend's tables as the profile names them and the database has them.
 
-    ``active`` and ``modified_at`` are None where the item table has no such column; ``lists`` and ``parent`` where the
-    profile names no lists.
+    ``active`` and ``modified_at`` are None where the item table has no such column; ``lists`` (the items of lists, and
+    the lists, which have owners) where the profile names none.
     """
 
     item: sa.Table
     likes: sa.Table
-    lists: sa.Table | None
-    parent: sa.Table | None
+    lists: tuple[sa.Table, sa.Table] | None
     active: sa.Column[Any] | None
     modified_at: sa.Column[Any] | None
 
@@ -137,13 +136,16 @@ def _load_profile_tables(connection: sa.Connection, profile: CatalogueProfile) -
     tables = ProfileTables(
         item=item,
         likes=lookup.table(likes.table, like_columns),
-        lists=lookup.table(profile.lists.table, [profile.lists.key, profile.lists.item]) if profile.lists else None,
-        parent=lookup.table(profile.lists.parent, [profile.lists.key, profile.lists.member]) if profile.lists else None,
+        lists=_list_tables(lookup, profile.lists) if profile.lists else None,
         active=_optional_column(item, profile.item.active),
         modified_at=_optional_column(item, profile.item.modified_at),
     )
     lookup.require_own_tables()
     return tables
+
+
+def _list_tables(lookup: "_Lookup", lists: JoinedInteractionTable) -> tuple[sa.Table, sa.Table]:
+    return lookup.table(lists.table, [lists.key, lists.item]), lookup.table(lists.parent, [lists.key, lists.member])
 
 
 def item_columns(profile: CatalogueProfile) -> tuple[str, ...]:

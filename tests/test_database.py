@@ -227,8 +227,8 @@ async def _run(database: Database, statement: str, *, reads: bool = True) -> obj
 async def _n_questions(database: Database) -> int:
     """The statements that the server has had from the pool's connection."""
     async with database.connect() as connection:
-        row = (await connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Questions'")).one()
-        return int(row[1])
+        result = await connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Questions'")
+        return int(result.scalars(1).one())
 
 
 async def _run_twice(database: Database, statement: sa.TextClause, parameters: dict[str, str]) -> None:
