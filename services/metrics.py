@@ -29,7 +29,7 @@ M = TypeVar("M", Counter, Gauge, Histogram)
 
 OTHER = "other"
 SOURCES = ("login", "manual", "refresh", "http", "favorites", "replay", "none", OTHER)
-OUTCOMES = ("acked", "retried", "dead_lettered", "cancelled", OTHER)
+JOB_OUTCOMES = ("succeeded", "retried", "dead_lettered", "cancelled", OTHER)
 ROUTES = ("main", "batch", "events", OTHER)
 SETTLED_REASONS = {
     "acked": ("succeeded", "succeeded_before", "failed_before"),
@@ -186,7 +186,7 @@ class _WorkerMetrics:
                 ["outcome", "source"],
                 registry=registry,
             ),
-            OUTCOMES,
+            JOB_OUTCOMES,
             SOURCES,
         )
         self._duration = _labelled(
@@ -228,12 +228,14 @@ class _WorkerMetrics:
         """A started job ended, ``seconds`` after its delivery."""
         source = _bounded(source, SOURCES)
         self._in_flight.labels(source).dec()
-        self._recommendations.labels(_bounded(outcome, OUTCOMES), source).inc()
+        self._recommendations.labels(_bounded(outcome, JOB_OUTCOMES), source).inc()
         self._duration.labels(source).observe(seconds)
 
     def delivery_settled(self, *, route: str, outcome: str, reason: str) -> None:
         """The broker was told what becomes of a delivery."""
-        self._settled.labels(_bounded(route, ROUTES), _bounded(outcome, OUTCOMES), _bounded(reason, REASONS)).inc()
+        self._settled.labels(
+            _bounded(route, ROUTES), _bounded(outcome, (*SETTLED_REASONS, OTHER)), _bounded(reason, REASONS)
+        ).inc()
 
     def delivery_not_settled(self, *, route: str) -> None:
         """The broker could not be told; it will deliver again."""

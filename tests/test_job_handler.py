@@ -174,7 +174,7 @@ async def test_a_job_is_acked_once_its_result_is_saved() -> None:
     assert await desk.handle(source="login") == Ack(AckReason.SUCCEEDED)
     assert desk.results.status["j"] is JobStatus.SUCCEEDED
     assert desk.results.progress["j"] == 50
-    assert (desk.observer.started, desk.observer.finished) == (["login"], [("acked", "login")])
+    assert (desk.observer.started, desk.observer.finished) == (["login"], [("succeeded", "login")])
 
 
 async def test_a_redelivered_finished_job_is_only_acked() -> None:

@@ -23,9 +23,9 @@ from services.metrics import (
     DROP_CAUSES,
     FLAWS,
     HTTP_ROUTES,
+    JOB_OUTCOMES,
     LLM_FAILURES,
     OTHER,
-    OUTCOMES,
     REASONS,
     ROUTES,
     SETTLED_REASONS,
@@ -196,15 +196,15 @@ def test_what_could_not_be_used_is_counted(bench: Bench) -> None:
 def test_a_job_is_in_flight_from_start_to_finish(bench: Bench) -> None:
     bench.metrics.job_started(source="login")
     bench.metrics.job_started(source="login")
-    bench.metrics.job_finished(outcome="acked", source="login", seconds=2.1)
+    bench.metrics.job_finished(outcome="succeeded", source="login", seconds=2.1)
     assert bench.value("songs_ai_jobs_in_flight", source="login") == 1
-    assert bench.value("songs_ai_recommendations_total", outcome="acked", source="login") == 1
+    assert bench.value("songs_ai_recommendations_total", outcome="succeeded", source="login") == 1
     assert bench.value("songs_ai_recommendation_duration_seconds_sum", source="login") == pytest.approx(2.1)
 
 
 def test_jobs_of_unknown_sources_end_where_they_began(bench: Bench) -> None:
     bench.metrics.job_started(source="Spring 4711")
-    bench.metrics.job_finished(outcome="acked", source="Spring 4711", seconds=1)
+    bench.metrics.job_finished(outcome="succeeded", source="Spring 4711", seconds=1)
     assert bench.value("songs_ai_jobs_in_flight", source=OTHER) == 0
 
 
@@ -261,7 +261,7 @@ def test_whatever_is_observed_no_new_series_appears_beyond_other(bench: Bench) -
 
 
 def test_every_child_exists_before_anything_happened(bench: Bench) -> None:
-    for outcome in OUTCOMES:
+    for outcome in JOB_OUTCOMES:
         for source in SOURCES:
             assert bench.value("songs_ai_recommendations_total", outcome=outcome, source=source) == 0
     for stage in STAGES:

@@ -26,7 +26,7 @@ from workers.disposition import (
     running_elsewhere,
 )
 from workers.lease_keeper import LeaseKeeper
-from workers.observer import WorkerObserver, outcome_label, source_label
+from workers.observer import WorkerObserver, job_outcome, source_label
 from workers.settlement import REPLAYED_HEADER
 
 log = structlog.get_logger()
@@ -104,7 +104,7 @@ class JobHandler:
             log.info(LogEvent.JOB_CANCELLED)
             await self._release(job, token)
             raise
-        self._finished(outcome_label(disposition), source, started_s)
+        self._finished(job_outcome(disposition), source, started_s)
         return disposition
 
     def _finished(self, outcome: str, source: str, started_s: float) -> None:

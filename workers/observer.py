@@ -14,7 +14,7 @@ class WorkerObserver(Protocol):
         """A job was claimed and is being run."""
 
     def job_finished(self, *, outcome: str, source: str, seconds: float) -> None:
-        """A started job ended; ``outcome`` is that of ``outcome_label``, or ``cancelled``."""
+        """A started job ended; ``outcome`` is that of ``job_outcome``, or ``cancelled``."""
 
     def delivery_settled(self, *, route: str, outcome: str, reason: str) -> None:
         """The broker was told what becomes of a delivery."""
@@ -44,6 +44,11 @@ def source_label(source: str | None) -> str:
     if source is None:
         return "none"
     return source if source in KNOWN_SOURCES else "other"
+
+
+def job_outcome(disposition: Disposition) -> str:
+    """``succeeded``, ``retried`` or ``dead_lettered``, for a job that was run."""
+    return "succeeded" if isinstance(disposition, Ack) else outcome_label(disposition)
 
 
 def outcome_label(disposition: Disposition) -> str:
