@@ -18,6 +18,7 @@ from services.database import Database
 from services.embedding_store import SqlEmbeddingStore
 from tests.support.backend import Backend, Document, faults_of, job_body, open_backend
 from tests.support.catalogue import SONGS, add_to_playlist, create_all_tables, insert_songs, like, update_song
+from tests.support.command import run_command
 from tests.support.llm_server import Fault, LLMServer
 from tests.support.servers import BreakableServer
 from tests.support.waiting import until
@@ -234,6 +235,35 @@ async def test_an_invalid_job_is_dead_lettered_with_its_reason_and_its_poller_is
     assert all(letter.headers["__TypeId__"] for letter in letters)
 
 
+async def test_a_job_published_from_the_command_line_is_printed_as_the_backend_would_read_it(site: Site) -> None:
+    command = ("publish", "--member", "7", "--favorites", "3,4,5", "--locale", "en", "--wait")
+    async with worker(site.environment):
+        first, again = [await run_command(*command, environment=site.environment) for _ in range(2)]
+    for printed in (first, again):
+        assert faults_of(orjson.loads(printed.out), {3, 4, 5}, CATALOGUE) == []
+    assert site.llm.n_calls == 1
+
+
+async def test_older_clients_ask_over_http(site: Site) -> None:
+    await asyncio.to_thread(like, site.environment["DATABASE_URL"], 8, 10, 11)
+    likes = {"memberId": 7, "favorite_song_ids": [3, 4, 5]}
+    async with worker(site.environment) as process, process.client() as client:
+        assert (await client.post("/recommend/cached", json={"memberId": 7})).status_code == 404
+        queued = (await client.post("/recommend", json=likes)).json()
+        assert queued["status"] == "queued"
+        await site.backend.wait([queued["jobId"]], 20, until={"succeeded"})
+        completed = (await client.post("/recommend", json=likes)).json()
+        result = await site.backend.result(queued["jobId"])
+        assert (completed["status"], completed["generated_date"]) == ("completed", result["generated_date"])
+        cached = (await client.post("/recommend/cached", json={"memberId": 7})).json()
+        assert (cached["cached"], cached["groups"]) == (True, result["groups"])
+        assert (await client.post("/favorites/updated", json={**likes, "memberId": 9})).json()["status"] == "queued"
+        warmed = (await client.post("/warm/active?limit=5")).json()
+        assert (warmed["status"], bool(warmed["task_id"])) == ("queued", True)
+        await until(lambda: has_view(site, 8), within_s=20)
+        await until(lambda: has_view(site, 9), within_s=20)
+
+
 # --- the LLM's faults ---
 
 
@@ -397,6 +427,10 @@ async def arrived(queue: aio_pika.abc.AbstractQueue) -> bool:
 
     await until(has_message, within_s=10)
     return True
+
+
+async def has_view(site: Site, member_id: int) -> bool:
+    return await site.backend.exists(f"recommend:{member_id}")
 
 
 async def llm_idle(site: Site) -> bool:

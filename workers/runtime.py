@@ -27,7 +27,7 @@ from core.embedding import HashingEmbedder
 from core.errors import ConfigurationError, DependencyUnavailable
 from core.explanation import Explainer
 from core.pipeline import PipelineConfig, RecommendationPipeline
-from core.ports import Embedder, HealthCheck
+from core.ports import Embedder, HealthCheck, LanguageModel
 from core.profile import ProfileConfig
 from core.ranking import RankingConfig
 from core.reranking import Reranker
@@ -39,11 +39,9 @@ from services.clock import SystemClock
 from services.database import Database, open_database
 from services.embedding_store import SqlEmbeddingStore
 from services.item_index import RefreshingIndex
-from services.language_model import OpenAILanguageModel
 from services.listener_store import SqlListenerStore
 from services.loop_lag import watch_loop_lag
 from services.metrics import PrometheusMetrics
-from services.openai_embedder import OpenAIEmbedder
 from services.redis_client import appendonly_enabled, open_redis, ping
 from services.result_cache import RedisResultCache
 from workers.amqp_broker import AmqpBroker
@@ -359,6 +357,8 @@ async def _open_embedder(settings: Settings, profile: CatalogueProfile) -> Async
     if settings.embedder == "hashing":
         yield HashingEmbedder(settings.embedding_dim, text_columns=profile.item.text)
         return
+    from services.openai_embedder import OpenAIEmbedder  # noqa: PLC0415 - slow to import, and seldom asked for
+
     embedder = OpenAIEmbedder(
         api_key=settings.openai_api_key.get_secret_value(),
         base_url=settings.openai_base_url or None,
@@ -375,10 +375,12 @@ async def _open_embedder(settings: Settings, profile: CatalogueProfile) -> Async
 @asynccontextmanager
 async def _open_language_model(
     settings: Settings, metrics: PrometheusMetrics, clock: SystemClock
-) -> AsyncIterator[OpenAILanguageModel | None]:
+) -> AsyncIterator[LanguageModel | None]:
     if not settings.llm_enabled:
         yield None
         return
+    from services.language_model import OpenAILanguageModel  # noqa: PLC0415 - half of the time that a start takes
+
     model = OpenAILanguageModel(
         model=settings.llm_model,
         deep_model=settings.llm_deep_model,

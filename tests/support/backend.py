@@ -97,6 +97,9 @@ class Backend:
         assert raw is not None, f"job {job_id} has no result"
         return dict(orjson.loads(raw))
 
+    async def exists(self, key: str) -> bool:
+        return bool(await self._redis.exists(key))
+
     async def json(self, key: str) -> Document:
         raw = await self._redis.get(key)
         assert raw is not None, f"{key} is not there"

@@ -159,7 +159,11 @@ class PrivateRedis(PrivateServer):
         return f"redis://127.0.0.1:{self.port}/0"
 
     def _command(self) -> Sequence[str]:
-        options = f"--port {self.port} --bind 127.0.0.1 --dir {self.directory} --appendonly yes --databases 64"
+        # appendfsync always: by default a write waits up to two seconds for a slow disk, and is answered before
+        options = (
+            f"--port {self.port} --bind 127.0.0.1 --dir {self.directory} --databases 64 "
+            "--appendonly yes --appendfsync always"
+        )
         return [find_program("redis-server") or "redis-server", *options.split(), "--save", ""]
 
 

@@ -53,7 +53,7 @@ class WorkerProcess:
 
     async def wait_ready(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.http_port}", timeout=5) as client:
+        async with self.client() as client:
             while time.monotonic() < deadline:
                 if self._process is None or self._process.returncode is not None:
                     raise RuntimeError(f"the worker ended while it started:\n{self.log[-4000:]}")
@@ -63,9 +63,12 @@ class WorkerProcess:
                 await asyncio.sleep(0.1)
         raise TimeoutError(f"the worker was not ready within {timeout_s} s:\n{self.log[-4000:]}")
 
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.http_port}", timeout=5)
+
     async def metrics(self) -> str:
-        async with httpx.AsyncClient() as client:
-            return (await client.get(f"http://127.0.0.1:{self.http_port}/metrics")).text
+        async with self.client() as client:
+            return (await client.get("/metrics")).text
 
     async def kill(self) -> None:
         """SIGKILL."""
