@@ -39,7 +39,15 @@ complaints = Console(stderr=True)
 Step = Callable[[Settings], Coroutine[Any, Any, None]]
 
 N_PROBLEMS_SHOWN = 20
-METRICS_SHOWN = ("songs_ai_recommendations_total", "songs_ai_jobs", "songs_ai_llm", "songs_ai_answer", "songs_ai_cache")
+METRICS_SHOWN = (
+    "songs_ai_recommendations_total",
+    "songs_ai_deliveries_settled_total",
+    "songs_ai_answer_cache",
+    "songs_ai_cache_hit_rate",
+    "songs_ai_llm_calls",
+    "songs_ai_llm_tokens",
+    "songs_ai_degraded",
+)
 WHERE_NEXT = """
 [bold]Where to go next[/bold]
   make demo TRACKS=songs.csv                 the same on real songs

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from config.catalogue_profile import CatalogueProfile
+from core.errors import DependencyUnavailable
 from core.explanation import Explainer
 from core.fingerprint import fingerprint
 from core.ports import (
@@ -114,6 +115,8 @@ class RecommendationPipeline:
         with self._observer.stage("listener"):
             listener = _with_favorites(await self._listeners.listener(job.member_id), job.favorite_item_ids)
         config, index = self._config, self._index.current()
+        if not len(index):
+            raise DependencyUnavailable("index", "holds no item, so nothing can be recommended")
         locale = job.locale if job.locale in LOCALES else config.default_locale
         top_k = min(job.top_k or config.default_top_k, config.max_top_k)
         versions = {

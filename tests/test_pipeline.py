@@ -294,7 +294,20 @@ async def test_an_index_that_is_not_loaded_is_a_dependency_away() -> None:
         await house.recommend(JOB)
 
 
-async def test_an_empty_catalogue_gives_an_empty_result_and_no_llm_call() -> None:
+async def test_an_index_without_items_is_a_dependency_away_and_no_empty_result() -> None:
+    house = House()
+    house.index.index = ArrayIndex({})
+    with pytest.raises(DependencyUnavailable, match="holds no item"):
+        await house.recommend(JOB)
+
+
+async def test_a_member_who_has_everything_gives_an_empty_result_and_no_llm_call() -> None:
+    model = ScriptedModel([1])
+    result = await House(Listener(member_id=7, seen_ids=frozenset(CATALOGUE)), model=model).result(JOB)
+    assert (result["groups"], result["candidates"], model.prompts) == ([], [], [])
+
+
+async def test_an_emptied_catalogue_gives_an_empty_result_and_no_llm_call() -> None:
     model = ScriptedModel([1])
     house = House(model=model)
     house.catalogue.active.clear()

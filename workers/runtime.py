@@ -336,7 +336,9 @@ def health_checks(parts: Parts, *, consuming: bool) -> Mapping[str, HealthCheck]
         return None
 
     async def index() -> str | None:
-        return None if len(parts.index.current()) else "the index holds no item: run `python main.py embed`"
+        if not len(parts.index.current()):
+            raise DependencyUnavailable("index", "holds no item: run `python main.py embed`")
+        return None
 
     checks: dict[str, HealthCheck] = {"database": database, "redis": redis, "broker": broker}
     return {**checks, "index": index} if consuming else checks

@@ -54,7 +54,9 @@ class ArrayIndex:
         items: Mapping[int, Item] | None = None,
     ) -> None:
         self._ids = np.array(sorted(vectors), dtype=np.int64)
-        rows = np.array([vectors[item_id] for item_id in sorted(vectors)], dtype=np.float32)
+        rows = np.array([vectors[item_id] for item_id in sorted(vectors)], dtype=np.float32).reshape(
+            len(vectors), -1 if vectors else 0
+        )
         self._rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
         self._popularity = popularity or {}
         self._items = items or {}
