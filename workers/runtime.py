@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -316,32 +317,36 @@ def _http_server(parts: Parts, *, consuming: bool) -> HttpServer:
 
 def health_checks(parts: Parts, *, consuming: bool) -> Mapping[str, HealthCheck]:
     """What readiness depends on; a process that does not consume needs neither consumer nor index."""
+    checks: dict[str, HealthCheck] = {
+        "database": partial(_check_database, parts),
+        "redis": partial(_check_redis, parts),
+        "broker": partial(_check_broker, parts, consuming=consuming),
+    }
+    return {**checks, "index": partial(_check_index, parts)} if consuming else checks
 
-    async def database() -> str | None:
-        await parts.database.ping()
-        return None
 
-    async def redis() -> str | None:
-        if parts.settings.redis_url.get_secret_value() == MEMORY_URL:
-            return "results live in this process alone (REDIS_URL is memory://)"
-        await ping(parts.redis)
-        if await appendonly_enabled(parts.redis) is False:
-            return "appendonly is off: a crash of Redis may lose results that were acknowledged"
-        return None
+async def _check_database(parts: Parts) -> None:
+    await parts.database.ping()
 
-    async def broker() -> str | None:
-        health = parts.broker.health()
-        if not health.connected or (consuming and not health.consuming):
-            raise DependencyUnavailable("broker", health.reason or "not consuming")
-        return None
 
-    async def index() -> str | None:
-        if not len(parts.index.current()):
-            raise DependencyUnavailable("index", "holds no item: run `python main.py embed`")
-        return None
+async def _check_redis(parts: Parts) -> str | None:
+    if parts.settings.redis_url.get_secret_value() == MEMORY_URL:
+        return "results live in this process alone (REDIS_URL is memory://)"
+    await ping(parts.redis)
+    if await appendonly_enabled(parts.redis) is False:
+        return "appendonly is off: a crash of Redis may lose results that were acknowledged"
+    return None
 
-    checks: dict[str, HealthCheck] = {"database": database, "redis": redis, "broker": broker}
-    return {**checks, "index": index} if consuming else checks
+
+async def _check_broker(parts: Parts, *, consuming: bool) -> None:
+    health = parts.broker.health()
+    if not health.connected or (consuming and not health.consuming):
+        raise DependencyUnavailable("broker", health.reason or "not consuming")
+
+
+async def _check_index(parts: Parts) -> None:
+    if not len(parts.index.current()):
+        raise DependencyUnavailable("index", "holds no item: run `python main.py embed`")
 
 
 # --- parts ---
