@@ -158,6 +158,8 @@ class Servers:
                 self._starting[need] = self._pool.submit(self._start, need, way)
             else:
                 self.missing.setdefault(need.kind, _advice(need.kind, self._recipes[need.kind]))
+        # its threads end with their work, and do not stand in the stacks that a timed-out test shows
+        self._pool.shutdown(wait=False)
 
     def wait(self, need: Need) -> BreakableServer | GivenServer:
         """The running server; raises ``NoServer``, or whatever kept it from starting."""
