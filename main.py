@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from config.settings import Settings
-from core.errors import SongsAIError
+from config.settings import MEMORY_URL, Settings
+from core.errors import ConfigurationError, SongsAIError
 from core.submission import submit
 from models.job import Job, JobStatus, Strategy
 from services import migrations
@@ -30,7 +30,7 @@ from training.generate import SOURCE as GENERATED
 from training.generate import generate_listeners, generate_songs
 from training.ingest import ingest as ingest_tracks
 from training.ingest import save_items
-from workers.runtime import Parts, embedded, open_parts, run_api, run_worker, running_consumers
+from workers.runtime import Parts, embedded, open_parts, prepare, run_api, run_worker, running_consumers
 
 app = typer.Typer(name="songs-ai", no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
@@ -106,6 +106,10 @@ def publish(
     )
 
     async def step(settings: Settings) -> None:
+        if settings.broker_url.get_secret_value() == MEMORY_URL:
+            raise ConfigurationError(
+                "BROKER_URL is memory://, where no worker can take the job; `demo` runs both in one"
+            )
         async with open_parts(settings) as parts:
             await parts.broker.start()
             await submit(job, results=parts.results, publisher=parts.publisher)
@@ -255,6 +259,7 @@ def demo(
                 items = [item async for batch in parts.catalogue.stream() for item in batch]
                 listeners = generate_listeners(items, members, seed)
                 await SqlIngestStore(parts.database).save_listeners(listeners)
+                await prepare(parts)
                 async with running_consumers(parts):
                     await play(
                         Stage(
@@ -314,7 +319,7 @@ def _setting(location: tuple[int | str, ...]) -> str:
 
 
 def _stop(sentence: str, code: int = FAILED) -> NoReturn:
-    complaints.print(sentence, style="red", markup=False, highlight=False)
+    complaints.print(sentence, style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)
 
 

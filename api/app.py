@@ -44,6 +44,7 @@ def create_app(
         title="Songs AI",
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
+        strict_content_type=False,  # older clients send none
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.include_router(health_router(health))

@@ -76,7 +76,7 @@ class JobDesk:
         Raises ``DependencyUnavailable``: of the jobs published before, some may run all the same.
         """
         task_id = str(uuid.uuid4())
-        member_ids = await self._members.active_member_ids(limit)
+        member_ids = await self._members.active_member_ids(min(limit, MAX_REFRESHED))
         jobs = [self._job(member_id, (), "refresh", trace_id=task_id) for member_id in member_ids]
         for start in range(0, len(jobs), PUBLISH_WINDOW):
             await self._submit_all(jobs[start : start + PUBLISH_WINDOW])
@@ -140,7 +140,7 @@ def recommendation_router(desk: JobDesk) -> APIRouter:
         return json_response({"status": "queued"})
 
     @router.post("/warm/active")
-    async def warm_active(limit: Annotated[int, Query(ge=1, le=MAX_REFRESHED)] = 100) -> Response:
+    async def warm_active(limit: Annotated[int, Query(ge=1)] = 100) -> Response:
         """Jobs of the most active members on the batch queue."""
         return json_response({"task_id": await desk.refresh(limit), "status": "queued"})
 

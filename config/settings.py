@@ -116,7 +116,7 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _lease_renews(self) -> Self:
+    def _top_k_fits(self) -> Self:
         if self.default_top_k > self.max_top_k:
             raise ValueError("default_top_k must not be above max_top_k")
         return self

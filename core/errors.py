@@ -14,17 +14,29 @@ class SongsAIError(Exception):
 class InvalidMessage(SongsAIError):
     """A message that can never be handled: ``field`` and ``value`` say what is wrong with it.
 
-    ``job_id`` is the job's id where one could be read all the same, so that its status can be made ``failed``.
+    ``job_id`` is the job's id where one could be read all the same, so that its status can be made ``failed``. The
+    sentence can always be written as UTF-8, whatever the message held.
     """
 
     code = "INVALID_JOB"
 
     def __init__(self, field: str, value: object, problem: str, *, job_id: str | None = None) -> None:
-        shown = repr(value)
-        shown = shown if len(shown) <= 120 else shown[:117] + "..."  # noqa: PLR2004 - a log line, not a dump
-        super().__init__(f"{field}: {problem}, got {shown}")
+        super().__init__(encodable(f"{field}: {problem}, got {_shown(value)}"))
         self.field = field
         self.job_id = job_id
+
+
+def encodable(text: str) -> str:
+    """``text`` with every lone surrogate escaped: JSON may name one, but neither Redis nor AMQP can be sent it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _shown(value: object) -> str:
+    try:
+        shown = repr(value)
+    except (RecursionError, ValueError):  # nested too deep, or an integer of more digits than Python writes
+        return f"a value of type {type(value).__name__} that cannot be shown"
+    return shown if len(shown) <= 120 else shown[:117] + "..."  # noqa: PLR2004 - a log line, not a dump
 
 
 class DependencyUnavailable(SongsAIError):
@@ -48,6 +60,10 @@ class PublishRefused(DependencyUnavailable):
 
     def __init__(self, problem: str) -> None:
         super().__init__("broker", problem)
+
+
+class NotEncodable(PublishRefused):
+    """A message that was received, but that cannot be written as AMQP again: no further try mends that."""
 
 
 class LanguageModelFailed(SongsAIError):

@@ -27,9 +27,14 @@ _LAST_S = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
 
 _WHITESPACE = re.compile(r"[ \t\n\r]*")  # JSON's own (RFC 8259, 2), narrower than Python's \s
 _DIGITS = re.compile(r"[0-9]{1,19}")
-_INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z", re.ASCII)
+_INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d)(?:(:\d\d)(?:\.(\d{1,9}))?)?Z", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+_FIELDS = frozenset({
+    "jobId", "memberId", "favoriteSongIds", "strategy", "topK", "locale", "source", "requestedAt", "idempotencyKey",
+    "traceId", "modelVersion", "attempt",
+})  # fmt: skip
 
 # Refuses to drop a digit: what does not fit into whole nanoseconds is refused, never rounded.
 _EXACT = Context(prec=40, traps=[Inexact, InvalidOperation])
@@ -41,9 +46,13 @@ _EXACT = Context(prec=40, traps=[Inexact, InvalidOperation])
 def decode_job(body: bytes) -> Job:
     """The job in ``body``.
 
-    Null reads as absent, unknown fields are ignored, and an empty ``idempotencyKey`` is none: it would make one job
-    of all that carry it. Raises ``InvalidMessage`` naming the field and its value, with the job id where it could be
-    read.
+    Null reads as absent, and an empty ``idempotencyKey`` is none: it would make one job of all that carry it. Unknown
+    fields are ignored, whatever JSON they hold and however often they stand. Raises ``InvalidMessage`` naming the
+    field and its value, with the job id where it could be read.
+
+    Refused on purpose: a field of ours that stands twice, since readers disagree on which one counts; and, of what
+    ISO 8601 allows for ``requestedAt``, offsets other than ``Z``, a lower case ``z`` and the end of a day as
+    ``24:00:00``, which no ``Instant`` of Java is written as.
     """
     members = list(_members(_text_of(body)))
     fields = _Fields({member.name: member.value for member in members})
@@ -84,7 +93,7 @@ def _readable_job_id(members: "list[_Member]") -> str | None:
 def _refuse_repeats(members: "list[_Member]") -> None:
     seen: set[str] = set()
     for member in members:
-        if member.name in seen:
+        if member.name in seen and member.name in _FIELDS:
             raise InvalidMessage(member.name, member.value, "stands more than once")
         seen.add(member.name)
 
@@ -116,6 +125,8 @@ def _text(field: str, value: object) -> str:
 
 
 def _integer(field: str, value: object, *, minimum: int, maximum: int) -> int:
+    if isinstance(value, _UnreadNumber):
+        raise InvalidMessage(field, value, f"must be an integer from {minimum} to {maximum}")
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidMessage(field, value, "must be an integer")
     if not minimum <= value <= maximum:
@@ -179,11 +190,11 @@ def _iso_instant_ns(value: str) -> int:
     if match is None:
         raise InvalidMessage("requestedAt", value, "must be an instant such as 2026-01-31T12:00:00.123456789Z")
     try:
-        instant = datetime.fromisoformat(match[1]).replace(tzinfo=UTC)
+        instant = datetime.fromisoformat(match[1] + (match[2] or "")).replace(tzinfo=UTC)
     except ValueError as error:
         raise InvalidMessage("requestedAt", value, f"is no instant ({error})") from None
     seconds = (instant - _EPOCH) // timedelta(seconds=1)
-    return seconds * _NS_PER_S + int((match[2] or "").ljust(9, "0"))
+    return seconds * _NS_PER_S + int((match[3] or "").ljust(9, "0"))
 
 
 def _epoch_instant_ns(value: int | Decimal) -> int:
@@ -254,11 +265,35 @@ class _Member:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class _UnreadNumber:
+    """A number that Python will not read: no field of ours may hold one, and others need not be understood."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _read_integer(text: str) -> int | _UnreadNumber:
+    try:
+        return int(text)
+    except ValueError:  # more digits than sys.get_int_max_str_digits()
+        return _UnreadNumber(text)
+
+
+def _read_decimal(text: str) -> Decimal | _UnreadNumber:
+    try:
+        return Decimal(text)
+    except InvalidOperation:  # an exponent beyond those of the decimal module
+        return _UnreadNumber(text)
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise InvalidMessage("body", name, "must be JSON, which has no such number")
 
 
-_DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(parse_int=_read_integer, parse_float=_read_decimal, parse_constant=_refuse_constant)
 
 
 def _text_of(body: bytes) -> str:
@@ -300,7 +335,7 @@ def _value(text: str, position: int) -> tuple[object, int]:
         return _DECODER.raw_decode(text, position)
     except RecursionError:
         raise InvalidMessage("body", text[:40], "is nested too deep") from None
-    except (ValueError, InvalidOperation) as error:
+    except ValueError as error:
         raise InvalidMessage("body", text[:40], f"must be JSON ({error})") from None
 
 

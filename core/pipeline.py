@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import structlog
 
 from config.catalogue_profile import CatalogueProfile
 from core.errors import DependencyUnavailable
@@ -24,11 +25,14 @@ from core.ports import (
 from core.profile import ProfileConfig, TasteProfile, build_profile, interest_weights
 from core.ranking import Ranked, RankingConfig, rank
 from core.reranking import Reranker
-from core.result_document import Finished, encode_result
+from core.result_document import Finished, encode_result, item_ids
 from core.retrieval import retrieve
 from models.catalogue import Interest, Item, Listener
 from models.job import Job
+from models.log_event import LogEvent
 from models.recommendation import Candidate, Reranked
+
+log = structlog.get_logger()
 
 LOCALES = ("ko", "ja", "en")
 
@@ -102,13 +106,15 @@ class RecommendationPipeline:
         Raises ``DependencyUnavailable``. An LLM that fails only degrades the answer.
         """
         question = await self._question(job)
-        if (known := await self._known_answer(question)) is not None:
+        known = await self._known_answer(question)
+        self._observer.answer_cache(hit=known is not None)
+        if known is not None:
             return known
         async with self._answers.single_flight(question.fingerprint):
-            if (known := await self._answers.get(question.fingerprint)) is not None:
+            if (known := await self._known_answer(question)) is not None:
                 return known
             documents = await self._answer(question, report)
-            await self._answers.put(question.fingerprint, documents)
+            await self._keep(question, documents)
             return documents
 
     async def _question(self, job: Job) -> _Question:
@@ -137,9 +143,22 @@ class RecommendationPipeline:
         )
 
     async def _known_answer(self, question: _Question) -> ResultDocuments | None:
+        """The answer under the same fingerprint, if every item in it is still active at this moment."""
         known = await self._answers.get(question.fingerprint)
-        self._observer.answer_cache(hit=known is not None)
+        if known is None:
+            return None
+        shown = item_ids(known, self._profile)
+        if shown - await self._catalogue.active_ids(shown):
+            return None
+        log.info(LogEvent.JOB_REUSED, fingerprint=question.fingerprint)
         return known
+
+    async def _keep(self, question: _Question, documents: ResultDocuments) -> None:
+        try:
+            await self._answers.put(question.fingerprint, documents)
+        except DependencyUnavailable as error:
+            # The answer is paid for; saving the job's result is tried again with more patience.
+            log.warning(LogEvent.ANSWER_NOT_KEPT, error=str(error))
 
     async def _answer(self, question: _Question, report: ProgressReporter) -> ResultDocuments:
         profile = self._taste(question)
@@ -202,6 +221,9 @@ class RecommendationPipeline:
 
 
 def _with_favorites(listener: Listener, favorite_ids: Sequence[int]) -> Listener:
-    """The listener as the job tells: its favourites, where it names any, are the likes in force."""
-    interests = tuple(Interest(item_id) for item_id in favorite_ids) or listener.interests
+    """The listener as the job tells: its favourites, where it names any, are the likes in force.
+
+    They have no dates, so their order means nothing: each counts once, and in any order they ask the same question.
+    """
+    interests = tuple(Interest(item_id) for item_id in sorted(set(favorite_ids))) or listener.interests
     return replace(listener, interests=interests, seen_ids=listener.seen_ids | set(favorite_ids))

@@ -46,6 +46,9 @@ class Catalogue(Protocol):
         What only offline steps need, ``features`` and ``popularity``, is not looked up.
         """
 
+    async def active_ids(self, item_ids: Collection[int]) -> set[int]:
+        """Those of ``item_ids`` that exist and are active, in one round trip."""
+
     def stream(self, batch_size: int = 1000) -> AsyncIterator[Sequence[Item]]:
         """All active items, complete, in order of id and in batches: for offline steps, never for a job."""
 

@@ -16,6 +16,9 @@ from models.recommendation import Candidate, Group, Reranked, TasteSummary
 
 Json = Mapping[str, object]
 
+DOCUMENT_VERSION = 1
+"""Raised whenever the layout of the documents changes: answers of the old layout are not used again."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
@@ -75,6 +78,12 @@ def encode_result(finished: Finished, profile: CatalogueProfile) -> ResultDocume
         preference=orjson.dumps(preferred),
         degraded=reranked.degraded is not None,
     )
+
+
+def item_ids(documents: ResultDocuments, profile: CatalogueProfile) -> frozenset[int]:
+    """The ids of all items that the result shows."""
+    result = orjson.loads(documents.result)
+    return frozenset(row[profile.id_field] for row in result["candidates"])
 
 
 def match_score(candidate: Candidate) -> float:

@@ -17,6 +17,7 @@ class LogEvent(StrEnum):
     JOB_RECEIVED = "job_received"
     JOB_SUCCEEDED = "job_succeeded"
     JOB_REUSED = "job_reused"
+    ANSWER_NOT_KEPT = "answer_not_kept"
     JOB_DUPLICATE_ACKED = "job_duplicate_acked"
     JOB_RETRIED = "job_retried"
     JOB_DEAD_LETTERED = "job_dead_lettered"

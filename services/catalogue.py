@@ -43,6 +43,12 @@ class SqlCatalogue:
         rows = await self._rows(_shown_query(await self._tables.get(), self._profile), item_ids)
         return {item.item_id: item for item in map(self._reader.shown, rows)}
 
+    async def active_ids(self, item_ids: Collection[int]) -> set[int]:
+        """Those of ``item_ids`` that exist and are active, in one round trip."""
+        tables = await self._tables.get()
+        rows = await self._rows(_shown_query(tables, self._profile, (self._profile.item.id,)), item_ids)
+        return {row[0] for row in rows}
+
     async def stream(self, batch_size: int = 1000) -> AsyncIterator[Sequence[Item]]:
         """All active items, complete, in order of id and in batches: for offline steps, never for a job."""
         tables = await self._tables.get()
@@ -75,11 +81,13 @@ def _next_ids_query(tables: ProfileTables, profile: CatalogueProfile, n: int) ->
     )
 
 
-def _shown_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Select[Any]:
-    """The profile's columns of the items whose ids it takes as ``item_ids``."""
+def _shown_query(
+    tables: ProfileTables, profile: CatalogueProfile, names: Sequence[str] | None = None
+) -> sa.Select[Any]:
+    """The columns ``names``, else all of the profile's, of the active items whose ids it takes as ``item_ids``."""
     ids = sa.bindparam(_IDS, expanding=True, type_=sa.BigInteger)
     columns = tables.item.columns
-    return sa.select(*(columns[name] for name in item_columns(profile))).where(
+    return sa.select(*(columns[name] for name in names or item_columns(profile))).where(
         columns[profile.item.id].in_(ids), tables.is_active()
     )
 

@@ -22,6 +22,7 @@ PREFERENCE_PREFIX = "preference:"
 LEASE_PREFIX = "songs_ai:lease:"
 IDEMPOTENCY_PREFIX = "songs_ai:idempotency:"
 ORDER_PREFIX = "songs_ai:order:"
+VIEWS_PREFIX = "songs_ai:views:"
 
 _NS_PER_S = 1_000_000_000
 _LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
@@ -78,14 +79,24 @@ class RedisResultCache:
         await self._queue([STATUS_PREFIX + job.job_id], [self._now(), self._job_ttl_s])
 
     async def claim(self, job: Job, *, token: str, replay: bool = False) -> Claim:
-        """See ``ResultCache.claim``. A holder of the idempotency key counts as running while its lease lives."""
-        keys = [STATUS_PREFIX + job.job_id, RESULT_PREFIX + job.job_id, LEASE_PREFIX + job.job_id]
+        """See ``ResultCache.claim``. A holder of the idempotency key counts as running while its lease lives.
+
+        A job that repeats a finished one succeeds with that one's documents as if it had found them itself.
+        """
+        keys = [STATUS_PREFIX + job.job_id, LEASE_PREFIX + job.job_id]
         if job.idempotency_key:
             keys.append(f"{IDEMPOTENCY_PREFIX}{job.member_id}:{job.idempotency_key}")
-        prefixes = [STATUS_PREFIX, RESULT_PREFIX, LEASE_PREFIX]
+        prefixes = [STATUS_PREFIX, RESULT_PREFIX, LEASE_PREFIX, VIEWS_PREFIX]
         outcome = await self._claim(
             keys, [job.job_id, token, int(replay), self._now(), self._lease_ms, self._job_ttl_s, *prefixes]
         )
+        if isinstance(outcome, list):
+            result, view, preference, degraded = cast("list[bytes]", outcome)
+            documents = ResultDocuments(
+                result=result, cached_view=view, preference=preference, degraded=degraded == b"1"
+            )
+            await self.succeed(job, documents, token=token)
+            return Claim.SUCCEEDED_BEFORE
         return Claim(cast("bytes", outcome).decode())
 
     async def renew(self, tokens: Mapping[str, str]) -> None:
@@ -108,15 +119,18 @@ class RedisResultCache:
         """
         requested_at = "" if job.requested_at_ns is None else _sortable(job.requested_at_ns)
         member_ttl_s = self._degraded_ttl_s if documents.degraded else self._cache_ttl_s
-        parts = [documents.result, documents.cached_view, documents.preference]
-        await self._succeed(
-            [prefix + job.job_id for prefix in (STATUS_PREFIX, RESULT_PREFIX, LEASE_PREFIX)]
-            + [f"{p}{job.member_id}" for p in (LATEST_PREFIX, VIEW_PREFIX, PREFERENCE_PREFIX, ORDER_PREFIX)],
-            [self._now(), self._job_ttl_s, member_ttl_s, requested_at, *parts],
-        )
+        parts = [documents.result, documents.cached_view, documents.preference, int(documents.degraded)]
+        keys = [prefix + job.job_id for prefix in (STATUS_PREFIX, RESULT_PREFIX, LEASE_PREFIX)]
+        keys += [f"{p}{job.member_id}" for p in (LATEST_PREFIX, VIEW_PREFIX, PREFERENCE_PREFIX, ORDER_PREFIX)]
+        if job.idempotency_key:
+            keys.append(VIEWS_PREFIX + job.job_id)
+        await self._succeed(keys, [self._now(), self._job_ttl_s, member_ttl_s, requested_at, *parts])
 
     async def fail(self, job_id: str, *, code: str, message: str, token: str | None = None) -> None:
-        """See ``ResultCache.fail``. With a ``token``, nothing happens while another worker holds the job."""
+        """See ``ResultCache.fail``. With a ``token``, nothing happens while another worker holds the job.
+
+        Without one, the message that failed may not be the job's own: a job that was begun is left as it is.
+        """
         keys = [STATUS_PREFIX + job_id, LEASE_PREFIX + job_id]
         await self._fail(keys, [self._now(), self._job_ttl_s, code, message, token or ""])
 

@@ -149,7 +149,7 @@ async def test_a_body_of_many_likes_below_the_limit_is_taken() -> None:
     assert response.status_code == 200
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "1001", "many", "1.5"])
+@pytest.mark.parametrize("limit", ["0", "-1", "many", "1.5"])
 async def test_a_limit_out_of_range_is_refused(limit: str) -> None:
     async with http_bench() as bench:
         response = await bench.client.post("/warm/active", params={"limit": limit})

@@ -33,6 +33,9 @@ class ListedCatalogue:
     async def items(self, item_ids: Collection[int]) -> dict[int, Item]:
         return {item.item_id: item for item in self.given if item.item_id in item_ids}
 
+    async def active_ids(self, item_ids: Collection[int]) -> set[int]:
+        return {item.item_id for item in self.given if item.item_id in item_ids}
+
     async def stream(self, batch_size: int = 1000) -> AsyncIterator[Sequence[Item]]:
         for start in range(0, len(self.given), batch_size):
             yield self.given[start : start + batch_size]

@@ -264,6 +264,49 @@ async def test_older_clients_ask_over_http(site: Site) -> None:
         await until(lambda: has_view(site, 9), within_s=20)
 
 
+async def test_a_site_that_forbids_declaring_is_served_with_the_backends_own_queues(
+    amqp_url: str, mysql_url: str, redis_url: str, llm_server: LLMServer
+) -> None:
+    prefix = f"e2e.{uuid.uuid4().hex[:8]}"
+    theirs = build_topology(prefix, (5, 30, 120), batch=False, events=False)
+    await fill_catalogue(mysql_url)
+    await asyncio.to_thread(like, mysql_url, 8, 10, 11)
+    async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
+        await declare_topology(channel, theirs, timeout_s=10)
+    environment = {
+        "BROKER_URL": amqp_url,
+        "DATABASE_URL": mysql_url,
+        "REDIS_URL": redis_url,
+        "OPENAI_BASE_URL": llm_server.base_url,
+        "NAME_PREFIX": prefix,
+        "TOPOLOGY_MODE": "passive",
+    }
+    async with (
+        open_backend(amqp_url, redis_url, prefix) as backend,
+        worker(environment) as process,
+        process.client() as client,
+    ):
+        site = Site(environment, backend, llm_server, prefix)
+        bodies = jobs_of([7])
+        await backend.publish(bodies)
+        await all_succeeded(site, bodies)
+        assert (await client.post("/warm/active?limit=5")).status_code == 200
+        await until(lambda: has_view(site, 8), within_s=20)
+    await delete(amqp_url, prefix)
+
+
+async def test_an_answer_from_the_cache_never_holds_a_song_deactivated_since(site: Site) -> None:
+    first, second = job_body(7, [3, 4, 5]), job_body(7, [5, 4, 3])
+    async with worker({**site.environment, "INDEX_REFRESH_S": "3600"}):
+        await site.backend.publish([first])
+        await all_succeeded(site, [first])
+        gone = (await site.backend.result(first["jobId"]))["candidates"][0]["song_id"]
+        await asyncio.to_thread(update_song, site.environment["DATABASE_URL"], gone, is_active=False)
+        await site.backend.publish([second])
+        await all_succeeded(site, [second])
+    assert gone not in {song["song_id"] for song in (await site.backend.result(second["jobId"]))["candidates"]}
+
+
 # --- the LLM's faults ---
 
 
@@ -326,6 +369,29 @@ async def test_sigterm_beyond_the_grace_gives_running_jobs_back(site: Site) -> N
     site.llm.delay_s = 0
     async with worker(site.environment):
         await all_succeeded(site, bodies)
+
+
+async def test_a_worker_that_waits_for_mysql_says_so_and_can_be_stopped(site: Site) -> None:
+    away = {**site.environment, "DATABASE_URL": "mysql://root@127.0.0.1:1/songs"}
+    process = WorkerProcess(away)
+    try:
+        await process.launch()
+        health = await process.first_health(within_s=30)
+        assert health.status_code == 503
+        assert health.json()["checks"]["database"]["status"] == "unavailable"
+        assert health.json()["checks"]["index"]["reason"] == "index: not loaded yet"
+        assert await process.terminate() == 0
+    finally:
+        await process.kill()
+
+
+async def test_a_port_that_is_taken_is_one_sentence(site: Site) -> None:
+    async with worker(site.environment) as process:
+        port = {"HTTP_PORT": str(process.http_port)}
+        outcome = await run_command("worker", environment={**site.environment, **port, "LOG_LEVEL": "ERROR"})
+    assert outcome.code == 1
+    assert outcome.err.startswith("ConfigurationError: HTTP_HOST and HTTP_PORT")
+    assert "Traceback" not in outcome.err
 
 
 # --- the servers' faults ---

@@ -50,6 +50,9 @@ class InMemoryCatalogue:
         self.n_calls += 1
         return {item_id: self.active[item_id] for item_id in item_ids if item_id in self.active}
 
+    async def active_ids(self, item_ids: Collection[int]) -> set[int]:
+        return set(item_ids) & set(self.active)
+
     async def stream(self, batch_size: int = 1000) -> AsyncIterator[Sequence[Item]]:
         yield list(self.active.values())
 
@@ -75,11 +78,14 @@ class FixedIndex:
 class InMemoryAnswers:
     def __init__(self) -> None:
         self.stored: dict[str, ResultDocuments] = {}
+        self.is_away = False
 
     async def get(self, fingerprint: str) -> ResultDocuments | None:
         return self.stored.get(fingerprint)
 
     async def put(self, fingerprint: str, documents: ResultDocuments) -> None:
+        if self.is_away:
+            raise DependencyUnavailable("redis", "away")
         self.stored[fingerprint] = documents
 
     @asynccontextmanager
@@ -221,7 +227,6 @@ async def test_a_song_deactivated_since_the_index_was_loaded_is_gone() -> None:
     first = await house.result(JOB)
     gone = first["candidates"][0]["song_id"]
     del house.catalogue.active[gone]
-    house.answers.stored.clear()
     assert gone not in {candidate["song_id"] for candidate in (await house.result(JOB))["candidates"]}
 
 
@@ -253,6 +258,21 @@ async def test_an_unchanged_listener_costs_no_second_llm_call() -> None:
     assert second == first
     assert len(model.prompts) == 1
     assert (house.observer.counts["miss"], house.observer.counts["hit"]) == (1, 1)
+
+
+async def test_the_same_likes_in_another_order_or_twice_are_the_same_question() -> None:
+    model = ScriptedModel([3, 1, 2])
+    house = House(model=model)
+    for favorites in ((1, 2, 3), (3, 2, 1), (1, 2, 3, 3)):
+        await house.recommend(replace(JOB, favorite_item_ids=favorites))
+    assert len(model.prompts) == 1
+
+
+async def test_an_answer_that_cannot_be_kept_is_given_all_the_same() -> None:
+    house = House()
+    house.answers.is_away = True
+    assert faults_of(await house.result(JOB), {1, 2, 3}, set(CATALOGUE)) == []
+    assert house.answers.stored == {}
 
 
 async def test_a_changed_like_is_a_new_question() -> None:

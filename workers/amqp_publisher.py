@@ -13,7 +13,7 @@ from aiormq import spec
 from pamqp.common import FieldTable
 from pamqp.exceptions import PAMQPException
 
-from core.errors import ConfigurationError, DependencyUnavailable, PublishRefused
+from core.errors import ConfigurationError, DependencyUnavailable, NotEncodable, PublishRefused
 from workers.amqp_connection import LIBRARY_ERRORS, AmqpConnection, close_quietly, raise_if_cancelled, sentence
 from workers.broker import OutgoingMessage, Unroutable
 
@@ -73,7 +73,7 @@ class AmqpPublisher:
         except TimeoutError as error:
             raise PublishRefused(f"not confirmed within {timeout_s:g} s") from error
         except _ENCODING_ERRORS as error:
-            raise PublishRefused(f"cannot be written as AMQP: {sentence(error)}") from error
+            raise NotEncodable(f"cannot be written as AMQP: {sentence(error)}") from error
         except (*LIBRARY_ERRORS, DependencyUnavailable) as error:
             raise PublishRefused(sentence(error)) from error
         except asyncio.CancelledError:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import structlog
 
-from core.errors import DependencyUnavailable, PublishRefused
+from core.errors import DependencyUnavailable, InvalidMessage, NotEncodable, PublishRefused, SongsAIError
 from models.log_event import LogEvent
 from workers.broker import Broker, Delivery, Subscription
 from workers.disposition import Disposition, RetryLater
@@ -26,7 +26,10 @@ class DeliveryHandler(Protocol):
 
 
 class Consumer:
-    """Consumes ``route``: each delivery in a task of its own, at most ``concurrency`` of them in the handler."""
+    """Consumes ``route``: each delivery in a task of its own, at most ``concurrency`` of them in the handler.
+
+    What cannot be settled is put back after ``pause_s``, or after its retry delay where it has one.
+    """
 
     def __init__(
         self,
@@ -36,12 +39,14 @@ class Consumer:
         *,
         concurrency: int,
         observer: WorkerObserver,
+        pause_s: float = DEFAULT_PAUSE_S,
     ) -> None:
         self._broker = broker
         self._route = route
         self._handler = handler
         self._concurrency = concurrency
         self._observer = observer
+        self._pause_s = pause_s
         # The prefetch alone is no bound: after a reconnect the broker counts from nothing, and old jobs still run.
         self._slots = asyncio.Semaphore(concurrency)
         self._stopping = asyncio.Event()
@@ -96,6 +101,13 @@ class Consumer:
             log.error(LogEvent.UNEXPECTED_ERROR_CAUGHT, route=self._route.name, exc_info=error)
 
     async def _work(self, delivery: Delivery) -> None:
+        try:
+            await self._handle_and_settle(delivery)
+        except Exception as error:  # noqa: BLE001 - what is never settled takes up a place of the prefetch for ever
+            log.error(LogEvent.UNEXPECTED_ERROR_CAUGHT, route=self._route.name, exc_info=error)
+            await self._give_back(delivery)
+
+    async def _handle_and_settle(self, delivery: Delivery) -> None:
         async with self._slots:
             if self._stopping.is_set():
                 return
@@ -105,9 +117,15 @@ class Consumer:
     async def _settle(self, delivery: Delivery, disposition: Disposition) -> None:
         try:
             await settle(self._broker, self._route, delivery, disposition)
+        except (NotEncodable, InvalidMessage) as error:
+            # Put back it would come again without end, its attempt never raised; the queue's own dead-lettering
+            # writes nothing anew.
+            self._not_settled(error)
+            await self._reject(delivery, requeue=False)
         except PublishRefused as error:
             self._not_settled(error)
-            await self._put_back(delivery, disposition)
+            pause_s = disposition.delay_s if isinstance(disposition, RetryLater) else self._pause_s
+            await self._put_back(delivery, pause_s)
         except DependencyUnavailable as error:
             self._not_settled(error)
         else:
@@ -115,23 +133,32 @@ class Consumer:
                 route=self._route.name, outcome=outcome_label(disposition), reason=disposition.reason.value
             )
 
-    async def _put_back(self, delivery: Delivery, disposition: Disposition) -> None:
+    async def _give_back(self, delivery: Delivery) -> None:
+        """After a bug in handler or settlement: once more after a pause, and when it has come again, a dead letter."""
+        if delivery.redelivered:
+            await self._reject(delivery, requeue=False)
+        else:
+            await self._put_back(delivery, self._pause_s)
+
+    async def _put_back(self, delivery: Delivery, pause_s: float) -> None:
         """Requeue what could not be sent on, after the pause that it would have had in the retry queue.
 
         Meanwhile it stays unsettled: nothing is lost, and the prefetch that it takes up slows the consumer down while
         the broker is in trouble, so that the job is not run again and again. A shutdown does not wait for it.
         """
-        pause_s = disposition.delay_s if isinstance(disposition, RetryLater) else DEFAULT_PAUSE_S
         try:
             async with asyncio.timeout(pause_s):
                 await self._stopping.wait()
         except TimeoutError:
             pass
+        await self._reject(delivery, requeue=True)
+
+    async def _reject(self, delivery: Delivery, *, requeue: bool) -> None:
         try:
-            await self._broker.reject(delivery, requeue=True)
+            await self._broker.reject(delivery, requeue=requeue)
         except DependencyUnavailable as error:
             self._not_settled(error)
 
-    def _not_settled(self, error: DependencyUnavailable) -> None:
+    def _not_settled(self, error: SongsAIError) -> None:
         self._observer.delivery_not_settled(route=self._route.name)
         log.warning(LogEvent.DELIVERY_NOT_SETTLED, route=self._route.name, error=str(error))

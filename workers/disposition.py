@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePath
 
-from core.errors import DependencyUnavailable, InvalidMessage, JobTimedOut, SongsAIError
+from core.errors import DependencyUnavailable, InvalidMessage, JobTimedOut, SongsAIError, encodable
 
 MAX_ERROR_CHARS = 500
 
@@ -117,5 +117,5 @@ def traceback_digest(error: BaseException) -> str:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(encodable(text).split())
     return line if len(line) <= MAX_ERROR_CHARS else f"{line[: MAX_ERROR_CHARS - 3]}..."

@@ -18,6 +18,7 @@ from workers.disposition import (
     Ack,
     AckReason,
     DeadLetter,
+    DeadLetterReason,
     Disposition,
     RetryLater,
     disposition_of,
@@ -32,14 +33,17 @@ from workers.settlement import REPLAYED_HEADER
 log = structlog.get_logger()
 
 RELEASE_TIMEOUT_S = 1.0
-SAVE_PAUSES_S = (0.1, 0.5, 2.0)
+SAVE_PAUSES_S = (0.1, 0.5, 2.0, 5.0, 5.0, 8.0)  # a Redis that restarts needs some 20 s
 
 
 class JobHandler:
     """Handles deliveries of jobs; one instance serves all that run side by side.
 
     ``delays_s`` are the retry queues' delays, rising. ``save_pauses_s`` are the pauses between the tries of saving a
-    finished result: what has been paid for is not thrown away because Redis blinked.
+    finished result: what has been paid for is not thrown away because Redis restarts.
+
+    All leases of one handler carry one token, so that a job whose lease could not be given up is not kept from the
+    worker that holds it; two deliveries of one job in this worker exclude each other here.
     """
 
     def __init__(
@@ -64,9 +68,21 @@ class JobHandler:
         self._clock = clock
         self._observer = observer
         self._save_pauses_s = tuple(save_pauses_s)
+        self._token = uuid4().hex
+        self._running: set[str] = set()
 
     async def handle(self, delivery: Delivery) -> Disposition:
         """What becomes of ``delivery``; raises ``CancelledError`` alone, and then nothing was decided."""
+        arrived_s = self._clock.monotonic_s()
+        try:
+            return await self._decided(delivery, arrived_s)
+        except Exception as error:  # noqa: BLE001 - a delivery that nothing is decided about blocks its slot for ever
+            _log_bug(error)
+            disposition = DeadLetter(DeadLetterReason.UNEXPECTED, note_of(error))
+            _log_disposition(disposition)
+            return disposition
+
+    async def _decided(self, delivery: Delivery, arrived_s: float) -> Disposition:
         try:
             job = decode_job(delivery.body)
         except InvalidMessage as error:
@@ -74,48 +90,57 @@ class JobHandler:
         replay = REPLAYED_HEADER in delivery.headers
         with bound_contextvars(job_id=job.job_id, trace_id=job.trace_id, attempt=job.attempt):
             log.info(LogEvent.JOB_RECEIVED, source=job.source, redelivered=delivery.redelivered, replay=replay)
-            disposition = await self._handled(job, replay=replay)
+            disposition = await self._alone(job, arrived_s, replay=replay)
             _log_disposition(disposition)
             return disposition
 
-    async def _handled(self, job: Job, *, replay: bool) -> Disposition:
-        token = uuid4().hex
+    async def _alone(self, job: Job, arrived_s: float, *, replay: bool) -> Disposition:
+        if job.job_id in self._running:
+            return running_elsewhere(self._delays_s)
+        self._running.add(job.job_id)
         try:
-            claim = await self._results.claim(job, token=token, replay=replay)
+            return await self._handled(job, arrived_s, replay=replay)
+        finally:
+            self._running.remove(job.job_id)
+
+    async def _handled(self, job: Job, arrived_s: float, *, replay: bool) -> Disposition:
+        try:
+            claim = await self._results.claim(job, token=self._token, replay=replay)
             if claim is not Claim.GRANTED:
                 return self._not_granted(claim)
-            return await self._granted(job, token)
-        except Exception as error:  # noqa: BLE001 - the entry point of every job: a bug must reach the dead letters
-            return await self._failed(job, error, token)
+            return await self._granted(job, arrived_s)
+        except Exception as error:  # noqa: BLE001 - the entry point of every job: its poller must see that it failed
+            return await self._failed(job, error)
 
     def _not_granted(self, claim: Claim) -> Disposition:
         if claim is Claim.RUNNING_ELSEWHERE:
             return running_elsewhere(self._delays_s)
         return Ack(AckReason(claim.value))
 
-    async def _granted(self, job: Job, token: str) -> Disposition:
-        source, started_s = source_label(job.source), self._clock.monotonic_s()
+    async def _granted(self, job: Job, arrived_s: float) -> Disposition:
+        source = source_label(job.source)
         self._observer.job_started(source=source)
         try:
-            with self._leases.held(job.job_id, token):
-                disposition = await self._run_and_save(job, token)
+            with self._leases.held(job.job_id, self._token):
+                disposition = await self._run_and_save(job)
         except asyncio.CancelledError:
-            self._finished("cancelled", source, started_s)
+            self._finished("cancelled", source, arrived_s)
             log.info(LogEvent.JOB_CANCELLED)
-            await self._release(job, token)
+            await self._release(job)
             raise
-        self._finished(job_outcome(disposition), source, started_s)
+        self._finished(job_outcome(disposition), source, arrived_s)
         return disposition
 
-    def _finished(self, outcome: str, source: str, started_s: float) -> None:
-        self._observer.job_finished(outcome=outcome, source=source, seconds=self._clock.monotonic_s() - started_s)
+    def _finished(self, outcome: str, source: str, arrived_s: float) -> None:
+        self._observer.job_finished(outcome=outcome, source=source, seconds=self._clock.monotonic_s() - arrived_s)
 
-    async def _run_and_save(self, job: Job, token: str) -> Disposition:
+    async def _run_and_save(self, job: Job) -> Disposition:
         try:
             documents = await self._run(job)
-            await self._save(job, documents, token)
+            with self._observer.stage("save"):
+                await self._save(job, documents)
         except Exception as error:  # noqa: BLE001 - see _handled; here, so that the outcome is timed and counted
-            return await self._failed(job, error, token)
+            return await self._failed(job, error)
         return Ack(AckReason.SUCCEEDED)
 
     async def _run(self, job: Job) -> ResultDocuments:
@@ -134,25 +159,23 @@ class JobHandler:
         except DependencyUnavailable as error:
             log.debug(LogEvent.DEPENDENCY_CHECK_FAILED, error=str(error))
 
-    async def _save(self, job: Job, documents: ResultDocuments, token: str) -> None:
+    async def _save(self, job: Job, documents: ResultDocuments) -> None:
         for pause_s in self._save_pauses_s:
             try:
-                return await self._results.succeed(job, documents, token=token)
+                return await self._results.succeed(job, documents, token=self._token)
             except DependencyUnavailable as error:
                 log.warning(LogEvent.RESULT_SAVE_RETRIED, error=str(error), pause_s=pause_s)
                 await asyncio.sleep(pause_s)
-        return await self._results.succeed(job, documents, token=token)
+        return await self._results.succeed(job, documents, token=self._token)
 
-    async def _failed(self, job: Job, error: Exception, token: str) -> Disposition:
+    async def _failed(self, job: Job, error: Exception) -> Disposition:
+        _log_bug(error)
         disposition = disposition_of(
             error, attempt=job.attempt, max_attempts=self._max_attempts, delays_s=self._delays_s
         )
-        note = note_of(error)
-        if note.digest is not None:
-            log.error(LogEvent.UNEXPECTED_ERROR_CAUGHT, digest=note.digest, exc_info=error)
         if isinstance(disposition, DeadLetter):
-            return await self._recorded(job.job_id, disposition, token)
-        await self._release(job, token)
+            return await self._recorded(job.job_id, disposition, self._token)
+        await self._release(job)
         return disposition
 
     async def _refused(self, error: InvalidMessage) -> Disposition:
@@ -172,13 +195,19 @@ class JobHandler:
             return outcome_not_recorded(dead_letter, self._delays_s)
         return dead_letter
 
-    async def _release(self, job: Job, token: str) -> None:
+    async def _release(self, job: Job) -> None:
         """Give the lease up, if that is quickly done: otherwise it ends by itself."""
         try:
             async with asyncio.timeout(RELEASE_TIMEOUT_S):
-                await self._results.release(job, token=token)
+                await self._results.release(job, token=self._token)
         except (DependencyUnavailable, TimeoutError) as error:
             log.debug(LogEvent.LEASE_RENEWAL_FAILED, error=str(error))
+
+
+def _log_bug(error: Exception) -> None:
+    digest = note_of(error).digest
+    if digest is not None:
+        log.error(LogEvent.UNEXPECTED_ERROR_CAUGHT, digest=digest, exc_info=error)
 
 
 def _log_disposition(disposition: Disposition) -> None:

@@ -5,7 +5,8 @@ import structlog
 from core.job_codec import encode_job
 from models.job import Job
 from models.log_event import LogEvent
-from workers.broker import Broker, OutgoingMessage
+from workers.broker import Broker, OutgoingMessage, Unroutable
+from workers.topology import Route
 
 log = structlog.get_logger()
 
@@ -20,7 +21,16 @@ class BrokerJobPublisher:
         """Return once the broker has confirmed it; raises ``PublishRefused``."""
         topology = self._broker.topology
         route = topology.batch if batch else topology.main
-        await self._broker.publish(
-            OutgoingMessage(exchange=route.exchange, routing_key=route.routing_key, body=encode_job(job))
-        )
+        try:
+            await self._publish(job, route)
+        except Unroutable:
+            # The batch queue is ours alone: where we may not declare, it may not be there.
+            if not batch:
+                raise
+            route = topology.main
+            await self._publish(job, route)
         log.info(LogEvent.JOB_PUBLISHED, job_id=job.job_id, route=route.name, source=job.source)
+
+    async def _publish(self, job: Job, route: Route) -> None:
+        message = OutgoingMessage(exchange=route.exchange, routing_key=route.routing_key, body=encode_job(job))
+        await self._broker.publish(message)

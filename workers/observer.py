@@ -1,5 +1,6 @@
 """What the worker counts, with bounded labels."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from workers.disposition import Ack, DeadLetter, Disposition
@@ -14,7 +15,10 @@ class WorkerObserver(Protocol):
         """A job was claimed and is being run."""
 
     def job_finished(self, *, outcome: str, source: str, seconds: float) -> None:
-        """A started job ended; ``outcome`` is that of ``job_outcome``, or ``cancelled``."""
+        """A started job ended ``seconds`` after its delivery; ``outcome`` is ``job_outcome``'s, or ``cancelled``."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Time the block as the job's stage ``name``, also where it fails."""
 
     def delivery_settled(self, *, route: str, outcome: str, reason: str) -> None:
         """The broker was told what becomes of a delivery."""
@@ -31,6 +35,10 @@ class SilentObserver:
 
     def job_finished(self, *, outcome: str, source: str, seconds: float) -> None:
         """See ``WorkerObserver``."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """See ``WorkerObserver``."""
+        return nullcontext()
 
     def delivery_settled(self, *, route: str, outcome: str, reason: str) -> None:
         """See ``WorkerObserver``."""

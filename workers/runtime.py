@@ -5,12 +5,13 @@ What is opened is closed in the reverse order, whatever happens. Signals belong 
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -32,6 +33,7 @@ from core.ports import Embedder, HealthCheck, LanguageModel
 from core.profile import ProfileConfig
 from core.ranking import RankingConfig
 from core.reranking import Reranker
+from core.result_document import DOCUMENT_VERSION
 from models.log_event import LogEvent
 from services.active_members import SqlActiveMembers
 from services.answer_cache import RedisAnswerCache
@@ -55,13 +57,11 @@ from workers.memory_broker import MemoryBroker
 from workers.topology import build_topology
 
 VERSION = "0.1.0"
-START_PATIENCE_S = 30.0
 
 log = structlog.get_logger()
 
 # The settings that change what is recommended; the others only change how.
 _ANSWER_SETTINGS = (
-    "catalogue_profile",
     "discovery_share",
     "diversity",
     "group_items",
@@ -69,6 +69,7 @@ _ANSWER_SETTINGS = (
     "llm_order_weight",
     "max_per_creator",
     "n_interests",
+    "time_zone",
 )
 
 
@@ -154,7 +155,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             observer=metrics,
             clock=clock,
             profile=profile,
-            config=_pipeline_config(settings),
+            config=_pipeline_config(settings, profile),
         )
         broker = _broker(settings)
         stack.push_async_callback(broker.close)
@@ -191,25 +192,28 @@ def embedded(settings: Settings, directory: Path) -> Settings:
 # --- running ---
 
 
+async def prepare(parts: Parts) -> None:
+    """Check the catalogue, load the index and connect to the broker, waiting for whatever is away.
+
+    Raises ``ConfigurationError``: no waiting mends that.
+    """
+    await _patiently(parts.catalogue.check)
+    await _patiently(parts.index.load)
+    await _patiently(parts.broker.start)
+    await _patiently(partial(_warn_of_forgetfulness, parts.redis))
+
+
+async def _warn_of_forgetfulness(redis: Redis) -> None:
+    if await appendonly_enabled(redis) is False:
+        log.warning(LogEvent.REDIS_NOT_DURABLE)
+
+
 @asynccontextmanager
 async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
-    """The index loaded and refreshed, jobs consumed. At the end they are drained within ``shutdown_grace_s``."""
-    settings = parts.settings
-    await patiently(parts.catalogue.check)
-    await patiently(parts.index.load)
-    await parts.broker.start(within_s=START_PATIENCE_S)
+    """Jobs consumed and the index refreshed, once ``prepare`` is done. At the end the jobs under way are drained."""
+    settings, topology = parts.settings, parts.broker.topology
     leases = LeaseKeeper(parts.results, lease_s=settings.job_lease_s)
-    handler = JobHandler(
-        parts.pipeline,
-        parts.results,
-        leases,
-        max_attempts=settings.max_attempts,
-        delays_s=settings.retry_delays_s,
-        job_timeout_s=settings.job_timeout_s,
-        clock=parts.clock,
-        observer=parts.metrics,
-    )
-    topology = parts.broker.topology
+    handler = _handler(parts, leases)
     consumers = [
         Consumer(parts.broker, route, handler, concurrency=concurrency, observer=parts.metrics)
         for route, concurrency in ((topology.main, settings.concurrency), (topology.batch, settings.batch_concurrency))
@@ -219,79 +223,126 @@ async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
         leases.run, parts.index.run, lambda: watch_loop_lag(parts.metrics.loop_lag, clock=parts.clock)
     ):
         try:
-            for consumer in consumers:
-                await consumer.start()
+            await consumers[0].start()
+            for consumer in consumers[1:]:
+                await _start_where_there(consumer, settings)
             yield consumers
         finally:
             await _stop(consumers, settings.shutdown_grace_s)
 
 
+def _handler(parts: Parts, leases: LeaseKeeper) -> JobHandler:
+    settings = parts.settings
+    return JobHandler(
+        parts.pipeline,
+        parts.results,
+        leases,
+        max_attempts=settings.max_attempts,
+        delays_s=settings.retry_delays_s,
+        job_timeout_s=settings.job_timeout_s,
+        clock=parts.clock,
+        observer=parts.metrics,
+    )
+
+
+async def _start_where_there(consumer: Consumer, settings: Settings) -> None:
+    """Consume a queue that is ours alone: where we may not declare it, it need not be there."""
+    try:
+        await consumer.start()
+    except ConfigurationError as error:
+        if settings.topology_mode == "declare":
+            raise
+        log.warning(LogEvent.CONSUMER_LOST, error=str(error))
+
+
 async def run_worker(settings: Settings) -> None:
-    """Consume until SIGTERM or SIGINT, then drain; a second signal cuts the grace short."""
-    async with open_parts(settings) as parts, running_consumers(parts) as consumers, AsyncExitStack() as stack:
+    """Consume until SIGTERM or SIGINT, then drain; a second signal cuts the grace short.
+
+    HTTP is served from the first moment, so that ``/health`` can say what a worker that is not ready waits for.
+    """
+    signals = _Signals()
+    async with open_parts(settings) as parts, AsyncExitStack() as stack:
         if settings.http_enabled:
-            await stack.enter_async_context(_http_server(parts, consuming=True))
-        log.info(LogEvent.WORKER_STARTED, version=VERSION, n_items=len(parts.index.current()))
-        await _until_signalled()
-        await _drain(consumers, settings.shutdown_grace_s)
+            await stack.enter_async_context(_serving_http(parts, consuming=True))
+        if await signals.sooner_than(prepare(parts)):
+            return
+        async with running_consumers(parts) as consumers:
+            log.info(LogEvent.WORKER_STARTED, version=VERSION, n_items=len(parts.index.current()))
+            await signals.next()
+            await _drain(consumers, settings.shutdown_grace_s, signals)
     log.info(LogEvent.WORKER_STOPPED)
 
 
 async def run_api(settings: Settings) -> None:
     """Serve HTTP alone until SIGTERM or SIGINT."""
-    async with open_parts(settings) as parts:
-        await parts.broker.start(within_s=START_PATIENCE_S)
-        async with _http_server(parts, consuming=False):
-            await _until_signalled()
+    signals = _Signals()
+    async with open_parts(settings) as parts, _serving_http(parts, consuming=False):
+        if not await signals.sooner_than(_patiently(parts.broker.start)):
+            await signals.next()
 
 
-async def patiently(step: Callable[[], Awaitable[None]], within_s: float = START_PATIENCE_S) -> None:
-    """Repeat ``step`` while a dependency is away; raises its ``DependencyUnavailable`` once ``within_s`` are over."""
-    loop = asyncio.get_running_loop()
-    deadline_s = loop.time() + within_s
+class _Signals:
+    """SIGTERM and SIGINT, from the first moment of the process to its last, taken one at a time."""
+
+    def __init__(self) -> None:
+        self._arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._arrived.put_nowait, number)
+
+    async def next(self) -> None:
+        """Return when a signal that was not taken before is there."""
+        number = await self._arrived.get()
+        log.info(LogEvent.SHUTDOWN_REQUESTED, signal=number.name)
+
+    async def sooner_than(self, step: Coroutine[Any, Any, None]) -> bool:
+        """Run ``step``; True where a signal came before its end and cancelled it. Raises what ``step`` raises."""
+        running, signalled = asyncio.create_task(step), asyncio.create_task(self.next())
+        await asyncio.wait({running, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            running.cancel()
+            await asyncio.wait({running})
+            return True
+        signalled.cancel()
+        await running
+        return False
+
+
+async def _patiently(step: Callable[[], Awaitable[None]]) -> None:
+    """Repeat ``step`` until the dependency that it needs is there."""
     while True:
         try:
             return await step()
         except DependencyUnavailable as error:
-            if loop.time() > deadline_s:
-                raise
             log.warning(LogEvent.DEPENDENCY_CHECK_FAILED, error=str(error))
             await asyncio.sleep(1)
 
 
-async def _drain(consumers: Sequence[Consumer], grace_s: float) -> None:
+async def _drain(consumers: Sequence[Consumer], grace_s: float, signals: _Signals) -> None:
     """Drain all consumers side by side; a further signal meanwhile ends the grace at once."""
-    draining = asyncio.create_task(_stop(consumers, grace_s))
-    impatient = asyncio.create_task(_until_signalled())
-    await asyncio.wait({draining, impatient}, return_when=asyncio.FIRST_COMPLETED)
-    impatient.cancel()
-    if not draining.done():
+    if await signals.sooner_than(_stop(consumers, grace_s)):
         await _stop(consumers, 0)
-    await draining
 
 
 async def _stop(consumers: Sequence[Consumer], grace_s: float) -> None:
     await asyncio.gather(*(consumer.stop(grace_s) for consumer in consumers))
 
 
-async def _until_signalled() -> None:
-    loop, signalled = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled.set)
-    await signalled.wait()
-    log.info(LogEvent.SHUTDOWN_REQUESTED)
-
-
 @asynccontextmanager
 async def _background(*loops: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
     """Run endless ``loops`` beside the block; one that fails ends the block too, for it would be missed."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_as_coroutine(each)) for each in loops]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_as_coroutine(each)) for each in loops]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+    except BaseExceptionGroup as errors:
+        if len(errors.exceptions) == 1:
+            raise errors.exceptions[0] from None
+        raise
 
 
 async def _as_coroutine(step: Callable[[], Awaitable[None]]) -> None:
@@ -299,6 +350,19 @@ async def _as_coroutine(step: Callable[[], Awaitable[None]]) -> None:
 
 
 # --- HTTP ---
+
+
+@asynccontextmanager
+async def _serving_http(parts: Parts, *, consuming: bool) -> AsyncIterator[None]:
+    server = _http_server(parts, consuming=consuming)
+    try:
+        await server.start()
+    except OSError as error:
+        raise ConfigurationError(f"HTTP_HOST and HTTP_PORT: the address cannot be served: {error}") from error
+    try:
+        yield
+    finally:
+        await server.stop()
 
 
 def _http_server(parts: Parts, *, consuming: bool) -> HttpServer:
@@ -410,8 +474,8 @@ def _broker(settings: Settings) -> Broker:
         settings.name_prefix,
         settings.retry_delays_s,
         settings.queue_type,
-        batch=settings.batch_concurrency > 0,
-        # Nothing consumes events yet: where we may not declare, there is no need to insist on them.
+        # These are ours alone: where we may not declare, there is no need to insist on them.
+        batch=settings.topology_mode == "declare",
         events=settings.topology_mode == "declare",
     )
     url = settings.broker_url.get_secret_value()
@@ -420,10 +484,11 @@ def _broker(settings: Settings) -> Broker:
     return AmqpBroker(url, topology, topology_mode=settings.topology_mode)
 
 
-def _pipeline_config(settings: Settings) -> PipelineConfig:
-    told = ";".join(f"{name}={getattr(settings, name)}" for name in _ANSWER_SETTINGS)
+def _pipeline_config(settings: Settings, profile: CatalogueProfile) -> PipelineConfig:
+    told = [f"{name}={getattr(settings, name)}" for name in _ANSWER_SETTINGS]
+    digest = blake2b("\n".join([*told, profile.model_dump_json(), str(DOCUMENT_VERSION)]).encode(), digest_size=6)
     return PipelineConfig(
-        version=blake2b(told.encode(), digest_size=6).hexdigest(),
+        version=digest.hexdigest(),
         default_locale=settings.default_locale,
         time_zone=settings.time_zone,
         default_top_k=settings.default_top_k,

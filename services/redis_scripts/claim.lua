@@ -1,14 +1,12 @@
--- Makes a job running and leases it to one worker, unless it is finished, leased to another, or a repetition.
--- KEYS: job:status, job:result, lease and, for a job with an idempotency key, the key that names that key's owner.
--- ARGV: job id, token, '1' on a replay, now, lease in ms, lifetime in s, and the prefixes of status, result and lease:
--- the owner's own keys are known only once its id has been read, which Redis Cluster would not allow.
-local status_key, result_key, lease_key, owner_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+-- Makes a job running and leases it to one worker, unless it is finished, leased to another, or a repetition: of a job
+-- that repeats a finished one the answer is {result, cached view, preference, '1' where they are degraded}, and nothing
+-- is written.
+-- KEYS: job:status, lease and, for a job with an idempotency key, the key that names that key's owner.
+-- ARGV: job id, token, '1' on a replay, now, lease in ms, lifetime in s, and the prefixes of status, result, lease and
+-- views: the owner's own keys are known only once its id has been read, which Redis Cluster would not allow.
+local status_key, lease_key, owner_key = KEYS[1], KEYS[2], KEYS[3]
 local job_id, token, is_replay, now, lease_ms, ttl_s = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4], ARGV[5], ARGV[6]
-local status_prefix, result_prefix, lease_prefix = ARGV[7], ARGV[8], ARGV[9]
-
-local function forget_failure()
-  redis.call('HDEL', status_key, 'error.code', 'error.message', 'finishedAt')
-end
+local status_prefix, result_prefix, lease_prefix, views_prefix = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 
 local status = redis.call('HGET', status_key, 'status')
 if status == 'succeeded' then
@@ -26,14 +24,9 @@ local owner = owner_key and redis.call('GET', owner_key)
 if owner and owner ~= job_id then
   local is_done = redis.call('HGET', status_prefix .. owner, 'status') == 'succeeded'
   local result = is_done and redis.call('GET', result_prefix .. owner)
-  if result then
-    redis.call('SET', result_key, result, 'EX', ttl_s)
-    forget_failure()
-    redis.call('HSETNX', status_key, 'startedAt', now)
-    redis.call('HSET', status_key, 'status', 'succeeded', 'progress', '100', 'finishedAt', now)
-    redis.call('EXPIRE', status_key, ttl_s)
-    redis.call('DEL', lease_key)
-    return 'succeeded_before'
+  local views = result and redis.call('HMGET', views_prefix .. owner, 'view', 'preference', 'degraded')
+  if views and views[1] and views[2] and views[3] then
+    return {result, views[1], views[2], views[3]}
   end
   -- Only a live lease keeps others out: an owner that waits for a retry, or never comes back, is overtaken, and finds
   -- its successor's result when it does.
@@ -43,7 +36,7 @@ if owner and owner ~= job_id then
 end
 
 if status == 'failed' then
-  forget_failure()
+  redis.call('HDEL', status_key, 'error.code', 'error.message', 'finishedAt')
   redis.call('HSET', status_key, 'progress', '0')
 end
 redis.call('HSETNX', status_key, 'startedAt', now)

@@ -1,13 +1,12 @@
 -- Makes a job failed, unless it succeeded or a worker other than the caller holds it.
--- KEYS: job:status, lease. ARGV: now, lifetime in s, error code, error message, token (empty: whoever holds it).
+-- KEYS: job:status, lease. ARGV: now, lifetime in s, error code, error message, token (empty: the caller could not read
+-- its message and claimed nothing, so that a job which runs, or waits for a retry, is another message's).
 local status_key, lease_key = KEYS[1], KEYS[2]
 local now, ttl_s, code, message, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
+local status = redis.call('HGET', status_key, 'status')
 local holder = redis.call('GET', lease_key)
-if token ~= '' and holder and holder ~= token then
-  return 0
-end
-if redis.call('HGET', status_key, 'status') == 'succeeded' then
+if status == 'succeeded' or (holder and holder ~= token) or (token == '' and status == 'running') then
   return 0
 end
 redis.call('HSET', status_key, 'status', 'failed', 'finishedAt', now, 'error.code', code, 'error.message', message)

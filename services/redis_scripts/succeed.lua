@@ -1,11 +1,12 @@
 -- Writes what a job found, and then that it succeeded. Only the member's newest job writes the member's own keys.
--- KEYS: job:status, job:result, lease, latest:recommendation, recommend, preference, order.
+-- KEYS: job:status, job:result, lease, latest:recommendation, recommend, preference, order and, for a job with an
+-- idempotency key, the views that later jobs of that key take over with its result.
 -- ARGV: now, lifetime of the job's keys in s, of the member's keys in s, instant of the request (sortable, or empty),
--- result, cached view, preference.
+-- result, cached view, preference, '1' where these are degraded.
 local status_key, result_key, lease_key = KEYS[1], KEYS[2], KEYS[3]
-local latest_key, view_key, preference_key, order_key = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local latest_key, view_key, preference_key, order_key, views_key = KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local now, ttl_s, member_ttl_s, requested_at = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local result, view, preference = ARGV[5], ARGV[6], ARGV[7]
+local result, view, preference, degraded = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 
 -- An instant with nine digits of fraction, or nil. Java writes 0, 3, 6 or 9 digits, whose order as text is not that of
 -- time; as numbers, nanoseconds would not fit into Lua's doubles.
@@ -23,6 +24,10 @@ local order = (requested_at ~= '' and requested_at or submitted_at) .. ' ' .. su
 local owner_order = redis.call('GET', order_key)
 
 redis.call('SET', result_key, result, 'EX', ttl_s)
+if views_key then
+  redis.call('HSET', views_key, 'view', view, 'preference', preference, 'degraded', degraded)
+  redis.call('EXPIRE', views_key, ttl_s)
+end
 -- Texts of one shape that differ in digits alone: they compare alike in every locale.
 if not owner_order or order >= owner_order then
   redis.call('SET', latest_key, result)

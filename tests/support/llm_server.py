@@ -46,6 +46,26 @@ class Fault(StrEnum):
     UNKNOWN_HANDLES = "unknown_handles"
     REPEATED_HANDLES = "repeated_handles"
     WRONG_LANGUAGE = "wrong_language"
+    TEXT_BODY = "text_body"
+    LIST_BODY = "list_body"
+    NULL_BODY = "null_body"
+    NESTED_BODY = "nested_body"
+    EMPTY_CHOICE = "empty_choice"
+    NULL_MESSAGE = "null_message"
+    WRONG_ROLE = "wrong_role"
+    TEXT_TOOL_CALLS = "text_tool_calls"
+    TEXT_USAGE = "text_usage"
+    LIST_USAGE = "list_usage"
+    TEXT_USAGE_DETAILS = "text_usage_details"
+    TEXT_TOKENS = "text_tokens"
+    NEGATIVE_TOKENS = "negative_tokens"
+    HUGE_TOKENS = "huge_tokens"
+    BAD_STATUS_LINE = "bad_status_line"
+    BAD_CHUNK_SIZE = "bad_chunk_size"
+    BAD_ENCODING = "bad_encoding"
+    CUT_BODY = "cut_body"
+    LONG_HEADER = "long_header"
+    BODY_OF_204 = "body_of_204"
 
 
 @dataclass
@@ -173,7 +193,7 @@ class LLMServer:
         self.stats.n_answered += 1
         self.stats.prompt_tokens += usage["prompt_tokens"]
         self.stats.completion_tokens += usage["completion_tokens"]
-        return web.json_response(completion)
+        return _sent(completion, fault.kind if fault else None)
 
     def _next_fault(self) -> Planned | None:
         while self._faults:
@@ -195,6 +215,16 @@ _STATUS = {
     Fault.PROMPT_FILTERED: (400, "content_filter"),
 }
 
+_RAW = {
+    Fault.BAD_STATUS_LINE: b"HTTP/1.1 fine\r\n\r\n",
+    Fault.BAD_CHUNK_SIZE: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nmany\r\n{}\r\n0\r\n\r\n",
+    Fault.BAD_ENCODING: b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+    Fault.CUT_BODY: b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{",
+    # Twice as long as the client reads (8190 bytes).
+    Fault.LONG_HEADER: b"HTTP/1.1 200 OK\r\nX-Trace: " + b"x" * 16_384 + b"\r\nContent-Length: 2\r\n\r\n{}",
+    Fault.BODY_OF_204: b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n{}",
+}
+
 
 async def _failed_transfer(request: web.Request, fault: Planned) -> web.StreamResponse | None:
     """The failure of a fault that is one of HTTP or below; None for those that are in the content."""
@@ -207,6 +237,11 @@ async def _failed_transfer(request: web.Request, fault: Planned) -> web.StreamRe
     if fault.kind is Fault.CONNECTION_RESET:
         assert request.transport is not None
         request.transport.abort()
+        return web.Response()
+    if fault.kind in _RAW:
+        assert request.transport is not None
+        request.transport.write(_RAW[fault.kind])
+        request.transport.close()
         return web.Response()
     if fault.kind is Fault.NOT_JSON:
         return web.Response(text="<html>upstream is warming up</html>", content_type="text/html")
@@ -321,6 +356,36 @@ def _completion(body: Json, fault: Fault | None, scripted: str | None) -> Json:
         "choices": [] if fault is Fault.EMPTY_CHOICES else [choice],
         "usage": _usage(body, str(message["content"] or "")),
     }
+
+
+_BODIES: dict[Fault, object] = {Fault.TEXT_BODY: "hi", Fault.LIST_BODY: [], Fault.NULL_BODY: None}
+_CHOICES: dict[Fault, Json] = {
+    Fault.EMPTY_CHOICE: {},
+    Fault.NULL_MESSAGE: {"index": 0, "message": None, "finish_reason": "stop"},
+    Fault.WRONG_ROLE: {"index": 0, "message": {"role": "user", "content": "{}"}, "finish_reason": "stop"},
+    Fault.TEXT_TOOL_CALLS: {"message": {"role": "assistant", "content": "{}", "tool_calls": "x"}},
+}
+_USAGES: dict[Fault, object] = {
+    Fault.TEXT_USAGE: "x",
+    Fault.LIST_USAGE: [1],
+    Fault.TEXT_USAGE_DETAILS: {"prompt_tokens": 5, "completion_tokens": 5, "prompt_tokens_details": "x"},
+    Fault.TEXT_TOKENS: {"prompt_tokens": "5", "completion_tokens": "many"},
+    Fault.NEGATIVE_TOKENS: {"prompt_tokens": -5, "completion_tokens": -(10**30)},
+    Fault.HUGE_TOKENS: {"prompt_tokens": 10**30, "completion_tokens": 1e300},
+}
+
+
+def _sent(completion: Json, fault: Fault | None) -> web.Response:
+    """``completion`` as it is sent; some faults put something in its place, or in that of a part."""
+    if fault is Fault.NESTED_BODY:
+        return web.Response(text="[" * 100_000, content_type="application/json")
+    if fault in _BODIES:
+        return web.json_response(_BODIES[fault])
+    if fault in _CHOICES:
+        completion["choices"] = [_CHOICES[fault]]
+    if fault in _USAGES:
+        completion["usage"] = _USAGES[fault]
+    return web.json_response(completion)
 
 
 def _usage(body: Json, text: str) -> dict[str, int]:

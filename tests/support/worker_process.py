@@ -38,6 +38,11 @@ class WorkerProcess:
 
     async def start(self, timeout_s: float = 40.0) -> None:
         """Start it, and return once it says that it is ready."""
+        await self.launch()
+        await self.wait_ready(timeout_s)
+
+    async def launch(self) -> None:
+        """Start it, and wait for nothing."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(ROOT / "main.py"),
@@ -49,7 +54,14 @@ class WorkerProcess:
             stderr=asyncio.subprocess.STDOUT,
         )
         self._reader = asyncio.create_task(self._read_log())
-        await self.wait_ready(timeout_s)
+
+    async def first_health(self, within_s: float) -> httpx.Response:
+        """What it says of its health as soon as it says anything."""
+        async with asyncio.timeout(within_s), self.client() as client:
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    return await client.get("/health")
+                await asyncio.sleep(0.1)
 
     async def wait_ready(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
