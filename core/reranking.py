@@ -16,6 +16,7 @@ from config.prompt_texts import PromptTexts
 from core.errors import LanguageModelFailed
 from core.explanation import OFFLINE, Explainer
 from core.json_salvage import read_object
+from core.observing import unfailing
 from core.plain_text import plain_line
 from core.ports import Completion, LanguageModel, Observer, Prompt
 from core.prompting import Handles, build_prompt
@@ -69,6 +70,9 @@ class Answer:
         return [choice for group in self.groups for choice in group.choices]
 
 
+NO_ANSWER = Answer(groups=(), taste="", is_whole=False)
+
+
 # --- validate ---
 
 
@@ -80,7 +84,7 @@ def parse_answer(text: str, handles: Handles, *, letters: str = r"\w") -> Answer
     try:
         document, is_whole = read_object(text)
     except ValueError:
-        return Answer(groups=(), taste="", is_whole=False)
+        return NO_ANSWER
     reader = _Reader(handles, letters)
     groups = [group for raw in _listed(document.get("groups")) if (group := reader.group(raw)).choices]
     taste = reader.sentence(document.get("taste"), _MAX_TASTE, "bad_taste") or ""
@@ -305,13 +309,17 @@ class Reranker:
             n_picks=min(n_picks, len(shown)),
         )
         reply = await _ask(self._language_model, prompt, deep=strategy is Strategy.DEEP)
-        answer = parse_answer(reply.text, handles, letters=self._texts.locales[locale].letters)
-        return self._outcome(question, reply, answer)
+        try:
+            answer = parse_answer(reply.text, handles, letters=self._texts.locales[locale].letters)
+            return self._outcome(question, reply, answer)
+        except Exception as error:  # noqa: BLE001 - the boundary to a model that may say anything: no job fails of it
+            log.error(LogEvent.UNEXPECTED_ERROR_CAUGHT, part="rerank", exc_info=error)
+            return self._outcome(question, replace(reply, flaw=reply.flaw or MALFORMED), NO_ANSWER)
 
     def _outcome(self, question: _Question, reply: _Reply, answer: Answer) -> Reranked:
         flaw = reply.flaw or _flaw(answer, question.n_wanted)
-        self._observe(answer, flaw)
         outcome = self._merged(question, answer) if answer.groups else self._offline(question)
+        self._observe(answer, flaw)
         return replace(outcome, usage=reply.usage, degraded=flaw, dropped=answer.dropped)
 
     def _offline(self, question: _Question) -> Reranked:
@@ -336,10 +344,12 @@ class Reranker:
 
     def _observe(self, answer: Answer, flaw: str | None) -> None:
         for cause, n in answer.dropped.items():
-            self._observer.llm_dropped(cause, n)
+            with unfailing():
+                self._observer.llm_dropped(cause, n)
         if flaw is not None:
             log.warning(LogEvent.RERANK_FELL_BACK, reason=flaw, n_salvaged=len(answer.choices))
-            self._observer.degraded(flaw)
+            with unfailing():
+                self._observer.degraded(flaw)
 
 
 async def _ask(language_model: LanguageModel, prompt: Prompt, *, deep: bool) -> _Reply:

@@ -7,8 +7,9 @@ aiosqlite for the worker, PyMySQL and sqlite3 for migrations and offline steps.
 import asyncio
 import math
 import sqlite3
+import struct
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -33,6 +34,10 @@ _RECYCLE_S = 240
 # MySQL's error numbers (the reference manual's "Server Error Message Reference"): the schema is not what we were told.
 _NO_SUCH_TABLE, _NO_SUCH_COLUMN = 1146, 1054
 _MISSING_IN_SQLITE = ("no such table", "no such column")
+
+# What asyncmy raises, bare, over a reply that it cannot read. TypeError and KeyError are not among them: those are over
+# parameters, and so ours.
+_UNREADABLE = (ArithmeticError, EOFError, IndexError, RuntimeError, ValueError, struct.error)
 
 
 def parse_url(url: str) -> URL:
@@ -116,12 +121,27 @@ def _async_engine(url: URL, *, pool_size: int, timeout_s: float) -> AsyncEngine:
     )
 
 
+def _tell_unreadable_replies(context: sa.engine.ExceptionContext) -> DependencyUnavailable | None:
+    """For SQLAlchemy's ``handle_error``, which sees what the driver raises and nothing that callers do."""
+    error = context.original_exception
+    if not isinstance(error, _UNREADABLE) or isinstance(error, UnicodeEncodeError):
+        return None
+    # Where the next reply begins on this connection nobody knows.
+    context.is_disconnect = True
+    return _unreadable("mysql", error)
+
+
+def _unreadable(dependency: str, error: Exception) -> DependencyUnavailable:
+    # Not in the driver's words, which may quote whatever bytes it tripped over.
+    return DependencyUnavailable(dependency, f"no answer such as a database gives ({type(error).__name__})")
+
+
 class Database:
     """A pool of connections to MySQL, MariaDB or SQLite; it connects when first used.
 
     Everything that goes wrong under ``connect`` and ``begin`` comes out as ``DependencyUnavailable`` (no connection, no
-    answer in time, a deadlock, a lock held too long) or ``ConfigurationError`` (a table or column is not there); what
-    is left is a bug and comes out as it is. No message holds a password or a parameter.
+    answer in time, an answer that is none, a deadlock, a lock held too long) or ``ConfigurationError`` (a table or
+    column is not there); what is left is a bug and comes out as it is. No message holds a password or a parameter.
     """
 
     def __init__(self, url: str, *, pool_size: int = 10, timeout_s: float = 5.0) -> None:
@@ -132,6 +152,8 @@ class Database:
             self._url, self._memory = _open_memory()
         self._timeout_s = timeout_s
         self._engine = _async_engine(self._url, pool_size=pool_size, timeout_s=timeout_s)
+        if self.name == "mysql":
+            sa.event.listen(self._engine.sync_engine, "handle_error", _tell_unreadable_replies)
 
     @property
     def name(self) -> str:
@@ -147,16 +169,19 @@ class Database:
     async def connect(self, *, n_round_trips: int = 1) -> AsyncIterator[AsyncConnection]:
         """A connection in autocommit, for reads; everything under it may take ``n_round_trips`` times ``timeout_s``."""
         with own_errors(self.name):
-            async with asyncio.timeout(n_round_trips * self._timeout_s), self._engine.connect() as connection:
+            async with asyncio.timeout(n_round_trips * self._timeout_s), AsyncExitStack() as stack:
+                with connecting(self.name):
+                    connection = await stack.enter_async_context(self._engine.connect())
                 yield connection
 
     @asynccontextmanager
     async def begin(self, *, n_round_trips: int = 3) -> AsyncIterator[AsyncConnection]:
         """A connection in a transaction that commits at the end, or is rolled back by an error."""
         async with self.connect(n_round_trips=n_round_trips) as connection:
-            await connection.execution_options(
-                isolation_level="REPEATABLE READ" if self.name == "mysql" else "SERIALIZABLE"
-            )
+            level = "REPEATABLE READ" if self.name == "mysql" else "SERIALIZABLE"
+            # SQLAlchemy hands this statement to the driver itself, and lets its errors through as they are.
+            with connecting(self.name):
+                await connection.execution_options(isolation_level=level)
             async with connection.begin():
                 yield connection
 
@@ -206,6 +231,23 @@ def own_errors(dependency: str) -> Iterator[None]:
         raise cause from error
     except (OSError, exc.TimeoutError) as error:
         raise DependencyUnavailable(dependency, str(error) or "no answer in time") from error
+
+
+@contextmanager
+def connecting(dependency: str) -> Iterator[None]:
+    """Raise whatever stops a connection from being had as ours; goes within ``own_errors``, around that alone.
+
+    Where a proxy accepts and hangs up, or something else listens there, the drivers raise RuntimeError, IndexError and
+    many more. None of them is a bug of ours: the same job may succeed later.
+    """
+    try:
+        yield
+    except exc.DBAPIError as error:
+        raise _cause(dependency, error) or DependencyUnavailable(dependency, _driver_words(error)[1]) from error
+    except (OSError, exc.TimeoutError):
+        raise
+    except Exception as error:
+        raise _unreadable(dependency, error) from error
 
 
 def _cause(dependency: str, error: exc.DBAPIError) -> SongsAIError | None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import aiohttp
 import httpx2
 import openai
 from langchain_core.language_models import LanguageModelInput
@@ -21,12 +22,14 @@ from langsmith import tracing_context
 from pydantic import SecretStr
 
 from core.errors import LanguageModelFailed
+from core.observing import unfailing
 from core.ports import Clock, Completion, Observer, Prompt
 
 OPENAI_URL = "https://api.openai.com/v1"
 
 _NO_KEY = SecretStr("none")
 _KEEPALIVE_S = 30.0
+_MAX_TOKENS = 2**53
 _deadline_s: ContextVar[float] = ContextVar("deadline_s")
 
 _Chat = Runnable[LanguageModelInput, AIMessage]
@@ -102,7 +105,7 @@ class OpenAILanguageModel:
         deadline = _deadline_s.set(loop.time() + self._timeout_s)
         try:
             async with asyncio.timeout(self._timeout_s):
-                with _named_failures(), tracing_context(enabled=False):
+                with tracing_context(enabled=False):
                     return await self._chat(prompt, deep=deep).ainvoke(messages, max_tokens=prompt.max_output_tokens)
         except TimeoutError as error:
             raise LanguageModelFailed("timeout", f"no answer within {self._timeout_s:g} s") from error
@@ -120,15 +123,21 @@ class OpenAILanguageModel:
 
     @contextmanager
     def _counted(self) -> Iterator["_Spent"]:
-        spent, outcome = _Spent(), "cancelled"
-        started_s = self._clock.monotonic_s()
+        """Gives every failure of the block its name, and counts the call by it."""
+        spent, started_s = _Spent(), self._clock.monotonic_s()
         try:
-            yield spent
-            outcome = "ok"
+            with _named_failures():
+                yield spent
         except LanguageModelFailed as failure:
-            outcome = failure.reason
+            self._count(failure.reason, spent, started_s)
             raise
-        finally:
+        except asyncio.CancelledError:
+            self._count("cancelled", spent, started_s)
+            raise
+        self._count("ok", spent, started_s)
+
+    def _count(self, outcome: str, spent: "_Spent", started_s: float) -> None:
+        with unfailing():
             self._observer.llm_call(
                 outcome=outcome,
                 seconds=self._clock.monotonic_s() - started_s,
@@ -147,7 +156,13 @@ class _Spent:
     def count(self, message: AIMessage) -> None:
         usage = message.usage_metadata
         if usage is not None:
-            self.prompt_tokens, self.completion_tokens = usage["input_tokens"], usage["output_tokens"]
+            self.prompt_tokens, self.completion_tokens = _tokens(usage["input_tokens"]), _tokens(usage["output_tokens"])
+
+
+def _tokens(said: object) -> int:
+    """From 0 to 2**53, which every reader of JSON takes; LangChain hands on whatever the server ``said``."""
+    # In this order of its arguments ``max`` makes 0 of what is not a number (NaN).
+    return int(min(max(0, said), _MAX_TOKENS)) if isinstance(said, int | float) else 0
 
 
 async def _refuse_long_waits(response: httpx2.Response) -> None:
@@ -170,6 +185,8 @@ def _named_failures() -> Iterator[None]:
     """Turns what the client raises into ``LanguageModelFailed``; messages stay out of it, for they may hold prompts."""
     try:
         yield
+    except LanguageModelFailed:
+        raise
     except openai.RateLimitError as error:
         raise LanguageModelFailed("rate_limited", f"status {error.status_code}") from error
     except openai.BadRequestError as error:
@@ -177,10 +194,11 @@ def _named_failures() -> Iterator[None]:
         raise LanguageModelFailed(reason, f"status {error.status_code}, code {error.code}") from error
     except openai.APIStatusError as error:
         raise LanguageModelFailed("unavailable", f"status {error.status_code}") from error
-    except openai.OpenAIError as error:
+    except (openai.OpenAIError, aiohttp.ClientError) as error:
+        # The SDK's transport lets some of aiohttp's own through: what is not HTTP, too long a header.
         raise LanguageModelFailed("unavailable", type(error).__name__) from error
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        # What LangChain raises on a body that is no chat completion: not JSON, an error object, no choices.
+    except Exception as error:  # noqa: BLE001 - the boundary to a server that may say anything: the SDK and LangChain
+        # trip over a body that is no chat completion in as many ways as there are bodies, and none may fail a job.
         raise LanguageModelFailed("malformed", type(error).__name__) from error
 
 

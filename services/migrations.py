@@ -4,7 +4,7 @@ Two workers may migrate at once: one waits for the other, and finds nothing left
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL
 
 from core.errors import DependencyUnavailable
 from models.log_event import LogEvent
-from services.database import own_errors, sync_engine
+from services.database import connecting, own_errors, sync_engine
 from services.schema import VERSION_TABLE
 
 _SCRIPTS = Path(__file__).parents[1] / "migrations"
@@ -65,8 +65,11 @@ def _revision(connection: sa.Connection) -> str | None:
 @contextmanager
 def _connection(url: URL | str) -> Iterator[sa.Connection]:
     engine = sync_engine(url, timeout_s=_LOCK_WAIT_S)
+    name = "mysql" if engine.dialect.name == "mysql" else "sqlite"
     try:
-        with own_errors("mysql" if engine.dialect.name == "mysql" else "sqlite"), engine.connect() as connection:
+        with own_errors(name), ExitStack() as stack:
+            with connecting(name):
+                connection = stack.enter_context(engine.connect())
             yield connection
     finally:
         engine.dispose()

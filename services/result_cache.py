@@ -119,12 +119,14 @@ class RedisResultCache:
         """
         requested_at = "" if job.requested_at_ns is None else _sortable(job.requested_at_ns)
         member_ttl_s = self._degraded_ttl_s if documents.degraded else self._cache_ttl_s
-        parts = [documents.result, documents.cached_view, documents.preference, int(documents.degraded)]
         keys = [prefix + job.job_id for prefix in (STATUS_PREFIX, RESULT_PREFIX, LEASE_PREFIX)]
         keys += [f"{p}{job.member_id}" for p in (LATEST_PREFIX, VIEW_PREFIX, PREFERENCE_PREFIX, ORDER_PREFIX)]
         if job.idempotency_key:
             keys.append(VIEWS_PREFIX + job.job_id)
-        await self._succeed(keys, [self._now(), self._job_ttl_s, member_ttl_s, requested_at, *parts])
+        parts = [documents.result, documents.cached_view, documents.preference]
+        await self._succeed(
+            keys, [self._now(), self._job_ttl_s, member_ttl_s, requested_at, *parts, int(documents.degraded)]
+        )
 
     async def fail(self, job_id: str, *, code: str, message: str, token: str | None = None) -> None:
         """See ``ResultCache.fail``. With a ``token``, nothing happens while another worker holds the job.

@@ -9,10 +9,16 @@ from sqlalchemy import exc
 
 from core.errors import ConfigurationError, DependencyUnavailable
 from services.database import Database, open_database, parse_url, sync_engine
+from services.migrations import upgrade
 from tests.support.catalogue import OnMySql, OnSqlite, execute
+from tests.support.rude_server import garbling_proxy, rude_server
 from tests.support.servers import BreakableServer
 
 SECRET = "pa55-word"
+
+# A reply of one column whose name is no UTF-8 (the protocol's ColumnDefinition41), at which asyncmy raises as it comes.
+_COLUMN = b"\x03def\x00\x00\x00\x01\xff\x00\x0c\x21\x00\x00\x00\x00\x00\x03\x00\x00\x00\x00\x00"
+UNREADABLE_REPLY = b"\x01\x00\x00\x01\x01" + bytes([len(_COLUMN), 0, 0, 2]) + _COLUMN
 
 
 @pytest.mark.parametrize(
@@ -43,6 +49,29 @@ def test_a_wrong_url_is_refused_without_quoting_it(url: str) -> None:
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x00\x00\x00\x00",
+        b"\x01\x00\x00\x00\x0a",
+        b"\x05\x00\x00\x00\x0a8.0\x00",
+        b"\x05\x00\x00\x00\x0a\xff\xfe\xfd\x00",
+        b"\x03\x00\x00\x00\xff\x28\x04",
+    ],
+)
+async def test_what_hangs_up_or_is_no_database_is_an_unavailable_dependency(greeting: bytes) -> None:
+    with rude_server(greeting) as port:
+        url = f"mysql://me:{SECRET}@127.0.0.1:{port}/songs"
+        async with open_database(url, pool_size=2, timeout_s=5) as database:
+            for _ in range(20):  # which error the driver meets is a matter of timing
+                with pytest.raises(DependencyUnavailable, match=r"^mysql: ."):
+                    await database.ping()
+        with pytest.raises(DependencyUnavailable, match=r"^mysql: ."):
+            await asyncio.to_thread(upgrade, url)
+
+
 class DatabaseTests:
     async def test_it_answers(self, url: str) -> None:
         async with open_database(url, pool_size=2, timeout_s=5) as database:
@@ -71,6 +100,21 @@ class DatabaseTests:
             with pytest.raises(exc.IntegrityError) as caught:
                 await _run_twice(database, insert, {"b": SECRET})
         assert SECRET not in str(caught.value)
+
+    @pytest.mark.parametrize("bug", [IndexError, RuntimeError, ValueError, KeyError])
+    async def test_a_bug_under_a_connection_comes_out_as_the_bug_it_is(self, url: str, bug: type[Exception]) -> None:
+        async with open_database(url, pool_size=1, timeout_s=5) as database:
+            with pytest.raises(bug):
+                async with database.connect():
+                    raise bug
+            with pytest.raises(bug):
+                async with database.begin():
+                    raise bug
+
+    async def test_a_parameter_of_no_sql_type_comes_out_as_the_bug_it_is(self, url: str) -> None:
+        async with open_database(url, pool_size=1, timeout_s=5) as database, database.connect() as connection:
+            with pytest.raises((TypeError, exc.ProgrammingError, exc.InterfaceError)):
+                await connection.execute(sa.text("SELECT :a"), {"a": object()})
 
     async def test_a_transaction_that_fails_leaves_nothing(self, url: str) -> None:
         execute(url, "CREATE TABLE t (a INT PRIMARY KEY)")
@@ -167,6 +211,29 @@ class TestDatabaseOnMySql(OnMySql, DatabaseTests):
             with pytest.raises(DependencyUnavailable, match="nobody") as caught:
                 await database.ping()
         assert SECRET not in str(caught.value) + repr(caught.value) + str(caught.value.__cause__)
+
+    async def test_a_reply_that_is_none_is_an_unavailable_dependency_and_its_connection_is_not_used_again(
+        self, url: str
+    ) -> None:
+        with garbling_proxy(url, b"'unreadable'", UNREADABLE_REPLY) as proxy:
+            async with open_database(proxy, pool_size=1, timeout_s=5) as database:
+                session = await _run(database, "SELECT CONNECTION_ID()")
+                with pytest.raises(DependencyUnavailable, match=r"^mysql: no answer such as .*UnicodeDecodeError"):
+                    await _run(database, "SELECT 'unreadable'")
+                assert await _run(database, "SELECT CONNECTION_ID()") != session
+
+    @pytest.mark.parametrize("reply", [b"", UNREADABLE_REPLY])
+    @pytest.mark.parametrize("marker", [b"'marked'", b"TRANSACTION ISOLATION LEVEL REPEATABLE", b"COMMIT", b"\x0e"])
+    async def test_a_connection_cut_or_garbled_anywhere_in_a_transaction_is_an_unavailable_dependency(
+        self, url: str, marker: bytes, reply: bytes
+    ) -> None:
+        with garbling_proxy(url, b"\x01\x00\x00\x00" + marker if marker == b"\x0e" else marker, reply) as proxy:
+            async with open_database(proxy, pool_size=1, timeout_s=5) as database:
+                # The pool's first connection is not pinged before use, its next use is.
+                with pytest.raises(DependencyUnavailable, match=r"^mysql: ."):
+                    for _ in range(2):
+                        async with database.begin() as connection:
+                            await connection.exec_driver_sql("SELECT 'marked'")
 
     async def test_a_connection_that_the_server_closed_is_replaced_unnoticed(self, url: str) -> None:
         async with open_database(url, pool_size=1, timeout_s=5) as database:

@@ -3,13 +3,15 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import pytest
 from structlog.testing import capture_logs
 
+from config.settings import Settings
 from core.errors import DependencyUnavailable
-from core.ports import Claim, JobView, ProgressReporter, ResultDocuments
+from core.ports import Claim, Clock, JobView, ProgressReporter, ResultDocuments
 from models.job import Job, JobStatus
 from services.clock import SystemClock
 from tests.support.messaging import eventually
@@ -23,7 +25,7 @@ from workers.disposition import (
     RetryLater,
     RetryReason,
 )
-from workers.handler import JobHandler
+from workers.handler import SAVE_PAUSES_S, JobHandler
 from workers.lease_keeper import LeaseKeeper
 from workers.observer import SilentObserver
 
@@ -44,8 +46,12 @@ class InMemoryResults:
         self.leases: dict[str, str] = {}
         self.renewed: list[Mapping[str, str]] = []
         self.failures: Counter[str] = Counter()
+        self.bugs: dict[str, Exception] = {}
+        self.on_claim: Callable[[], None] = lambda: None
 
     def _ask(self, method: str) -> None:
+        if method in self.bugs:
+            raise self.bugs[method]
         if self.failures[method] > 0:
             self.failures[method] -= 1
             raise REDIS_AWAY
@@ -55,12 +61,13 @@ class InMemoryResults:
 
     async def claim(self, job: Job, *, token: str, replay: bool = False) -> Claim:
         self._ask("claim")
+        self.on_claim()
         status = self.status.get(job.job_id)
         if status is JobStatus.SUCCEEDED:
             return Claim.SUCCEEDED_BEFORE
         if status is JobStatus.FAILED and not replay:
             return Claim.FAILED_BEFORE
-        if job.job_id in self.leases:
+        if self.leases.get(job.job_id, token) != token:
             return Claim.RUNNING_ELSEWHERE
         self.status[job.job_id], self.leases[job.job_id] = JobStatus.RUNNING, token
         return Claim.GRANTED
@@ -112,6 +119,8 @@ class CountingObserver(SilentObserver):
     def __init__(self) -> None:
         self.started: list[str] = []
         self.finished: list[tuple[str, str]] = []
+        self.seconds: list[float] = []
+        self.stages: list[str] = []
 
     def job_started(self, *, source: str) -> None:
         self.started.append(source)
@@ -119,12 +128,37 @@ class CountingObserver(SilentObserver):
     def job_finished(self, *, outcome: str, source: str, seconds: float) -> None:
         assert seconds >= 0
         self.finished.append((outcome, source))
+        self.seconds.append(seconds)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self.stages.append(name)
+
+
+class HandClock(SystemClock):
+    """Goes on by hand alone."""
+
+    def __init__(self) -> None:
+        self.at_s = 100.0
+
+    def monotonic_s(self) -> float:
+        return self.at_s
 
 
 class Desk:
     """A handler with everything around it."""
 
-    def __init__(self, recommend: Recommend | None = None, *, job_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        recommend: Recommend | None = None,
+        *,
+        job_timeout_s: float = 5.0,
+        clock: Clock | None = None,
+        save_pauses_s: Sequence[float] = (0.001, 0.001),
+    ) -> None:
         self.results = InMemoryResults()
         self.recommender = ScriptedRecommender(recommend)
         self.observer = CountingObserver()
@@ -136,9 +170,9 @@ class Desk:
             max_attempts=4,
             delays_s=DELAYS_S,
             job_timeout_s=job_timeout_s,
-            clock=SystemClock(),
+            clock=clock or SystemClock(),
             observer=self.observer,
-            save_pauses_s=(0.001, 0.001),
+            save_pauses_s=save_pauses_s,
         )
 
     async def handle(
@@ -288,6 +322,50 @@ async def test_a_result_that_cannot_be_saved_is_not_acked() -> None:
     assert outcome.attempt == 1
 
 
+def test_a_result_waits_as_long_as_a_redis_that_restarts_and_no_longer_than_a_drain() -> None:
+    assert 20 <= sum(SAVE_PAUSES_S) < Settings.model_fields["shutdown_grace_s"].default
+
+
+async def test_a_result_that_waits_for_redis_keeps_its_lease_and_can_be_cancelled() -> None:
+    desk = Desk(save_pauses_s=(600,))
+    desk.results.failures["succeed"] = 99
+    running = asyncio.create_task(desk.handle())
+    await eventually(lambda: desk.results.failures["succeed"] == 98)
+    await desk.leases.renew()
+    assert [set(tokens) for tokens in desk.results.renewed] == [{"j"}]
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert desk.results.leases == {}
+    assert desk.observer.finished == [("cancelled", "none")]
+
+
+async def test_a_job_is_timed_from_its_delivery_and_the_wait_for_its_claim_counts() -> None:
+    clock = HandClock()
+    desk = Desk(clock=clock)
+
+    def slow_claim() -> None:
+        clock.at_s += 3
+
+    desk.results.on_claim = slow_claim
+    await desk.handle()
+    assert desk.observer.seconds == [3]
+
+
+@pytest.mark.parametrize("n_failures", [0, 99])
+async def test_saving_is_timed_as_a_stage_also_where_it_fails(n_failures: int) -> None:
+    desk = Desk()
+    desk.results.failures["succeed"] = n_failures
+    await desk.handle()
+    assert desk.observer.stages == ["save"]
+
+
+async def test_a_job_that_never_comes_to_saving_times_none() -> None:
+    desk = Desk(raising(ZeroDivisionError()))
+    await desk.handle()
+    assert desk.observer.stages == []
+
+
 async def test_progress_that_cannot_be_reported_costs_nothing() -> None:
     desk = Desk()
     desk.results.failures["report_progress"] = 1
@@ -324,6 +402,50 @@ async def test_a_wrong_message_waits_as_it_is_while_its_failure_cannot_be_record
     assert outcome.attempt is None
 
 
+# --- a decision in any case ---
+
+
+DEEP = b'{"jobId":"p","memberId":' + b"[" * 985 + b"]" * 985 + b"}"
+
+
+@pytest.mark.parametrize("raw", [DEEP, b'{"jobId":"p","memberId":"\\ud800"}', b'{"jobId":"p","strategy":"\\udfff"}'])
+async def test_whatever_a_wrong_message_holds_its_failure_can_be_written(raw: bytes) -> None:
+    desk = Desk()
+    outcome = await desk.handle(raw=raw)
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason is DeadLetterReason.INVALID
+    assert outcome.error.message.encode()
+
+
+async def test_a_name_that_is_half_of_a_surrogate_pair_poisons_nothing() -> None:
+    desk = Desk()
+    raw = b'{"jobId":"p","memberId":1,"\\ud800":1,"\\ud800":2}'
+    assert await desk.handle(raw=raw) == Ack(AckReason.SUCCEEDED)
+
+
+@pytest.mark.parametrize("error", [RecursionError("too deep"), UnicodeEncodeError("utf-8", "\ud800", 0, 1, "half")])
+async def test_a_bug_in_decoding_is_dead_lettered(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(body: bytes) -> Job:
+        raise error
+
+    monkeypatch.setattr("workers.handler.decode_job", decode)
+    outcome = await Desk().handle()
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason is DeadLetterReason.UNEXPECTED
+    assert outcome.error.digest is not None
+
+
+@pytest.mark.parametrize("top_k", [0, 1])
+async def test_a_failure_that_a_bug_keeps_from_being_recorded_is_dead_lettered(top_k: int) -> None:
+    desk = Desk(raising(ZeroDivisionError()))
+    desk.results.bugs["fail"] = ValueError("WRONGTYPE")
+    with capture_logs() as logs:
+        outcome = await desk.handle(topK=top_k)
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason is DeadLetterReason.UNEXPECTED
+    assert any(isinstance(line.get("exc_info"), ValueError) for line in logs)
+
+
 # --- being cancelled ---
 
 
@@ -350,6 +472,43 @@ async def test_a_cancelled_job_stays_cancelled_though_its_lease_cannot_be_let_go
 
 
 # --- leases ---
+
+
+async def test_a_lease_that_could_not_be_given_up_does_not_keep_its_own_worker_out() -> None:
+    desk = Desk()
+    desk.results.failures["succeed"] = 3
+    desk.results.failures["release"] = 1
+    assert isinstance(await desk.handle(), RetryLater)
+    assert "j" in desk.results.leases
+    assert await desk.handle(attempt=1) == Ack(AckReason.SUCCEEDED)
+
+
+async def test_two_workers_do_not_share_a_lease() -> None:
+    desk, other = Desk(), Desk()
+    other.results.leases = desk.results.leases
+    desk.results.failures["succeed"] = 3
+    desk.results.failures["release"] = 1
+    await desk.handle()
+    outcome = await other.handle(attempt=1)
+    assert isinstance(outcome, RetryLater)
+    assert outcome.reason is RetryReason.RUNNING_ELSEWHERE
+
+
+async def test_of_two_deliveries_of_one_job_in_one_worker_one_waits() -> None:
+    gate = asyncio.Event()
+
+    async def gated(job: Job, report: ProgressReporter) -> ResultDocuments:
+        await gate.wait()
+        return DOCUMENTS
+
+    desk = Desk(gated)
+    first = asyncio.create_task(desk.handle())
+    await eventually(lambda: desk.recommender.n_calls == 1)
+    assert await desk.handle() == RetryLater(RetryReason.RUNNING_ELSEWHERE, 5.0, None)
+    gate.set()
+    assert await first == Ack(AckReason.SUCCEEDED)
+    assert await desk.handle() == Ack(AckReason.SUCCEEDED_BEFORE)
+    assert desk.recommender.n_calls == 1
 
 
 async def test_the_leases_of_running_jobs_are_renewed_together_and_no_longer_than_they_run() -> None:

@@ -4,11 +4,14 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 
 import openai
 import pytest
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
@@ -196,6 +199,23 @@ async def test_nothing_is_connected_before_the_first_question(open_model: Opener
         (Fault.TRUNCATED, "truncated"),
         (Fault.REFUSAL, "refused"),
         (Fault.CONTENT_FILTER, "refused"),
+        (Fault.TEXT_BODY, "malformed"),
+        (Fault.LIST_BODY, "malformed"),
+        (Fault.NULL_BODY, "malformed"),
+        (Fault.NESTED_BODY, "malformed"),
+        (Fault.EMPTY_CHOICE, "malformed"),
+        (Fault.NULL_MESSAGE, "malformed"),
+        (Fault.WRONG_ROLE, "malformed"),
+        (Fault.TEXT_TOOL_CALLS, "malformed"),
+        (Fault.TEXT_USAGE, "malformed"),
+        (Fault.LIST_USAGE, "malformed"),
+        (Fault.TEXT_USAGE_DETAILS, "malformed"),
+        (Fault.BAD_STATUS_LINE, "unavailable"),
+        (Fault.BAD_CHUNK_SIZE, "unavailable"),
+        (Fault.BAD_ENCODING, "unavailable"),
+        (Fault.CUT_BODY, "unavailable"),
+        (Fault.LONG_HEADER, "unavailable"),
+        (Fault.BODY_OF_204, "unavailable"),
     ],
 )
 async def test_each_fault_has_its_name(
@@ -207,6 +227,98 @@ async def test_each_fault_has_its_name(
             await model.complete(question())
     assert failure.value.reason == reason
     assert [outcome for outcome, _, _ in observer.calls] == [reason]
+
+
+@pytest.mark.parametrize(
+    ("fault", "n_tokens"), [(Fault.TEXT_TOKENS, 0), (Fault.NEGATIVE_TOKENS, 0), (Fault.HUGE_TOKENS, 2**53)]
+)
+async def test_a_senseless_number_of_tokens_costs_no_answer_and_is_brought_within_bounds(
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver, fault: Fault, n_tokens: int
+) -> None:
+    llm_server.fail(fault)
+    async with open_model() as model:
+        completion = await model.complete(question())
+    assert set(json.loads(completion.text)) == {"taste", "groups"}
+    assert (completion.prompt_tokens, completion.completion_tokens) == (n_tokens, n_tokens)
+    assert observer.calls == [("ok", n_tokens, n_tokens)]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+messages = st.fixed_dictionaries(
+    {"role": st.just("assistant") | json_values, "content": st.text() | json_values},
+    optional={"refusal": json_values, "tool_calls": json_values, "function_call": json_values, "audio": json_values},
+)
+choices = st.fixed_dictionaries({"message": messages | json_values}, optional={"finish_reason": json_values})
+usages = st.fixed_dictionaries(
+    {"prompt_tokens": json_values, "completion_tokens": json_values},
+    optional={"total_tokens": json_values, "prompt_tokens_details": json_values},
+)
+spoilt_parts = st.fixed_dictionaries(
+    {},
+    optional={
+        "choices": st.lists(choices | json_values, min_size=1, max_size=2) | json_values,
+        "usage": usages | json_values,
+        "error": json_values,
+        "model": json_values,
+        "service_tier": json_values,
+    },
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(spoilt=spoilt_parts)
+async def test_whatever_the_body_holds_the_call_ends_with_an_answer_or_a_named_failure(
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver, spoilt: dict[str, object]
+) -> None:
+    llm_server.spoilt = spoilt
+    observer.calls.clear()
+    async with open_model() as model:
+        try:
+            completion = await model.complete(question())
+        except LanguageModelFailed as failure:
+            outcome = failure.reason
+        else:
+            outcome = "ok"
+            assert completion.text
+    ((counted_as, *tokens),) = observer.calls
+    assert counted_as == outcome
+    assert all(type(n) is int and 0 <= n <= 2**53 for n in tokens)
+
+
+@pytest.mark.parametrize("fault", [None, Fault.SERVER_ERROR])
+async def test_an_observer_that_fails_is_logged_and_changes_nothing(
+    open_model: Opener,
+    llm_server: LLMServer,
+    observer: RecordingObserver,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault | None,
+) -> None:
+    monkeypatch.setattr(observer, "llm_call", None)
+    if fault is not None:
+        llm_server.fail(fault)
+    expected = pytest.raises(LanguageModelFailed, match="unavailable") if fault else nullcontext()
+    with structlog.testing.capture_logs() as lines:
+        async with open_model() as model:
+            with expected:
+                assert (await model.complete(question())).text
+    assert [(line["event"], line["part"]) for line in lines] == [("unexpected_error_caught", "observer")]
+
+
+async def test_a_cancelled_call_stays_cancelled_although_its_observer_fails(
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observer, "llm_call", None)
+    llm_server.fail(Fault.HANG)
+    async with open_model() as model:
+        call = asyncio.create_task(model.complete(question()))
+        await llm_server.called(1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
 
 
 async def test_a_truncated_answer_is_handed_over_as_far_as_it_goes_and_its_tokens_are_counted(

@@ -9,6 +9,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+import core.reranking
 from config.catalogue_profile import load_profile
 from config.prompt_texts import load_prompt_texts
 from core.explanation import Explainer
@@ -221,6 +222,35 @@ async def test_a_list_that_is_mostly_the_ranking_s_is_marked_incomplete() -> Non
     assert_sound(outcome.groups, ranked(20), 6)
 
 
+@pytest.mark.parametrize("stumbling", ["parse_answer", "merge"])
+@pytest.mark.parametrize(("flaw", "expected"), [(None, "malformed"), ("truncated", "truncated")])
+async def test_an_answer_that_the_stage_itself_stumbles_over_gives_the_ranked_order(
+    monkeypatch: pytest.MonkeyPatch, stumbling: str, flaw: str | None, expected: str
+) -> None:
+    def stumble(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(core.reranking, stumbling, stumble)
+    text, observer = answer_text({"A": [1, 2], "B": [3]}), RecordingObserver()
+    model = failing_language_model(flaw, text) if flaw else ScriptedLanguageModel(text)
+    with structlog.testing.capture_logs() as lines:
+        outcome = await rerank(model, ranked(20), observer=observer)
+    assert (outcome.degraded, outcome.model, outcome.usage.n_calls) == (expected, "offline", 1)
+    assert observer.degradations == [expected]
+    assert [line["event"] for line in lines] == ["unexpected_error_caught", "rerank_fell_back"]
+    assert_sound(outcome.groups, ranked(20), 8)
+
+
+async def test_an_observer_that_fails_costs_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    observer = RecordingObserver()
+    monkeypatch.setattr(observer, "llm_dropped", None)
+    monkeypatch.setattr(observer, "degraded", None)
+    model = failing_language_model("truncated", answer_text({"A": [9, 9], "B": [8]}))
+    outcome = await rerank(model, ranked(20), observer=observer, n_picks=3)
+    assert (outcome.degraded, outcome.model, dict(outcome.dropped)) == ("truncated", "scripted", {"repeated_handle": 1})
+    assert ids(outcome.groups)[:2] == [19, 18]
+
+
 # --- a model that says wrong things ---
 
 
@@ -395,6 +425,14 @@ def test_no_answer_whole_or_cut_brings_in_strangers_or_repeats(
             )
             assert_sound(groups, candidates, n_picks)
             assert not set(spare) & set(ids(groups))
+
+
+@given(answer=answers | json_values, n=st.integers(1, 12), locale=st.sampled_from(["ko", "ja", "en"]))
+async def test_no_answer_makes_the_stage_raise(answer: object, n: int, locale: str) -> None:
+    with structlog.testing.capture_logs() as lines:
+        outcome = await rerank(ScriptedLanguageModel(json.dumps(answer)), ranked(n), locale=locale)
+    assert_sound(outcome.groups, ranked(n), 8)
+    assert "unexpected_error_caught" not in [line["event"] for line in lines]
 
 
 @given(st.text())

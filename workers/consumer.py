@@ -103,8 +103,8 @@ class Consumer:
     async def _work(self, delivery: Delivery) -> None:
         try:
             await self._handle_and_settle(delivery)
-        except Exception as error:  # noqa: BLE001 - what is never settled takes up a place of the prefetch for ever
-            log.error(LogEvent.UNEXPECTED_ERROR_CAUGHT, route=self._route.name, exc_info=error)
+        except Exception:  # what is never settled takes up a place of the prefetch for ever
+            log.exception(LogEvent.UNEXPECTED_ERROR_CAUGHT, route=self._route.name)
             await self._give_back(delivery)
 
     async def _handle_and_settle(self, delivery: Delivery) -> None:

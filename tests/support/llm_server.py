@@ -96,7 +96,8 @@ Json = dict[str, object]
 class LLMServer:
     """One server on a loopback port of its own.
 
-    ``scripted`` replaces the content of every answer; no answer is given until ``gate`` calls have come.
+    ``scripted`` replaces the content of every answer, ``spoilt`` parts of what is around it; no answer is given until
+    ``gate`` calls have come.
     """
 
     def __init__(self, *, delay_s: float = 0.0, port: int = 0) -> None:
@@ -105,6 +106,7 @@ class LLMServer:
         self.requests: deque[Json] = deque(maxlen=1000)
         self.headers: deque[dict[str, str]] = deque(maxlen=1000)
         self.scripted: str | None = None
+        self.spoilt: Json = {}
         self.gate = 0
         self._port = port
         self._faults: list[Planned] = []
@@ -193,7 +195,7 @@ class LLMServer:
         self.stats.n_answered += 1
         self.stats.prompt_tokens += usage["prompt_tokens"]
         self.stats.completion_tokens += usage["completion_tokens"]
-        return _sent(completion, fault.kind if fault else None)
+        return _sent({**completion, **self.spoilt}, fault.kind if fault else None)
 
     def _next_fault(self) -> Planned | None:
         while self._faults:

@@ -140,7 +140,7 @@ class PrivateServer(ABC):
         return self.directory / "server.log"
 
     def _log_tail(self) -> str:
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-60:])
 
 
 class PrivateRedis(PrivateServer):
