@@ -201,11 +201,12 @@ def embed() -> None:
 
 async def _ingest(parts: Parts, file: Path) -> None:
     with _progress() as progress:
-        task = progress.add_task("songs", total=None)
+        # Shown with the first songs: a refusal comes without an empty bar.
+        task = progress.add_task("songs", total=None, visible=False)
         report = await ingest_tracks(
             file,
             SqlIngestStore(parts.database),
-            lambda done, total: progress.update(task, completed=done, total=total),
+            lambda done, total: progress.update(task, completed=done, total=total, visible=True),
         )
     for problem in report.problems[:N_PROBLEMS_SHOWN]:
         complaints.print(str(problem), style="yellow", markup=False, highlight=False)

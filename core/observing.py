@@ -15,5 +15,6 @@ def unfailing() -> Iterator[None]:
     """Ends and logs whatever the block raises: for calls of an ``Observer``, on which no result depends."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - the boundary to whoever watches: a bug there must not cost an answer
-        log.error(LogEvent.UNEXPECTED_ERROR_CAUGHT, part="observer", exc_info=error)
+    except Exception:
+        # The boundary to whoever watches: a bug there must not cost an answer that is paid for.
+        log.exception(LogEvent.UNEXPECTED_ERROR_CAUGHT, part="observer")

@@ -312,8 +312,9 @@ class Reranker:
         try:
             answer = parse_answer(reply.text, handles, letters=self._texts.locales[locale].letters)
             return self._outcome(question, reply, answer)
-        except Exception as error:  # noqa: BLE001 - the boundary to a model that may say anything: no job fails of it
-            log.error(LogEvent.UNEXPECTED_ERROR_CAUGHT, part="rerank", exc_info=error)
+        except Exception:
+            # The boundary to a model that may say anything: an answer that trips us up must not cost the ranking.
+            log.exception(LogEvent.UNEXPECTED_ERROR_CAUGHT, part="rerank")
             return self._outcome(question, replace(reply, flaw=reply.flaw or MALFORMED), NO_ANSWER)
 
     def _outcome(self, question: _Question, reply: _Reply, answer: Answer) -> Reranked:

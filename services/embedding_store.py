@@ -29,7 +29,7 @@ _SHORT_ID_MODULUS = 1_048_573
 
 # REPLACE is said alike by MySQL, MariaDB and SQLite, and the drivers send it as one statement for many rows.
 _REPLACE = sa.text(
-    "REPLACE INTO songs_ai_embedding (embedder, item_id, vector, content_hash, stamp)"
+    "REPLACE INTO songs_ai_embedding (embedder, item_id, vector_bytes, content_hash, stamp)"
     " VALUES (:embedder, :item_id, :vector, :content_hash, :stamp)"
 )
 
@@ -151,7 +151,7 @@ def _rows_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Select[A
     return (
         sa.select(
             item_id,
-            embedding.c.vector,
+            embedding.c.vector_bytes,
             item_feature.c.popularity,
             *(columns[name].label(f"a{n}") if name else sa.null().label(f"a{n}") for n, name in enumerate(attributes)),
         )

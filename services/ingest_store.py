@@ -17,7 +17,7 @@ from core.errors import ConfigurationError
 from models.source import SourceItem, SourceListener
 from services.backend_tables import create_absent, member, member_role_list, playlist, playlist_song, song, song_like
 from services.database import Database
-from services.schema import item_source
+from services.schema import item_feature, item_source
 
 # RFC 2606: a domain that can never be anybody's.
 _EMAIL_DOMAIN = "@listeners.invalid"
@@ -47,16 +47,12 @@ class SqlIngestStore:
         self._database = database
 
     async def prepare(self) -> None:
-        """Create the backend's tables where they are absent; see ``IngestStore``."""
-        ours = sa.exists().where(item_source.c.item_id == song.c.song_id)
-        foreign = sa.select(song.c.song_id).where(~ours).limit(1)
+        """Create the backend's tables where they are absent; see ``IngestStore``.
+
+        Nothing is created in a database that is a backend's, or that has not got our own tables.
+        """
         async with self._database.connect(n_round_trips=_N_PREPARE_TRIPS) as connection:
-            await connection.run_sync(create_absent)
-            if (found := await connection.scalar(foreign)) is not None:
-                raise ConfigurationError(
-                    f"table 'song' holds rows that ingest did not write (song_id {found}): it is a backend's, and is "
-                    "left alone; ingest into a database of its own"
-                )
+            await connection.run_sync(_prepare)
 
     async def content_hashes(self, source: str) -> dict[str, bytes]:
         """The hash of the content that each item was last saved with; items whose song is gone are left out."""
@@ -106,6 +102,26 @@ class SqlIngestStore:
             for table, rows in _listener_rows(listeners):
                 if rows:
                     await connection.execute(sa.insert(table), rows)
+
+
+def _prepare(connection: sa.Connection) -> None:
+    present = set(sa.inspect(connection).get_table_names())
+    if song.name in present:
+        _refuse_foreign_songs(connection, knows_ours=item_source.name in present)
+    if missing := [table.name for table in (item_source, item_feature) if table.name not in present]:
+        raise ConfigurationError(f"the database has no table {missing[0]!r}: run `python main.py migrate`")
+    create_absent(connection)
+
+
+def _refuse_foreign_songs(connection: sa.Connection, *, knows_ours: bool) -> None:
+    query = sa.select(song.c.song_id).limit(1)
+    if knows_ours:
+        query = query.where(~sa.exists().where(item_source.c.item_id == song.c.song_id))
+    if (found := connection.scalar(query)) is not None:
+        raise ConfigurationError(
+            f"table 'song' holds rows that ingest did not write (song_id {found}): it is a backend's, and is "
+            "left alone; ingest into a database of its own"
+        )
 
 
 async def _save_songs(connection: AsyncConnection, items: Sequence[SourceItem], ids: dict[str, int]) -> None:

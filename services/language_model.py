@@ -197,8 +197,9 @@ def _named_failures() -> Iterator[None]:
     except (openai.OpenAIError, aiohttp.ClientError) as error:
         # The SDK's transport lets some of aiohttp's own through: what is not HTTP, too long a header.
         raise LanguageModelFailed("unavailable", type(error).__name__) from error
-    except Exception as error:  # noqa: BLE001 - the boundary to a server that may say anything: the SDK and LangChain
-        # trip over a body that is no chat completion in as many ways as there are bodies, and none may fail a job.
+    except Exception as error:
+        # The boundary to a server that may say anything: the SDK and LangChain trip over a body that is no chat
+        # completion in as many ways as there are such bodies, and none of them may fail a job.
         raise LanguageModelFailed("malformed", type(error).__name__) from error
 
 

@@ -36,7 +36,7 @@ embedding = sa.Table(
     own_metadata,
     sa.Column("embedder", sa.String(64), primary_key=True),
     sa.Column("item_id", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("vector", _VECTOR, nullable=False, comment="little-endian float16"),
+    sa.Column("vector_bytes", _VECTOR, nullable=False, comment="little-endian float16"),
     sa.Column("content_hash", _HASH, nullable=False),
     sa.Column("stamp", sa.BigInteger, nullable=False, comment="random per save: sums of it tell changes"),
     **_IN_MYSQL,

@@ -67,6 +67,16 @@ async def test_from_nothing_to_vectors_and_a_second_time_nothing_changes(
     assert "0 embedded, 100 as they were" in (await run_command("embed", environment=environment)).out
 
 
+@pytest.mark.parametrize(("content", "state"), [("", "is empty; it must have"), ("a,b\n1,2\n", "has not")])
+async def test_a_file_of_no_layout_is_one_sentence_and_no_progress(
+    content: str, state: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "wrong.csv").write_text(content, encoding="utf-8")
+    outcome = await run_command("ingest", str(tmp_path / "wrong.csv"), environment=environment)
+    assert (outcome.code, outcome.out.strip()) == (1, "")
+    assert " ".join(outcome.err.split()).startswith(f"ConfigurationError: wrong.csv {state} the columns track_id, ")
+
+
 async def test_a_step_taken_too_early_says_which_comes_first(environment: dict[str, str]) -> None:
     outcome = await run_command("embed", environment=environment)
     assert outcome.code == 1

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.errors import DependencyUnavailable, PublishRefused
+from core.errors import DependencyUnavailable, NotEncodable, PublishRefused
 from core.job_codec import decode_job
 from tests.support.messaging import Inbox, Wire, delete_topology, eventually, open_wire, private_topology
 from workers.amqp_broker import AmqpBroker
@@ -83,16 +83,31 @@ class RefusingBroker(MemoryBroker):
         await super().publish(message)
 
 
-def make_consumer(broker: Broker, handler: GatedHandler, concurrency: int = 10) -> tuple[Consumer, CountingObserver]:
+def make_consumer(
+    broker: Broker, handler: GatedHandler, concurrency: int = 10, pause_s: float = 0.01
+) -> tuple[Consumer, CountingObserver]:
     observer = CountingObserver()
-    return Consumer(broker, broker.topology.main, handler, concurrency=concurrency, observer=observer), observer
+    main = broker.topology.main
+    return Consumer(broker, main, handler, concurrency=concurrency, observer=observer, pause_s=pause_s), observer
+
+
+def buggy_unless(good: Callable[[Delivery], bool]) -> Callable[[Delivery], Disposition]:
+    def decide(delivery: Delivery) -> Disposition:
+        if good(delivery):
+            return DONE
+        raise ZeroDivisionError
+
+    return decide
+
+
+async def publish_body(broker: Broker, body: bytes) -> None:
+    main = broker.topology.main
+    await broker.publish(OutgoingMessage(exchange=main.exchange, routing_key=main.routing_key, body=body))
 
 
 async def publish(broker: Broker, *job_ids: str) -> None:
-    main = broker.topology.main
     for job_id in job_ids:
-        body = json.dumps({"jobId": job_id, "memberId": 1}).encode()
-        await broker.publish(OutgoingMessage(exchange=main.exchange, routing_key=main.routing_key, body=body))
+        await publish_body(broker, json.dumps({"jobId": job_id, "memberId": 1}).encode())
 
 
 def ids(deliveries: list[Delivery]) -> list[str]:
@@ -173,6 +188,39 @@ class ConsumerContract:
         await consumer.stop(5)
 
 
+    async def test_a_delivery_that_a_handler_trips_over_once_is_handled_again(self, broker: Broker) -> None:
+        handler = GatedHandler(buggy_unless(lambda delivery: delivery.redelivered))
+        consumer, observer = make_consumer(broker, handler, concurrency=1)
+        await consumer.start()
+        await publish(broker, "j")
+        await eventually(lambda: observer.settled == [("main", "acked", "succeeded")])
+        assert [delivery.redelivered for delivery in handler.ended] == [False, True]
+        await consumer.stop(5)
+
+    async def test_a_delivery_that_a_handler_always_trips_over_gives_its_place_to_the_next(
+        self, broker: Broker
+    ) -> None:
+        handler = GatedHandler(buggy_unless(lambda delivery: b"good" in delivery.body))
+        consumer, observer = make_consumer(broker, handler, concurrency=1)
+        await consumer.start()
+        await publish(broker, "poison", "good")
+        await eventually(lambda: observer.settled == [("main", "acked", "succeeded")])
+        await eventually(lambda: consumer.n_unsettled == 0)
+        assert await consumer.stop(5)
+        assert ids(handler.ended) == ["poison", "poison", "good"]
+
+    async def test_a_body_whose_attempt_cannot_be_raised_is_not_handled_without_end(self, broker: Broker) -> None:
+        handler = GatedHandler(lambda delivery: AGAIN if delivery.body == b"[]" else DONE)
+        consumer, observer = make_consumer(broker, handler, concurrency=1)
+        await consumer.start()
+        await publish_body(broker, b"[]")
+        await publish(broker, "good")
+        await eventually(lambda: observer.settled == [("main", "acked", "succeeded")])
+        assert len(handler.ended) == 2
+        assert observer.n_not_settled == 1
+        await consumer.stop(5)
+
+
 class TestOnMemory(ConsumerContract):
     @pytest.fixture
     async def broker(self) -> AsyncIterator[Broker]:
@@ -249,6 +297,39 @@ async def test_a_retry_that_is_refused_is_put_back_after_a_pause_and_not_lost(re
     assert observer.n_not_settled == 1
     assert loop.time() - begun_s >= 2 * AGAIN.delay_s
     await consumer.stop(5)
+
+
+async def test_a_retry_that_cannot_be_written_again_is_left_to_the_queues_own_dead_lettering(
+    refusing: RefusingBroker,
+) -> None:
+    refusing.refusals = [NotEncodable("bytes in a header")]
+    handler = GatedHandler(lambda _: AGAIN)
+    consumer, observer = make_consumer(refusing, handler)
+    await consumer.start()
+    await publish(refusing, "j")
+    await eventually(lambda: len(refusing.dead_letters()) == 1)
+    assert (len(handler.ended), observer.n_not_settled) == (1, 1)
+    assert await consumer.stop(5)
+
+
+async def test_what_no_handler_can_take_ends_in_the_dead_letters_as_it_was(refusing: RefusingBroker) -> None:
+    consumer, _ = make_consumer(refusing, GatedHandler(buggy_unless(lambda _: False)))
+    await consumer.start()
+    await publish_body(refusing, b"poison")
+    await eventually(lambda: len(refusing.dead_letters()) == 1)
+    assert refusing.dead_letters()[0].body == b"poison"
+    assert refusing.ready(refusing.topology.main.queue) == ()
+    await consumer.stop(5)
+
+
+async def test_a_stop_does_not_wait_for_the_pause_after_a_bug(refusing: RefusingBroker) -> None:
+    handler = GatedHandler(buggy_unless(lambda _: False))
+    consumer, _ = make_consumer(refusing, handler, pause_s=600)
+    await consumer.start()
+    await publish(refusing, "j")
+    await eventually(lambda: len(handler.ended) == 1 and handler.n_running == 0)
+    assert await consumer.stop(5)
+    assert len(refusing.ready(refusing.topology.main.queue)) == 1
 
 
 async def test_a_stop_does_not_wait_for_the_pause(refusing: RefusingBroker) -> None:

@@ -25,6 +25,13 @@ DELAYS_S = (5.0, 30.0, 120.0)
 TRANSIENT = [DependencyUnavailable("redis", "timed out"), JobTimedOut("60 s"), PublishRefused("not confirmed")]
 
 
+def deep_list(depth: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 def raised(error: Exception) -> Exception:
     try:
         raise error
@@ -85,6 +92,20 @@ def test_an_error_note_is_one_short_line() -> None:
     note = note_of(ValueError("line\n" * 1000))
     assert len(note.message) == MAX_ERROR_CHARS
     assert "\n" not in note.message
+
+
+def test_a_refusal_can_be_written_whatever_the_message_held() -> None:
+    error = InvalidMessage("\ud800", "\udfff", "stands \udc00 more than once")
+    assert str(error) == r"\ud800: stands \udc00 more than once, got '\udfff'"
+
+
+@pytest.mark.parametrize("value", [deep_list(100_000), 10**5000], ids=["deep", "long"])
+def test_a_refusal_of_what_cannot_be_shown_says_so(value: object) -> None:
+    assert "cannot be shown" in str(InvalidMessage("memberId", value, "must be an integer"))
+
+
+def test_an_error_note_can_be_written_whatever_the_bug_says() -> None:
+    assert note_of(ValueError("half \ud800")).message == r"ValueError: half \ud800"
 
 
 def test_a_job_that_runs_elsewhere_comes_back_soon_with_its_attempt_as_it_was() -> None:

@@ -121,7 +121,7 @@ class EmbeddingStoreTests(WithTables):
         given = np.where(np.isfinite(given), given, 0).reshape(1, -1)
         await store.save(NAME, np.array([1]), given, [b""])
         with connection(url) as opened:
-            raw = opened.exec_driver_sql("SELECT vector FROM songs_ai_embedding").scalar_one()
+            raw = opened.exec_driver_sql("SELECT vector_bytes FROM songs_ai_embedding").scalar_one()
         np.testing.assert_array_equal(np.frombuffer(raw, dtype="<f2"), given[0].astype("<f2"))
 
     async def test_many_are_saved_and_deleted_at_once(self, url: str, database: Database) -> None:

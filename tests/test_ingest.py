@@ -66,6 +66,11 @@ def write_kaggle(path: Path, *rows: Mapping[str, str]) -> Path:
     return file
 
 
+def tables(url: str) -> set[str]:
+    with connection(url) as opened:
+        return set(sa.inspect(opened).get_table_names())
+
+
 def counts(report: IngestReport) -> tuple[int, int, int]:
     return report.n_inserted, report.n_updated, report.n_unchanged
 
@@ -123,16 +128,13 @@ def test_without_valence_or_energy_there_is_no_mood() -> None:
     assert mood_of({"valence": 0.5}) is mood_of({"energy": 0.5}) is mood_of({}) is None
 
 
-def test_the_first_artist_is_the_artist_and_the_others_are_guests_in_the_title() -> None:
-    item = song_of(track("Duet", ("Yoon", "Park", "Lee")))
-    assert (item.creator, item.titles) == ("Yoon", {"en": "Duet (feat. Park, Lee)"})
+@pytest.mark.parametrize("title", ["Come, dy", "Duet (feat. Park)", 'A "B"; C'])
+def test_the_title_stands_as_in_the_file_and_all_artists_are_the_artist(title: str) -> None:
+    item = song_of(track(title, ("Yoon", "Park", "Tyler, The Creator")))
+    assert (item.titles, item.creator) == ({"en": title}, "Yoon, Park, Tyler, The Creator")
 
 
-def test_a_guest_whom_the_title_names_is_not_named_again() -> None:
-    assert song_of(track("Duet (with PARK)", ("Yoon", "Park"))).titles == {"en": "Duet (with PARK)"}
-
-
-def test_a_guest_in_another_script_does_not_change_the_language_of_the_title() -> None:
+def test_an_artist_in_another_script_does_not_change_the_language_of_the_title() -> None:
     assert song_of(track("Duet", ("Yoon", "아이유"))).language == "en"
 
 
@@ -228,7 +230,7 @@ async def test_a_file_of_no_layout_touches_nothing(tmp_path: Path) -> None:
             raise AssertionError
 
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ConfigurationError, match="names no"):
+    with pytest.raises(ConfigurationError, match="has not the columns"):
         await ingest(tmp_path / "x.csv", Untouchable())
 
 
@@ -262,8 +264,8 @@ class _IngestTests(WithTables):
     async def test_several_genres_are_read_back(self, database: Database, store: IngestStore, tmp_path: Path) -> None:
         await ingest(write_kaggle(tmp_path, {}, {"track_genre": "j-pop"}), store)
         (item,) = await self.items(database)
-        assert (item.genres, item.creator) == (("acoustic", "j-pop"), "Gen Hoshino")
-        assert item.titles == {"en": "Comedy (feat. Guest)"}
+        assert (item.genres, item.creator) == (("acoustic", "j-pop"), "Gen Hoshino, Guest")
+        assert item.titles == {"en": "Comedy"}
 
     async def test_a_rerun_changes_no_row(self, url: str, store: IngestStore, tmp_path: Path) -> None:
         file = write_songs(tmp_path, {}, {"track_id": "T1"})
@@ -408,6 +410,33 @@ class _EmptyDatabaseTests:
         with pytest.raises(ConfigurationError, match=r"songs_ai_.*main\.py migrate"):
             await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
         await database.close()
+        assert tables(url) == set()
+
+    @pytest.mark.parametrize("is_migrated", [False, True])
+    async def test_a_backends_database_is_refused_naming_the_table_and_left_as_it_was(
+        self, url: str, tmp_path: Path, is_migrated: bool
+    ) -> None:
+        execute(
+            url,
+            "CREATE TABLE song (song_id BIGINT PRIMARY KEY, title_en VARCHAR(255))",
+            "INSERT INTO song VALUES (7, 'X')",
+        )
+        if is_migrated:
+            upgrade(url)
+        before = tables(url)
+        database = Database(url)
+        with pytest.raises(ConfigurationError, match=r"table 'song' holds rows .*song_id 7"):
+            await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
+        await database.close()
+        assert tables(url) == before
+
+    async def test_beside_an_empty_song_table_too_our_own_tables_come_first(self, url: str, tmp_path: Path) -> None:
+        execute(url, "CREATE TABLE song (song_id BIGINT PRIMARY KEY)")
+        database = Database(url)
+        with pytest.raises(ConfigurationError, match=r"main\.py migrate"):
+            await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
+        await database.close()
+        assert tables(url) == {"song"}
 
 
 class TestEmptyMySql(OnMySql, _EmptyDatabaseTests):

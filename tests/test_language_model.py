@@ -43,6 +43,9 @@ def question(n_candidates: int = 20, n_picks: int = 5) -> Prompt:
     return prompt
 
 
+QUESTION = question()
+
+
 @pytest.fixture
 def observer() -> RecordingObserver:
     return RecordingObserver()
@@ -71,6 +74,12 @@ def open_model(llm_server: LLMServer, observer: RecordingObserver) -> Opener:
             await model.aclose()
 
     return opener
+
+
+@pytest.fixture
+async def model(open_model: Opener) -> AsyncIterator[OpenAILanguageModel]:
+    async with open_model() as opened:
+        yield opened
 
 
 # --- what is asked and answered ---
@@ -272,18 +281,17 @@ spoilt_parts = st.fixed_dictionaries(
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(spoilt=spoilt_parts)
 async def test_whatever_the_body_holds_the_call_ends_with_an_answer_or_a_named_failure(
-    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver, spoilt: dict[str, object]
+    model: OpenAILanguageModel, llm_server: LLMServer, observer: RecordingObserver, spoilt: dict[str, object]
 ) -> None:
     llm_server.spoilt = spoilt
     observer.calls.clear()
-    async with open_model() as model:
-        try:
-            completion = await model.complete(question())
-        except LanguageModelFailed as failure:
-            outcome = failure.reason
-        else:
-            outcome = "ok"
-            assert completion.text
+    try:
+        completion = await model.complete(QUESTION)
+    except LanguageModelFailed as failure:
+        outcome = failure.reason
+    else:
+        outcome = "ok"
+        assert completion.text
     ((counted_as, *tokens),) = observer.calls
     assert counted_as == outcome
     assert all(type(n) is int and 0 <= n <= 2**53 for n in tokens)
@@ -313,12 +321,14 @@ async def test_a_cancelled_call_stays_cancelled_although_its_observer_fails(
 ) -> None:
     monkeypatch.setattr(observer, "llm_call", None)
     llm_server.fail(Fault.HANG)
-    async with open_model() as model:
-        call = asyncio.create_task(model.complete(question()))
-        await llm_server.called(1)
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
+    with structlog.testing.capture_logs() as lines:
+        async with open_model() as model:
+            call = asyncio.create_task(model.complete(question()))
+            await llm_server.called(1)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+    assert [line["event"] for line in lines] == ["unexpected_error_caught"]
 
 
 async def test_a_truncated_answer_is_handed_over_as_far_as_it_goes_and_its_tokens_are_counted(

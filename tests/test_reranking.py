@@ -246,7 +246,9 @@ async def test_an_observer_that_fails_costs_no_answer(monkeypatch: pytest.Monkey
     monkeypatch.setattr(observer, "llm_dropped", None)
     monkeypatch.setattr(observer, "degraded", None)
     model = failing_language_model("truncated", answer_text({"A": [9, 9], "B": [8]}))
-    outcome = await rerank(model, ranked(20), observer=observer, n_picks=3)
+    with structlog.testing.capture_logs() as lines:
+        outcome = await rerank(model, ranked(20), observer=observer, n_picks=3)
+    assert [line["event"] for line in lines].count("unexpected_error_caught") == 2
     assert (outcome.degraded, outcome.model, dict(outcome.dropped)) == ("truncated", "scripted", {"repeated_handle": 1})
     assert ids(outcome.groups)[:2] == [19, 18]
 

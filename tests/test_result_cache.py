@@ -422,10 +422,34 @@ class ResultCacheContract:
         await cache.fail("job-1", code="GENERATION_TIMEOUT", message="slow", token="slow")
         assert await everything(client) == before
 
-    async def test_a_result_that_comes_after_a_failure_makes_good(self, client: Redis, cache: RedisResultCache) -> None:
+    async def test_who_claimed_nothing_cannot_fail_a_job_that_runs(
+        self, client: Redis, cache: RedisResultCache
+    ) -> None:
         await cache.claim(JOB, token="a")
-        await cache.fail("job-1", code="INVALID_JOB", message="of another delivery")
-        await cache.succeed(JOB, DOCUMENTS, token="a")
+        before = await everything(client)
+        await cache.fail("job-1", code="INVALID_JOB", message="of another message")
+        assert await everything(client) == before
+
+    async def test_who_claimed_nothing_cannot_fail_a_job_that_waits_for_a_retry(
+        self, client: Redis, cache: RedisResultCache
+    ) -> None:
+        await cache.claim(JOB, token="a")
+        await cache.release(JOB, token="a")
+        before = await everything(client)
+        await cache.fail("job-1", code="INVALID_JOB", message="of another message")
+        assert await everything(client) == before
+
+    async def test_a_queued_job_whose_message_is_wrong_fails(self, client: Redis, cache: RedisResultCache) -> None:
+        await cache.mark_queued(JOB)
+        await cache.fail("job-1", code="INVALID_JOB", message="topK: must be an integer")
+        assert (await status_of(client))[b"status"] == b"failed"
+
+    async def test_a_result_that_comes_after_a_failure_makes_good(self, client: Redis, cache: RedisResultCache) -> None:
+        await cache.claim(JOB, token="slow")
+        await cache.release(JOB, token="slow")
+        await cache.claim(JOB, token="b")
+        await cache.fail("job-1", code="MODEL_ERROR", message="no", token="b")
+        await cache.succeed(JOB, DOCUMENTS, token="slow")
         status = await status_of(client)
         assert status[b"status"] == b"succeeded"
         assert not {b"error.code", b"error.message"} & status.keys()
@@ -449,6 +473,34 @@ class ResultCacheContract:
         assert await client.exists("songs_ai:lease:second") == 0
         assert await client.get("songs_ai:idempotency:42:k:1") == b"first"
         assert await client.ttl("songs_ai:idempotency:42:k:1") == DAY_S
+
+    @pytest.mark.parametrize(("age_ns", "owner"), [(3, "first"), (1, "between"), (2, "first")])
+    async def test_a_repetition_owns_the_views_where_it_is_the_newest_job(
+        self, client: Redis, cache: RedisResultCache, age_ns: int, owner: str
+    ) -> None:
+        await self.save(cache, replace(self.FIRST, requested_at_ns=0))
+        await self.save(cache, Job(job_id="between", member_id=42, requested_at_ns=2))
+        repetition = replace(self.SECOND, requested_at_ns=age_ns)
+        assert await cache.claim(repetition, token="b") is Claim.SUCCEEDED_BEFORE
+        assert await self.latest(client) == [f"result {owner}".encode(), f"view {owner}".encode()]
+        assert await client.get("preference:42") == f"preference {owner}".encode()
+        assert await client.ttl("recommend:42") == WEEK_S
+
+    async def test_what_repetitions_of_a_degraded_job_take_over_lives_shorter(
+        self, client: Redis, cache: RedisResultCache
+    ) -> None:
+        await cache.claim(self.FIRST, token="a")
+        await cache.succeed(self.FIRST, documents("first", degraded=True), token="a")
+        for name in ("second", "third"):
+            assert await cache.claim(replace(self.SECOND, job_id=name), token="b") is Claim.SUCCEEDED_BEFORE
+        assert await self.latest(client) == [b"result first", b"view first"]
+        assert await client.ttl("recommend:42") == await client.ttl("preference:42") == 600
+
+    async def test_what_a_repetition_takes_over_lives_as_long_as_the_result(
+        self, client: Redis, cache: RedisResultCache
+    ) -> None:
+        await self.save(cache, self.FIRST)
+        assert await client.ttl("songs_ai:views:first") == await client.ttl("job:result:first") == DAY_S
 
     async def test_a_second_job_of_one_key_waits_while_the_first_runs(
         self, client: Redis, cache: RedisResultCache
@@ -482,7 +534,7 @@ class ResultCacheContract:
         assert view is not None
         assert view.result == b"result second"
 
-    @pytest.mark.parametrize("lost", ["job:status:first", "job:result:first"])
+    @pytest.mark.parametrize("lost", ["job:status:first", "job:result:first", "songs_ai:views:first"])
     async def test_a_second_job_runs_where_nothing_is_left_of_the_first(
         self, client: Redis, cache: RedisResultCache, lost: str
     ) -> None:

@@ -3,9 +3,11 @@
 What becomes of a track:
 
 - A track that stands once per genre becomes one song of several genres; all else is of its first valid row.
-- The first artist is the song's artist, since the cap on songs per artist and the evidence of an artist in common go by
-  it; further artists stand in the title as "(feat. B, C)", unless it names them already.
-- The title goes into the column of its script: Hangul Korean, kana or kanji Japanese, anything else English.
+- The title stands as in the file, in the column of its script: Hangul Korean, kana or kanji Japanese, anything else
+  English.
+- All artists, in the order of the file and joined by ", ", are the song's artist. The cap on songs per artist and the
+  evidence of an artist in common compare that text whole, so a duo is an artist apart from each of the two: to split
+  it again would cut "Tyler, The Creator" in two. Embeddings do see the names in it.
 - Text that is longer than its column ends in an ellipsis; genres that no longer fit are left out.
 """
 
@@ -78,8 +80,8 @@ async def ingest(path: Path, store: IngestStore, progress: Progress = lambda _do
     """Bring the tracks of the file into the catalogue; a second run changes nothing, and nothing is ever deleted.
 
     The file is read twice, first for the genres of each track, so that memory holds ids and genres but no rows. Raises
-    ``ConfigurationError`` where the file is of no known layout, or ``song`` holds rows that are not ours, and
-    ``DependencyUnavailable``; what was saved by then stays, and the next run goes on from there.
+    ``ConfigurationError`` where the file is of no known layout, ``song`` holds rows that are not ours, or our own
+    tables are not there, all before anything is written; and ``DependencyUnavailable``: what was saved by then stays, and the next run goes on from there.
     """
     file = await asyncio.to_thread(TrackFile, path)
     await store.prepare()
@@ -178,12 +180,11 @@ def _songs(file: TrackFile, genres: Mapping[str, tuple[str, ...]]) -> Iterator[S
 
 def song_of(track: Track) -> SourceItem:
     """The song that a row becomes, with the genre of that row alone."""
-    title = _shortened(_with_guests(track.title, track.artists[1:]))
     language = language_of(track.title)
     return SourceItem(
         source_id=track.track_id,
-        titles={language: title},
-        creator=_shortened(track.artists[0]) if track.artists else None,
+        titles={language: _shortened(track.title)},
+        creator=_shortened(", ".join(track.artists)) or None,
         genres=_fitting((track.genre,) if track.genre else ()),
         mood=mood_of(track.features),
         language=language,
@@ -210,11 +211,6 @@ def mood_of(features: Mapping[str, float]) -> str | None:
     if features["energy"] >= _MIDDLE:
         return "happy" if features["valence"] >= _MIDDLE else "tense"
     return "calm" if features["valence"] >= _MIDDLE else "sad"
-
-
-def _with_guests(title: str, guests: Sequence[str]) -> str:
-    unnamed = [guest for guest in guests if guest.casefold() not in title.casefold()]
-    return f"{title} (feat. {', '.join(unnamed)})" if unnamed else title
 
 
 def _shortened(text: str) -> str:

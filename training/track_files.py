@@ -83,7 +83,9 @@ class TrackFile:
         """Raises ``ConfigurationError`` where the file cannot be read, or its columns are of no known layout."""
         self._path = path
         first = next(self._records(None), (1, []))[1]
-        header = [] if isinstance(first, RowProblem) else first
+        if isinstance(first, RowProblem):
+            raise ConfigurationError(f"{path.name}, {first}")
+        header = first
         self._header = tuple(name.strip() for name in header)
         self.layout = _layout_of(self._header, path)
 
@@ -163,11 +165,13 @@ def _layout_of(header: Sequence[str], path: Path) -> Layout:
     missing = {layout: [name for name in layout.columns if name not in header] for layout in LAYOUTS}
     nearest = min(LAYOUTS, key=lambda layout: len(missing[layout]))
     if missing[nearest]:
-        raise ConfigurationError(
-            f"{path.name}: the header names no {', '.join(missing[nearest])} "
-            f"(the layout of {nearest.source} needs {', '.join(nearest.columns)})"
-        )
+        state = "has not" if any(header) else "is empty; it must have"
+        raise ConfigurationError(f"{path.name} {state} {_columns(missing[nearest])}")
     return nearest
+
+
+def _columns(names: Sequence[str]) -> str:
+    return f"the column{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def _track(layout: Layout, header: Sequence[str], cells: Sequence[str]) -> Track:

@@ -25,7 +25,7 @@ def upgrade() -> None:
         "songs_ai_embedding",
         sa.Column("embedder", sa.String(64), nullable=False),
         sa.Column("item_id", sa.BigInteger, nullable=False, autoincrement=False),
-        sa.Column("vector", sa.LargeBinary(1024).with_variant(mysql.VARBINARY(1024), "mysql"), nullable=False,
+        sa.Column("vector_bytes", sa.LargeBinary(1024).with_variant(mysql.VARBINARY(1024), "mysql"), nullable=False,
                   comment="little-endian float16"),
         sa.Column("content_hash", HASH, nullable=False),
         sa.Column("stamp", sa.BigInteger, nullable=False, comment="random per save: sums of it tell changes"),
