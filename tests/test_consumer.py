@@ -187,7 +187,6 @@ class ConsumerContract:
         assert observer.settled[0] == ("main", "retried", "dependency_unavailable")
         await consumer.stop(5)
 
-
     async def test_a_delivery_that_a_handler_trips_over_once_is_handled_again(self, broker: Broker) -> None:
         handler = GatedHandler(buggy_unless(lambda delivery: delivery.redelivered))
         consumer, observer = make_consumer(broker, handler, concurrency=1)
