@@ -80,8 +80,9 @@ async def ingest(path: Path, store: IngestStore, progress: Progress = lambda _do
     """Bring the tracks of the file into the catalogue; a second run changes nothing, and nothing is ever deleted.
 
     The file is read twice, first for the genres of each track, so that memory holds ids and genres but no rows. Raises
-    ``ConfigurationError`` where the file is of no known layout, ``song`` holds rows that are not ours, or our own
-    tables are not there, all before anything is written; and ``DependencyUnavailable``: what was saved by then stays, and the next run goes on from there.
+    ``ConfigurationError``, before anything is written, where the file is of no known layout, ``song`` holds rows that
+    are not ours, or our own tables are not there; and ``DependencyUnavailable``: what was saved by then stays, and the
+    next run goes on from there.
     """
     file = await asyncio.to_thread(TrackFile, path)
     await store.prepare()
