@@ -317,7 +317,10 @@ class ResultCache(Protocol):
         """
 
     async def fail(self, job_id: str, *, code: str, message: str, token: str | None = None) -> None:
-        """``failed`` with ``error.code`` and ``error.message``, unless it succeeded; ends the lease."""
+        """``failed`` with ``error.code`` and ``error.message``, unless it succeeded; ends the lease.
+
+        Without a ``token`` nothing happens while the job runs: who asks has not claimed it.
+        """
 
     async def job(self, job_id: str) -> JobView | None:
         """What a poller sees, or None."""
