@@ -19,9 +19,11 @@ def garbling_proxy(mysql_url: str, marker: bytes, reply: bytes) -> Iterator[str]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         Thread(target=_proxy, args=(listener, upstream, marker, reply), daemon=True).start()
         port = listener.getsockname()[1]
-        yield url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
-        # Wakes the thread that waits in accept; closing alone would not.
-        listener.shutdown(socket.SHUT_RDWR)
+        try:
+            yield url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+        finally:
+            # Wakes the thread that waits in accept; closing alone would not.
+            listener.shutdown(socket.SHUT_RDWR)
 
 
 def _proxy(listener: socket.socket, upstream: tuple[str, int], marker: bytes, reply: bytes) -> None:

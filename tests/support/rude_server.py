@@ -18,8 +18,10 @@ def rude_server(greeting: bytes = b"") -> Iterator[int]:
     command = [sys.executable, "-m", "tests.support.rude_server", greeting.hex()]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield int(process.stdout.readline())
-        process.kill()
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
 
 
 def _serve(greeting: bytes) -> None:
