@@ -68,9 +68,9 @@ class RedisAnswerCache:
 
         A holder that cannot renew goes on: at worst the same answer is made twice.
         """
-        lock = self._locks.setdefault(fingerprint, asyncio.Lock())
-        # One task of this process at a time asks Redis, however many wait.
-        async with lock:
+        # One task of this process at a time asks Redis, however many wait. The lock has no name here: a traceback that
+        # somebody keeps would keep it too.
+        async with self._locks.setdefault(fingerprint, asyncio.Lock()):
             key, token = FLIGHT_PREFIX + fingerprint, secrets.token_hex(8)
             await self._acquire(key, token)
             renewing = asyncio.create_task(self._keep(key, token))

@@ -10,13 +10,16 @@ import sqlite3
 import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Dialect, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_, greenlet_spawn
 
 from core.errors import ConfigurationError, DependencyUnavailable, SongsAIError
 
@@ -121,6 +124,29 @@ def _async_engine(url: URL, *, pool_size: int, timeout_s: float) -> AsyncEngine:
     )
 
 
+def _connect_or_close(
+    dialect: Dialect, _record: object, arguments: list[Any], options: dict[str, Any]
+) -> DBAPIConnection:
+    """For SQLAlchemy's ``do_connect``: aiosqlite leaves open what it opens for a task that is cancelled meanwhile."""
+    return await_(_connected_or_closed(dialect, arguments, options))
+
+
+async def _connected_or_closed(dialect: Dialect, arguments: list[Any], options: dict[str, Any]) -> DBAPIConnection:
+    opening = asyncio.create_task(greenlet_spawn(dialect.connect, *arguments, **options))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        # A callback, so that a second cancellation changes nothing. SQLite opens a file without waiting for anyone.
+        opening.add_done_callback(partial(_close_unwanted, dialect))
+        await asyncio.wait([opening])
+        raise
+
+
+def _close_unwanted(dialect: Dialect, opening: asyncio.Task[DBAPIConnection]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        dialect.do_terminate(opening.result())
+
+
 def _tell_unreadable_replies(context: sa.engine.ExceptionContext) -> DependencyUnavailable | None:
     """For SQLAlchemy's ``handle_error``, which sees what the driver raises and nothing that callers do."""
     error = context.original_exception
@@ -154,6 +180,8 @@ class Database:
         self._engine = _async_engine(self._url, pool_size=pool_size, timeout_s=timeout_s)
         if self.name == "mysql":
             sa.event.listen(self._engine.sync_engine, "handle_error", _tell_unreadable_replies)
+        else:
+            sa.event.listen(self._engine.sync_engine, "do_connect", _connect_or_close)
 
     @property
     def name(self) -> str:

@@ -265,6 +265,16 @@ async def test_without_redis_every_method_says_so() -> None:
                 pytest.fail("entered without a lease")
 
 
+async def test_an_outage_that_somebody_remembers_keeps_no_lock() -> None:
+    async with open_redis(f"redis://127.0.0.1:{free_port()}/0", max_connections=2, timeout_s=1) as client:
+        cache = worker(client)
+        with pytest.raises(DependencyUnavailable) as remembered:
+            async with cache.single_flight("f"):
+                pytest.fail("entered without a lease")
+        assert "single_flight" in {entry.name for entry in remembered.traceback}
+        assert len(cache._locks) == 0
+
+
 async def test_what_was_done_under_the_lease_is_kept_where_redis_dies_meanwhile(private_redis: BreakableServer) -> None:
     async with open_redis(private_redis.url, max_connections=2, timeout_s=1) as client:
         with capture_logs() as logs:

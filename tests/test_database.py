@@ -1,7 +1,10 @@
 """The connection: URLs as people write them, errors as ours, nothing secret said, nothing waited for too long."""
 
 import asyncio
+import sqlite3
 import time
+from functools import partial
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -14,6 +17,7 @@ from tests.support.catalogue import OnMySql, OnSqlite, execute
 from tests.support.garbling_proxy import garbling_proxy
 from tests.support.rude_server import rude_server
 from tests.support.servers import BreakableServer
+from tests.support.waiting import until
 
 SECRET = "pa55-word"
 
@@ -280,10 +284,55 @@ class TestDatabaseOnSqlite(OnSqlite, DatabaseTests):
                 await task
             assert await _run(database, "SELECT COUNT(*) FROM t") == 0
 
+    @pytest.mark.parametrize("n_cancellations", [1, 2])
+    @pytest.mark.parametrize("n_steps", range(1, 12))
+    async def test_whenever_a_task_is_cancelled_no_connection_stays_open(
+        self, url: str, monkeypatch: pytest.MonkeyPatch, n_steps: int, n_cancellations: int
+    ) -> None:
+        opened = _OpenedInSqlite()
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=opened.connection))
+        async with open_database(url, pool_size=1, timeout_s=5) as database:
+            task = asyncio.create_task(_run(database, "SELECT 1"))
+            await _steps(n_steps)
+            for _ in range(n_cancellations):
+                task.cancel()
+                await asyncio.sleep(0)
+            await asyncio.wait([task])
+            assert task.cancelled()
+        await until(opened.some_and_all_are_closed)
+
     async def test_a_file_in_no_directory_is_an_unavailable_dependency(self) -> None:
         async with open_database("sqlite:////no/such/directory/songs.db", pool_size=1, timeout_s=5) as database:
             with pytest.raises(DependencyUnavailable, match=r"^sqlite: "):
                 await database.ping()
+
+
+class _OpenedInSqlite:
+    """Every connection made by its ``connection``, with whether it was closed by anyone but the garbage collector."""
+
+    def __init__(self) -> None:
+        self.connections: list[sqlite3.Connection] = []
+
+    def connection(self, *args: Any, **options: Any) -> sqlite3.Connection:
+        opened = sqlite3.Connection(*args, **options)
+        self.connections.append(opened)
+        return opened
+
+    async def some_and_all_are_closed(self) -> bool:
+        return bool(self.connections) and all(_is_closed(connection) for connection in self.connections)
+
+
+def _is_closed(connection: sqlite3.Connection) -> bool:
+    try:
+        _ = connection.total_changes
+    except sqlite3.ProgrammingError as error:
+        return "closed" in str(error)
+    return False
+
+
+async def _steps(n: int) -> None:
+    for _ in range(n):
+        await asyncio.sleep(0)
 
 
 async def _run(database: Database, statement: str, *, reads: bool = True) -> object:

@@ -184,10 +184,11 @@ class PrivateMySQL(PrivateServer):
         return f"mysql://root@127.0.0.1:{self.port}/songs"
 
     def _prepare(self) -> None:
-        self._data.mkdir()
-        if os.geteuid() == 0:
-            shutil.chown(self._data, "mysql", "mysql")
-        self._run([*self._initialise(), f"--datadir={self._data}", *self._as_user()])
+        for directory in (self._data, self._temporary):
+            directory.mkdir()
+            if os.geteuid() == 0:
+                shutil.chown(directory, "mysql", "mysql")
+        self._run([*self._initialise(), *self._directories(), *self._as_user()])
 
     def _initialise(self) -> Sequence[str]:
         if installer := find_program("mariadb-install-db"):
@@ -199,7 +200,7 @@ class PrivateMySQL(PrivateServer):
         return [
             server,
             "--no-defaults",
-            f"--datadir={self._data}",
+            *self._directories(),
             f"--socket={self._data / 's.sock'}",
             f"--pid-file={self._data / 'server.pid'}",
             f"--port={self.port}",
@@ -214,9 +215,17 @@ class PrivateMySQL(PrivateServer):
         # both servers refuse to run as root
         return ["--user=mysql"] if os.geteuid() == 0 else []
 
+    def _directories(self) -> Sequence[str]:
+        # a server that starts removes all temporary tables from its tmpdir, those of its living neighbours too
+        return [f"--datadir={self._data}", f"--tmpdir={self._temporary}"]
+
     @property
     def _data(self) -> Path:
         return self.directory / "data"
+
+    @property
+    def _temporary(self) -> Path:
+        return self.directory / "tmp"
 
 
 class PrivateRabbitMQ(PrivateServer):
