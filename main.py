@@ -270,12 +270,15 @@ def demo(
                             clock=parts.clock,
                             console=console,
                         ),
-                        {listener.member_id: listener.liked_ids for listener in listeners},
+                        {
+                            each.member_id: tuple(dict.fromkeys([*each.liked_ids, *each.playlist_ids]))
+                            for each in listeners
+                        },
                         locale=locale,
                         n_shown=shown,
                     )
                 _show_metrics(parts)
-        console.print(WHERE_NEXT)
+        console.print(WHERE_NEXT, soft_wrap=True)
 
     _run(step, log_level="WARNING")
 
@@ -296,7 +299,7 @@ def _show_metrics(parts: Parts) -> None:
     exposition = parts.metrics.expose("")[0].decode()
     told = [line for line in exposition.splitlines() if line.startswith(METRICS_SHOWN) and not line.endswith(" 0.0")]
     console.print("what the metrics counted (a worker serves them at /metrics):", style="bold")
-    console.print("\n".join(f"  {line}" for line in told), markup=False, highlight=False)
+    console.print("\n".join(f"  {line}" for line in told), markup=False, highlight=False, soft_wrap=True)
 
 
 # --- running a command ---
