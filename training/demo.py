@@ -61,7 +61,10 @@ class Stage:
 
 
 async def play(stage: Stage, likes: Mapping[int, Sequence[int]], *, locale: str, n_shown: int = 3) -> None:
-    """Publish one job for each member of ``likes`` (ids of what each likes or keeps in a playlist, by member id), and show what comes back."""
+    """Publish one job for each member, and show what comes back.
+
+    ``likes`` holds the ids of what each member likes or keeps in a playlist, by member id.
+    """
     jobs = {member_id: _job(member_id, locale, stage.clock) for member_id in likes}
     took_s = await _run(stage, list(jobs.values()))
     stage.console.print(f"{len(jobs)} jobs ended in {took_s:.1f} s.\n")
