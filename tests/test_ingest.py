@@ -15,7 +15,7 @@ from models.catalogue import Item
 from models.source import SourceItem, SourceListener
 from services.backend_tables import member, playlist, playlist_song, song, song_like
 from services.catalogue import SqlCatalogue
-from services.database import Database
+from services.database import Database, open_database
 from services.ingest_store import SqlIngestStore
 from services.listener_store import SqlListenerStore
 from services.migrations import upgrade
@@ -398,18 +398,16 @@ class TestIngestOnSqlite(OnSqlite, _IngestTests):
 class _EmptyDatabaseTests:
     async def test_the_tables_are_created_where_they_are_absent(self, url: str, tmp_path: Path) -> None:
         upgrade(url)
-        database = Database(url)
-        await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
-        await database.close()
+        async with open_database(url, pool_size=1, timeout_s=5) as database:
+            await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
         with connection(url) as opened:
             assert opened.scalar(sa.select(song.c.title_en)) == "Dawn"
             assert sa.inspect(opened).has_table("playlist_song")
 
     async def test_without_our_own_tables_the_command_that_makes_them_is_named(self, url: str, tmp_path: Path) -> None:
-        database = Database(url)
-        with pytest.raises(ConfigurationError, match=r"songs_ai_.*main\.py migrate"):
-            await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
-        await database.close()
+        async with open_database(url, pool_size=1, timeout_s=5) as database:
+            with pytest.raises(ConfigurationError, match=r"songs_ai_.*main\.py migrate"):
+                await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
         assert tables(url) == set()
 
     @pytest.mark.parametrize("is_migrated", [False, True])
@@ -424,18 +422,16 @@ class _EmptyDatabaseTests:
         if is_migrated:
             upgrade(url)
         before = tables(url)
-        database = Database(url)
-        with pytest.raises(ConfigurationError, match=r"table 'song' holds rows .*song_id 7"):
-            await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
-        await database.close()
+        async with open_database(url, pool_size=1, timeout_s=5) as database:
+            with pytest.raises(ConfigurationError, match=r"table 'song' holds rows .*song_id 7"):
+                await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
         assert tables(url) == before
 
     async def test_beside_an_empty_song_table_too_our_own_tables_come_first(self, url: str, tmp_path: Path) -> None:
         execute(url, "CREATE TABLE song (song_id BIGINT PRIMARY KEY)")
-        database = Database(url)
-        with pytest.raises(ConfigurationError, match=r"main\.py migrate"):
-            await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
-        await database.close()
+        async with open_database(url, pool_size=1, timeout_s=5) as database:
+            with pytest.raises(ConfigurationError, match=r"main\.py migrate"):
+                await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
         assert tables(url) == {"song"}
 
 
