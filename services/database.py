@@ -211,6 +211,10 @@ class Database:
             with connecting(self.name):
                 await connection.execution_options(isolation_level=level)
             async with connection.begin():
+                if self.name == "sqlite":
+                    # Python's sqlite3 begins no transaction before the first write: what was read until then could be
+                    # another's past by the time it is written back.
+                    await connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
 
     async def ping(self) -> None:

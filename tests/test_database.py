@@ -301,6 +301,19 @@ class TestDatabaseOnSqlite(OnSqlite, DatabaseTests):
             assert task.cancelled()
         await until(opened.some_and_all_are_closed)
 
+    async def test_what_a_transaction_read_is_still_so_when_it_writes(self, url: str) -> None:
+        execute(url, "CREATE TABLE t (a INT)", "INSERT INTO t VALUES (0)")
+
+        async def increment(database: Database) -> None:
+            async with database.begin() as connection:
+                before = (await connection.exec_driver_sql("SELECT a FROM t")).scalar_one()
+                await _steps(20)
+                await connection.execute(sa.text("UPDATE t SET a = :a"), {"a": before + 1})
+
+        async with open_database(url, pool_size=4, timeout_s=10) as database:
+            await asyncio.gather(*(increment(database) for _ in range(4)))
+            assert await _run(database, "SELECT a FROM t") == 4
+
     async def test_a_file_in_no_directory_is_an_unavailable_dependency(self) -> None:
         async with open_database("sqlite:////no/such/directory/songs.db", pool_size=1, timeout_s=5) as database:
             with pytest.raises(DependencyUnavailable, match=r"^sqlite: "):
