@@ -123,9 +123,12 @@ class ItemIndex(Protocol):
         """What the first stage ranks by, in the order of ``item_ids``, of which the index must hold every one."""
 
     async def search(
-        self, query: Floats, n: int, *, excluded: Collection[int] = (), predicate: Predicate | None = None
-    ) -> Hits:
-        """The ``n`` items nearest to ``query`` (float32 (dim,), need not be a unit vector) by cosine."""
+        self, queries: Floats, n: int, *, excluded: Collection[int] = (), predicate: Predicate | None = None
+    ) -> list[Hits]:
+        """For each of ``queries`` (float32 (k, dim), need not be unit vectors) the ``n`` items nearest by cosine.
+
+        The same queries find the same, whatever else is searched for at the moment.
+        """
 
     def popular(self, n: int, *, excluded: Collection[int] = (), max_per_genre: int | None = None) -> Ids:
         """The ``n`` most popular items, int64, most popular first; at most so many of one (first) genre."""
@@ -142,12 +145,12 @@ class IndexProvider(Protocol):
 class IndexRows:
     """What an index is built of: all active items that have a vector, in order of id.
 
-    ``ids`` int64 (n,); ``vectors`` float32 (n, dim), unit length; ``popularity`` float32 (n,), 0 to 1; ``genres``,
-    ``moods``, ``languages``, ``creators``: one entry an item. ``version`` identifies this content.
+    ``ids`` int64 (n,); ``vectors`` float32 or float16 (n, dim), unit length; ``popularity`` float32 (n,), 0 to 1;
+    ``genres``, ``moods``, ``languages``, ``creators``: one entry an item. ``version`` identifies this content.
     """
 
     ids: Ids
-    vectors: Floats
+    vectors: Floats | npt.NDArray[np.float16]
     popularity: Floats
     genres: Sequence[tuple[str, ...]]
     moods: Sequence[tuple[str, ...]]

@@ -41,7 +41,7 @@ async def retrieve(profile: TasteProfile, index: ItemIndex, n: int, excluded: Co
 
 async def _near_interests(profile: TasteProfile, index: ItemIndex, n: int, excluded: Collection[int]) -> Ids:
     """Each interest gives its best: at least its share of ``n``, and so much more that overlaps do not matter."""
-    found = [await index.search(centroid, n, excluded=excluded) for centroid in profile.centroids]
+    found = await index.search(profile.centroids, n, excluded=excluded)
     quotas = [max(1, round(n * float(share))) for share in profile.weights]
     chosen = dict.fromkeys(
         item for hits, quota in zip(found, quotas, strict=True) for item in hits.ids[:quota].tolist()

@@ -1,10 +1,9 @@
-"""The index over all embeddings, in memory: an exact scan, and what keeps it up to date.
-
-Another index (an approximate one, say) takes ``InMemoryItemIndex``'s place behind the same port.
-"""
+"""The index over all embeddings, in memory, and what keeps it up to date."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -15,11 +14,11 @@ from core.errors import DependencyUnavailable, SongsAIError
 from core.ports import Clock, EmbeddingStore, Floats, Hits, Ids, IndexRows, Predicate
 from models.catalogue import ItemFacts
 from models.log_event import LogEvent
+from services.coded_column import CodedColumn
+from services.scan_queue import QueuedScan
+from services.vector_scan import Places, VectorScan, build_scan
 
-# Where one scan takes some 4 ms, more than the event loop should wait; below it a thread costs more than it gives.
-_MAX_NUMBERS_IN_LOOP = 8_000_000
-# Equal vectors must tie wherever they stand, though BLAS sums their products in different orders.
-_SCORE_DECIMALS = 6
+_MAX_SLICES = 8
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -27,16 +26,24 @@ _log = structlog.get_logger()
 
 
 class InMemoryItemIndex:
-    """An ``ItemIndex`` that compares the query with every vector. Ties go to the smaller id, so that results repeat."""
+    """An ``ItemIndex`` over rows in memory or mapped from a file. Ties go to the smaller id, so that results repeat.
 
-    def __init__(self, rows: IndexRows, embedder_name: str) -> None:
-        self._rows = rows
+    ``scan`` is that of the rows where it is at hand; else it is built, which takes seconds for many rows.
+    """
+
+    def __init__(self, rows: IndexRows, embedder_name: str, scan: VectorScan | None = None) -> None:
+        self._scan = scan or build_scan(rows.vectors)
+        # The scan keeps rows of its own: there is no need for two of each.
+        self._rows = replace(rows, vectors=self._scan.rows)
         self._embedder_name = embedder_name
-        self._genres = _Attribute(rows.genres)
-        self._moods = _Attribute(rows.moods)
-        self._languages = _Attribute((language,) if language else () for language in rows.languages)
+        self._genres = CodedColumn.of(rows.genres)
+        self._moods = CodedColumn.of(rows.moods)
+        self._languages = CodedColumn.of(rows.languages)
+        self._creators = CodedColumn.of(rows.creators)
         self._most_popular_first = np.lexsort((rows.ids, -rows.popularity))
-        self._first_genres = _numbered([genres[0].casefold() if genres else None for genres in rows.genres])
+        self._first_genres = self._genres.numbered(lambda genres: genres[0].casefold() if genres else None)
+        self._all = _Slice(np.arange(len(rows.ids), dtype=np.int64), QueuedScan(self._scan, rows.vectors.size))
+        self._slices: OrderedDict[Predicate, asyncio.Task[_Slice]] = OrderedDict()
 
     @property
     def version(self) -> str:
@@ -48,73 +55,107 @@ class InMemoryItemIndex:
         """The ``Embedder.name`` that made the vectors."""
         return self._embedder_name
 
+    @property
+    def kind(self) -> str:
+        """How it searches: ``exact``, ``fastscan`` or ``fastscan_lists``."""
+        return self._scan.kind
+
+    @property
+    def recall(self) -> float:
+        """Recall@200 against an exact scan, on a sample of queries."""
+        return self._scan.recall
+
     def __len__(self) -> int:
         return len(self._rows.ids)
 
     def vectors(self, item_ids: Sequence[int]) -> tuple[Ids, Floats]:
         """The ids among ``item_ids`` that the index holds, in order, and their vectors, float32 (n, dim)."""
         places = self._places(item_ids)
-        return self._rows.ids[places], self._rows.vectors[places]
+        return self._rows.ids[places], self._rows.vectors[places].astype(np.float32)
 
     def facts(self, item_ids: Sequence[int]) -> list[ItemFacts]:
         """What the first stage ranks by, in the order of ``item_ids``, of which the index must hold every one."""
         rows, places = self._rows, self._places(item_ids).tolist()
         return [
             ItemFacts(
-                item_id, rows.creators[place], rows.genres[place], rows.moods[place], float(rows.popularity[place])
+                item_id,
+                self._creators[place],
+                self._genres[place],
+                self._moods[place],
+                float(rows.popularity[place]),
             )
             for item_id, place in zip(item_ids, places, strict=True)
         ]
 
     async def search(
-        self, query: Floats, n: int, *, excluded: Collection[int] = (), predicate: Predicate | None = None
-    ) -> Hits:
-        """The ``n`` items nearest to ``query`` (float32 (dim,), need not be a unit vector) by cosine.
+        self, queries: Floats, n: int, *, excluded: Collection[int] = (), predicate: Predicate | None = None
+    ) -> list[Hits]:
+        """For each of ``queries`` (float32 (k, dim), of any length) the ``n`` items nearest to it by cosine.
 
-        A query without direction is near nothing.
+        A query without direction is near nothing. The first search by a predicate takes longer: the items that it
+        keeps get a scan of their own, which is remembered.
         """
-        length = float(np.linalg.norm(query))
-        if not (0 < length < np.inf) or n <= 0 or not len(self):
-            return Hits(ids=np.zeros(0, dtype=np.int64), scores=np.zeros(0, dtype=np.float32))
-        eligible = self._eligible(excluded, predicate)
-        unit = np.asarray(query / length, dtype=np.float32)
-        if self._rows.vectors.size > _MAX_NUMBERS_IN_LOOP:
-            return await asyncio.to_thread(self._scan, unit, n, eligible)
-        return self._scan(unit, n, eligible)
+        lengths = np.linalg.norm(queries, axis=1)
+        usable = np.flatnonzero((lengths > 0) & (lengths < np.inf))
+        hits = [_NOTHING] * len(queries)
+        if n <= 0 or not len(usable) or not len(self):
+            return hits
+        units = np.asarray(queries[usable] / lengths[usable, None], dtype=np.float32)
+        searched = await self._slice(predicate) if predicate and _filters(predicate) else self._all
+        left_out = self._places(excluded)
+        # Codes know no selection: what is left out is asked for besides, and dropped.
+        found = await searched.scan.search(units, n + len(left_out))
+        for place, (places, scores) in zip(usable.tolist(), found, strict=True):
+            hits[place] = self._hits(searched.places[places], scores, left_out, n)
+        return hits
 
     def popular(self, n: int, *, excluded: Collection[int] = (), max_per_genre: int | None = None) -> Ids:
         """The ``n`` most popular items, int64, most popular first; at most so many of one (first) genre.
 
         Items without a genre are not limited.
         """
-        order = self._most_popular_first
-        order = order[self._eligible(excluded, None)[order]]
-        if max_per_genre is not None:
-            genres = self._first_genres[order]
-            order = order[(genres < 0) | (_n_before(genres) < max_per_genre)]
-        most_popular: Ids = self._rows.ids[order[: max(n, 0)]]
-        return most_popular
+        n, left_out = max(n, 0), self._places(excluded)
+        n_looked_at = 4 * (n + len(left_out))
+        while True:
+            # Seldom more than the first of a million need be looked at.
+            order = self._most_popular_first[:n_looked_at]
+            order = order[~np.isin(order, left_out)]
+            if max_per_genre is not None:
+                genres = self._first_genres[order]
+                order = order[(genres < 0) | (_n_before(genres) < max_per_genre)]
+            if len(order) >= n or n_looked_at >= len(self):
+                most_popular: Ids = self._rows.ids[order[:n]]
+                return most_popular
+            n_looked_at *= 4
 
-    def _scan(self, unit: Floats, n: int, eligible: _Mask) -> Hits:
-        scores = np.round(self._rows.vectors @ unit, _SCORE_DECIMALS)
-        scores[~eligible] = -np.inf
-        best = _best(scores, min(n, int(np.count_nonzero(eligible))))
-        return Hits(ids=self._rows.ids[best], scores=np.clip(scores[best], -1, 1))
+    def _hits(self, places: Places, scores: Floats, left_out: Places, n: int) -> Hits:
+        kept = np.flatnonzero(~np.isin(places, left_out))[:n]
+        return Hits(ids=self._rows.ids[places[kept]], scores=scores[kept])
 
-    def _eligible(self, excluded: Collection[int], predicate: Predicate | None) -> _Mask:
-        mask = np.ones(len(self), dtype=np.bool_)
-        mask[self._places(excluded)] = False
-        if predicate:
-            for attribute, wanted in (
-                (self._genres, predicate.genres),
-                (self._moods, predicate.moods),
-                (self._languages, predicate.languages),
-            ):
-                if wanted:
-                    mask &= attribute.any_of(wanted)
-        return mask
+    async def _slice(self, predicate: Predicate) -> "_Slice":
+        """The items that ``predicate`` keeps; built off the event loop, once for all that ask meanwhile."""
+        building = self._slices.get(predicate)
+        if building is None or (building.done() and (building.cancelled() or building.exception())):
+            building = asyncio.create_task(asyncio.to_thread(self._build_slice, predicate))
+            self._slices[predicate] = building
+        self._slices.move_to_end(predicate)
+        if len(self._slices) > _MAX_SLICES:
+            self._slices.popitem(last=False)
+        return await asyncio.shield(building)
 
-    def _places(self, item_ids: Collection[int]) -> npt.NDArray[np.intp]:
+    def _build_slice(self, predicate: Predicate) -> "_Slice":
+        kept = np.ones(len(self), dtype=np.bool_)
+        if predicate.genres:
+            kept &= self._genres.where(_any_of(predicate.genres))
+        if predicate.moods:
+            kept &= self._moods.where(_any_of(predicate.moods))
+        if predicate.languages:
+            kept &= self._languages.where(lambda language: _any_of(predicate.languages)((language or "",)))
+        places = np.flatnonzero(kept)
+        rows = self._rows.vectors[places]
+        return _Slice(places, QueuedScan(build_scan(rows), rows.size))
+
+    def _places(self, item_ids: Collection[int]) -> Places:
         """Where those of ``item_ids`` that the index holds stand in it, in their order."""
         wanted = np.fromiter(item_ids, dtype=np.int64, count=len(item_ids))
         places = np.searchsorted(self._rows.ids, wanted)
@@ -123,41 +164,23 @@ class InMemoryItemIndex:
         return np.compress(self._rows.ids[places] == wanted, places)
 
 
-class _Attribute:
-    """Which items have which values of one attribute, whatever their case."""
+class _Slice:
+    """Some items of the index: where they stand in it, rising, and the scan of their rows."""
 
-    def __init__(self, values: Iterable[Iterable[str]]) -> None:
-        places: dict[str, list[int]] = {}
-        n = 0
-        for place, of_item in enumerate(values):
-            n = place + 1
-            for value in of_item:
-                places.setdefault(value.casefold(), []).append(place)
-        self._n = n
-        self._places = {value: np.array(of_value, dtype=np.intp) for value, of_value in places.items()}
-
-    def any_of(self, values: Collection[str]) -> _Mask:
-        mask = np.zeros(self._n, dtype=np.bool_)
-        for value in {value.casefold() for value in values} & self._places.keys():
-            mask[self._places[value]] = True
-        return mask
+    def __init__(self, places: Places, scan: QueuedScan) -> None:
+        self.places, self.scan = places, scan
 
 
-def _best(scores: Floats, n: int) -> npt.NDArray[np.intp]:
-    """The places of the ``n`` highest scores, highest first; of equal ones the foremost."""
-    if n == 0:
-        return np.zeros(0, dtype=np.intp)
-    lowest = np.partition(scores, len(scores) - n)[len(scores) - n]
-    reaching = np.flatnonzero(scores >= lowest)
-    return reaching[np.argsort(-scores[reaching], kind="stable")[:n]]
+_NOTHING = Hits(ids=np.zeros(0, dtype=np.int64), scores=np.zeros(0, dtype=np.float32))
 
 
-def _numbered(values: Sequence[str | None]) -> npt.NDArray[np.int64]:
-    """A number for each distinct value; -1 for None."""
-    numbers: dict[str, int] = {}
-    return np.array(
-        [-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64
-    )
+def _filters(predicate: Predicate) -> bool:
+    return bool(predicate.genres or predicate.moods or predicate.languages)
+
+
+def _any_of(wanted: Collection[str]) -> Callable[[Collection[str]], bool]:
+    folded = {value.casefold() for value in wanted}
+    return lambda values: not folded.isdisjoint(value.casefold() for value in values)
 
 
 def _n_before(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from core.errors import DependencyUnavailable
 from core.ports import Floats, Ids, IndexRows, Predicate
 from models.catalogue import ItemFacts
-from services import item_index
+from services import scan_queue
 from services.item_index import InMemoryItemIndex, RefreshingIndex
 from tests.support.hand_clock import HandClock
 from tests.support.waiting import until
@@ -127,7 +127,7 @@ async def test_search_finds_what_brute_force_finds(
     query = data.draw(small_vectors.filter(any))
     excluded = data.draw(st.sets(st.sampled_from(rows.ids.tolist() or [1]) | st.integers(0, 40)))
     index = InMemoryItemIndex(rows, NAME)
-    hits = await index.search(np.array(query, dtype=np.float32), n, excluded=excluded, predicate=predicate)
+    [hits] = await index.search(np.array([query], dtype=np.float32), n, excluded=excluded, predicate=predicate)
     cosines = cosines_by_hand(rows, query, excluded, predicate)
     found = list(zip(hits.ids.tolist(), hits.scores.tolist(), strict=True))
     assert len(found) == min(n, len(cosines)) == len(set(hits.ids.tolist()))
@@ -177,14 +177,14 @@ def test_facts_come_in_the_order_asked(rows: IndexRows, data: st.DataObject) -> 
 @given(rows=catalogues(), query=small_vectors.filter(any), factor=st.floats(1e-3, 1e3))
 async def test_the_length_of_a_query_does_not_matter(rows: IndexRows, query: list[float], factor: float) -> None:
     index = InMemoryItemIndex(rows, NAME)
-    short = await index.search(np.array(query, dtype=np.float32), 10)
-    long = await index.search(np.array(query, dtype=np.float32) * np.float32(factor), 10)
+    [short] = await index.search(np.array([query], dtype=np.float32), 10)
+    [long] = await index.search(np.array([query], dtype=np.float32) * np.float32(factor), 10)
     np.testing.assert_allclose(long.scores, short.scores, atol=3e-6)
 
 
 @pytest.mark.parametrize("query", [[0.0] * 4, [np.nan, 0, 0, 1], [np.inf, 0, 0, 1]])
 async def test_a_query_without_direction_finds_nothing(query: list[float]) -> None:
-    hits = await InMemoryItemIndex(make_rows([[1, 0, 0, 0]]), NAME).search(np.array(query, dtype=np.float32), 5)
+    [hits] = await InMemoryItemIndex(make_rows([[1, 0, 0, 0]]), NAME).search(np.array([query], dtype=np.float32), 5)
     assert (len(hits.ids), len(hits.scores)) == (0, 0)
 
 
@@ -192,7 +192,7 @@ async def test_an_empty_index_finds_nothing_and_holds_nothing() -> None:
     rows = make_rows([])
     index = InMemoryItemIndex(rows, NAME)
     assert len(index) == 0
-    assert len((await index.search(np.ones(4, dtype=np.float32), 5)).ids) == 0
+    assert [len(hits.ids) for hits in await index.search(np.ones((2, 4), dtype=np.float32), 5)] == [0, 0]
     assert index.popular(5, max_per_genre=1).tolist() == []
     assert index.vectors([1, 2])[0].tolist() == []
 
@@ -200,7 +200,7 @@ async def test_an_empty_index_finds_nothing_and_holds_nothing() -> None:
 async def test_equal_vectors_tie_by_id_wherever_they_stand() -> None:
     vectors = np.random.default_rng(3).normal(size=(1, 100)).repeat(1001, axis=0)
     index = InMemoryItemIndex(make_rows(vectors.tolist()), NAME)
-    hits = await index.search(vectors[0].astype(np.float32), 20)
+    [hits] = await index.search(vectors[:1].astype(np.float32), 20)
     assert hits.ids.tolist() == list(range(1, 21))
     assert hits.scores.max() <= 1
 
@@ -208,13 +208,13 @@ async def test_equal_vectors_tie_by_id_wherever_they_stand() -> None:
 async def test_a_large_scan_leaves_the_event_loop_free_and_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(4).normal(size=(500, 8))
     index = InMemoryItemIndex(make_rows(vectors.tolist()), NAME)
-    query = vectors[7].astype(np.float32)
-    in_loop = await index.search(query, 10)
-    monkeypatch.setattr(item_index, "_MAX_NUMBERS_IN_LOOP", 0)
+    query = vectors[7:8].astype(np.float32)
+    [in_loop] = await index.search(query, 10)
+    monkeypatch.setattr(scan_queue, "_MAX_NUMBERS_IN_LOOP", 0)
     in_thread = asyncio.create_task(index.search(query, 10))
     await asyncio.sleep(0)
     assert not in_thread.done()
-    assert (await in_thread).ids.tolist() == in_loop.ids.tolist()
+    assert [hits.ids.tolist() for hits in await in_thread] == [in_loop.ids.tolist()]
 
 
 # --- RefreshingIndex ---

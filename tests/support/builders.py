@@ -73,8 +73,11 @@ class ArrayIndex:
         return [facts_of(self._items[item_id]) if self._items else ItemFacts(item_id) for item_id in item_ids]
 
     async def search(
-        self, query: Floats, n: int, *, excluded: Collection[int] = (), predicate: Predicate | None = None
-    ) -> Hits:
+        self, queries: Floats, n: int, *, excluded: Collection[int] = (), predicate: Predicate | None = None
+    ) -> list[Hits]:
+        return [self._search(query, n, excluded) for query in queries]
+
+    def _search(self, query: Floats, n: int, excluded: Collection[int]) -> Hits:
         scores = self._rows @ query
         order = [row for row in np.argsort(-scores, kind="stable") if int(self._ids[row]) not in excluded][:n]
         return Hits(self._ids[order], scores[order].astype(np.float32))

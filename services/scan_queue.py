@@ -1,0 +1,82 @@
+"""Searches of many jobs at once: in the event loop where they are short, else in one thread, many at a time."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from core.ports import Floats
+from services.vector_scan import ExactScan, Found, VectorScan
+
+# Where one scan takes some 4 ms, more than the event loop should wait; below it a thread costs more than it gives.
+_MAX_NUMBERS_IN_LOOP = 8_000_000
+# Two cores answer batches of 32 queries at four times the rate of single ones; larger ones only keep others waiting.
+_MAX_BATCH = 32
+# So that jobs that leave different numbers of items out can share a batch.
+_ROUNDED_TO = 64
+
+
+@dataclass(slots=True)
+class _Search:
+    units: Floats
+    n: int
+    found: asyncio.Future[list[Found]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class QueuedScan:
+    """A ``VectorScan`` of ``n_numbers`` numbers for the tasks of one event loop.
+
+    What a search finds does not depend on the others that it is batched with.
+    """
+
+    def __init__(self, scan: VectorScan, n_numbers: int) -> None:
+        self._scan, self._n_numbers = scan, n_numbers
+        self._waiting: deque[_Search] = deque()
+        self._thread: asyncio.Task[None] | None = None
+
+    async def search(self, units: Floats, n: int) -> list[Found]:
+        """As ``VectorScan.search``."""
+        n = -(-n // _ROUNDED_TO) * _ROUNDED_TO
+        if self._n_numbers * len(units) <= _MAX_NUMBERS_IN_LOOP:
+            return self._scan.search(units, n)
+        waiting = _Search(units, n)
+        self._waiting.append(waiting)
+        if self._thread is None or self._thread.done():
+            self._thread = asyncio.create_task(self._work())
+        return await waiting.found
+
+    async def _work(self) -> None:
+        """Search until nobody waits."""
+        while batch := self._next_batch():
+            try:
+                found = await asyncio.to_thread(self._scan.search, np.concatenate([s.units for s in batch]), batch[0].n)
+            except Exception as error:  # noqa: BLE001 - each of those that wait is told, and nobody waits for ever
+                _tell(batch, error)
+                continue
+            for search in batch:
+                mine, found = found[: len(search.units)], found[len(search.units) :]
+                if not search.found.done():
+                    search.found.set_result(mine)
+
+    def _next_batch(self) -> list[_Search]:
+        """The search that waits longest, and others like it."""
+        waiting = [search for search in self._waiting if not search.found.done()]
+        if not waiting:
+            self._waiting.clear()
+            return []
+        batch, size = [waiting[0]], len(waiting[0].units)
+        # One product of matrices sums in another order than several: an exact scan's ties would depend on the others.
+        for search in waiting[1:] if not isinstance(self._scan, ExactScan) else ():
+            if search.n == batch[0].n and size + len(search.units) <= _MAX_BATCH:
+                batch.append(search)
+                size += len(search.units)
+        taken = set(map(id, batch))
+        self._waiting = deque(search for search in waiting if id(search) not in taken)
+        return batch
+
+
+def _tell(batch: list[_Search], error: Exception) -> None:
+    for search in batch:
+        if not search.found.done():
+            search.found.set_exception(error)
