@@ -73,6 +73,9 @@ class Contestant(Protocol):
     async def search(self, query: Floats, *, filtered: bool) -> Ids: ...
 
 
+Parameters = faiss.SearchParameters | faiss.IndexRefineSearchParameters
+
+
 # --- contestants ---
 
 
@@ -115,7 +118,7 @@ class Faiss:
         self.is_kept[data.kept] = True
         self.is_left_out = np.zeros(len(data.rows.ids), dtype=np.bool_)
         self.is_left_out[data.excluded] = True
-        self.parameters: dict[bool, faiss.SearchParameters] = {}
+        self.parameters: dict[bool, Parameters] = {}
 
     async def search(self, query: Floats, *, filtered: bool) -> Ids:
         asked = (N + N_EXCLUDED) * (10 if filtered else 1)
@@ -128,11 +131,14 @@ class Faiss:
         return found
 
 
-def ivf(data: Data) -> tuple[Faiss, list[faiss.SearchParameters]]:
+Tunable = tuple[Faiss, list[Parameters]]
+
+
+def ivf(data: Data) -> Tunable:
     dim = data.vectors.shape[1]
     index = faiss.index_factory(dim, f"IVF1024,PQ{dim // 2}x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
     fill(index, data.vectors, n_training=41_000)
-    settings = []
+    settings: list[Parameters] = []
     for n_probes, k_factor in product((16, 64, 256), (2, 4, 8)):
         lists, refine = faiss.SearchParametersIVF(), faiss.IndexRefineSearchParameters()
         lists.nprobe, refine.k_factor, refine.base_index_params = n_probes, k_factor, lists
@@ -140,12 +146,12 @@ def ivf(data: Data) -> tuple[Faiss, list[faiss.SearchParameters]]:
     return Faiss("faiss IVF1024 FastScan, refined", index, data), settings
 
 
-def hnsw(data: Data) -> tuple[Faiss, list[faiss.SearchParameters]]:
+def hnsw(data: Data) -> Tunable:
     index = faiss.IndexHNSWFlat(data.vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
     fill(index, data.vectors, n_training=0)
-    settings = []
+    settings: list[Parameters] = []
     for effort in (250, 500, 1000):
-        parameters = faiss.SearchParametersHNSW()
+        parameters = faiss.SearchParametersHNSW()  # type: ignore[attr-defined]  # not in its stubs
         parameters.efSearch = effort
         settings.append(parameters)
     return Faiss("faiss HNSW32", index, data), settings
@@ -159,7 +165,7 @@ def fill(index: faiss.Index, vectors: Halves, *, n_training: int) -> None:
         index.add(vectors[start : start + CHUNK].astype(np.float32))
 
 
-async def tuned(contestant: Faiss, settings: Sequence[faiss.SearchParameters], data: Data, truth: "Truth") -> Faiss:
+async def tuned(contestant: Faiss, settings: Sequence[Parameters], data: Data, truth: "Truth") -> Faiss:
     for filtered in (False, True):
         for parameters in settings:
             contestant.parameters[filtered] = parameters
@@ -200,7 +206,7 @@ async def compare(data: Data) -> None:
     costs: list[tuple[float, float]] = []
     truth: Truth = {}
 
-    async def enter(build: Callable[[], Contestant | tuple[Faiss, list[faiss.SearchParameters]]]) -> None:
+    async def enter(build: Callable[[], Contestant | Tunable]) -> None:
         before_mib, began_s = rss_mib(), time.perf_counter()
         built = build()
         costs.append((time.perf_counter() - began_s, rss_mib() - before_mib))

@@ -29,6 +29,7 @@ class LogEvent(StrEnum):
     RERANK_FELL_BACK = "rerank_fell_back"
     INDEX_LOADED = "index_loaded"
     INDEX_REFRESH_FAILED = "index_refresh_failed"
+    INDEX_SNAPSHOT_FAILED = "index_snapshot_failed"
     LEASE_RENEWAL_FAILED = "lease_renewal_failed"
     HTTP_STARTED = "http_started"
     HTTP_REQUEST_FAILED = "http_request_failed"

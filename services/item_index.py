@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from core.ports import Clock, EmbeddingStore, Floats, Hits, Ids, IndexRows, Pred
 from models.catalogue import ItemFacts
 from models.log_event import LogEvent
 from services.coded_column import CodedColumn
+from services.index_snapshot import SnapshotDirectory
 from services.scan_queue import QueuedScan
 from services.vector_scan import Places, VectorScan, build_scan
 
@@ -42,7 +44,7 @@ class InMemoryItemIndex:
         self._creators = CodedColumn.of(rows.creators)
         self._most_popular_first = np.lexsort((rows.ids, -rows.popularity))
         self._first_genres = self._genres.numbered(lambda genres: genres[0].casefold() if genres else None)
-        self._all = _Slice(np.arange(len(rows.ids), dtype=np.int64), QueuedScan(self._scan, rows.vectors.size))
+        self._all = _Slice(np.arange(len(rows.ids), dtype=np.int64), QueuedScan(self._scan))
         self._slices: OrderedDict[Predicate, asyncio.Task[_Slice]] = OrderedDict()
 
     @property
@@ -102,7 +104,7 @@ class InMemoryItemIndex:
             return hits
         units = np.asarray(queries[usable] / lengths[usable, None], dtype=np.float32)
         searched = await self._slice(predicate) if predicate and _filters(predicate) else self._all
-        left_out = self._places(excluded)
+        left_out = set(self._places(excluded).tolist())
         # Codes know no selection: what is left out is asked for besides, and dropped.
         found = await searched.scan.search(units, n + len(left_out))
         for place, (places, scores) in zip(usable.tolist(), found, strict=True):
@@ -128,9 +130,11 @@ class InMemoryItemIndex:
                 return most_popular
             n_looked_at *= 4
 
-    def _hits(self, places: Places, scores: Floats, left_out: Places, n: int) -> Hits:
-        kept = np.flatnonzero(~np.isin(places, left_out))[:n]
-        return Hits(ids=self._rows.ids[places[kept]], scores=scores[kept])
+    def _hits(self, places: Places, scores: Floats, left_out: Collection[int], n: int) -> Hits:
+        if left_out:
+            kept = [row for row, place in enumerate(places.tolist()) if place not in left_out]
+            places, scores = places[kept], scores[kept]
+        return Hits(ids=self._rows.ids[places[:n]], scores=scores[:n])
 
     async def _slice(self, predicate: Predicate) -> "_Slice":
         """The items that ``predicate`` keeps; built off the event loop, once for all that ask meanwhile."""
@@ -141,7 +145,7 @@ class InMemoryItemIndex:
         self._slices.move_to_end(predicate)
         if len(self._slices) > _MAX_SLICES:
             self._slices.popitem(last=False)
-        return await asyncio.shield(building)
+        return building.result() if building.done() else await asyncio.shield(building)
 
     def _build_slice(self, predicate: Predicate) -> "_Slice":
         kept = np.ones(len(self), dtype=np.bool_)
@@ -152,8 +156,7 @@ class InMemoryItemIndex:
         if predicate.languages:
             kept &= self._languages.where(lambda language: _any_of(predicate.languages)((language or "",)))
         places = np.flatnonzero(kept)
-        rows = self._rows.vectors[places]
-        return _Slice(places, QueuedScan(build_scan(rows), rows.size))
+        return _Slice(places, QueuedScan(build_scan(self._rows.vectors[places])))
 
     def _places(self, item_ids: Collection[int]) -> Places:
         """Where those of ``item_ids`` that the index holds stand in it, in their order."""
@@ -195,12 +198,16 @@ def _n_before(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 class IndexObserver(Protocol):
     """Is told which index is in force."""
 
-    def index_loaded(self, *, version: str, embedder_name: str, n_items: int) -> None:
-        """Another index is in force from now on."""
+    def index_loaded(self, *, version: str, embedder_name: str, n_items: int, recall: float) -> None:
+        """Another index is in force from now on; ``recall`` is its own, at 200, on a sample."""
 
 
 class RefreshingIndex:
-    """An ``IndexProvider`` that polls the store and swaps the index when it changed; jobs keep theirs."""
+    """An ``IndexProvider`` that polls the store and swaps the index when it changed; jobs keep theirs.
+
+    With ``snapshots`` one process of a host builds an index, and all map it. ``before_load`` runs where the store holds
+    something else than the index, before that is loaded: new items get their vectors there.
+    """
 
     def __init__(
         self,
@@ -210,8 +217,12 @@ class RefreshingIndex:
         refresh_s: float,
         clock: Clock,
         observer: IndexObserver,
+        snapshots: SnapshotDirectory | None = None,
+        before_load: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._store = store
+        self._snapshots = snapshots
+        self._before_load = before_load
         self._embedder_name = embedder_name
         self._refresh_s = refresh_s
         self._clock = clock
@@ -233,26 +244,50 @@ class RefreshingIndex:
     async def load(self) -> None:
         """Load the index, whatever is there already. Raises what the store raises, and then changes nothing."""
         began_at_s = self._clock.monotonic_s()
-        rows = await self._store.load(self._embedder_name)
-        # Off the event loop: some 50 ms of Python for 26,000 items, while jobs run.
-        index = await asyncio.to_thread(InMemoryItemIndex, rows, self._embedder_name)
+        index = await (self._build() if self._snapshots is None else self._share(self._snapshots))
         self._index, self._checked_at_s = index, began_at_s
-        self._observer.index_loaded(version=index.version, embedder_name=self._embedder_name, n_items=len(index))
+        self._observer.index_loaded(
+            version=index.version, embedder_name=self._embedder_name, n_items=len(index), recall=index.recall
+        )
         _log.info(
             LogEvent.INDEX_LOADED,
             version=index.version,
             embedder=self._embedder_name,
             n_items=len(index),
+            kind=index.kind,
+            recall=round(index.recall, 4),
             seconds=round(self._clock.monotonic_s() - began_at_s, 3),
         )
 
+    async def _build(self) -> InMemoryItemIndex:
+        rows = await self._store.load(self._embedder_name)
+        # Off the event loop: seconds for a million items, while jobs run.
+        return await asyncio.to_thread(InMemoryItemIndex, rows, self._embedder_name)
+
+    async def _share(self, snapshots: SnapshotDirectory) -> InMemoryItemIndex:
+        """The index of the snapshot that is there, or that this process makes; its own where there can be no file."""
+        version = await self._store.version(self._embedder_name)
+        try:
+            async with _alone(snapshots):
+                found = await asyncio.to_thread(snapshots.read, version)
+                if found is None:
+                    rows = await self._store.load(self._embedder_name)
+                    scan = await asyncio.to_thread(build_scan, rows.vectors)
+                    found = await asyncio.to_thread(snapshots.write, rows, scan)
+        except OSError as error:
+            _log.warning(LogEvent.INDEX_SNAPSHOT_FAILED, error=str(error))
+            return await self._build()
+        return await asyncio.to_thread(InMemoryItemIndex, found.rows, self._embedder_name, found.scan)
+
     async def refresh(self) -> None:
-        """Load the index if the store holds something else by now. Raises what the store raises."""
+        """Load the index if the store holds something else by now. Raises what the store and ``before_load`` raise."""
         began_at_s = self._clock.monotonic_s()
         if self._index and await self._store.version(self._embedder_name) == self._index.version:
             self._checked_at_s = began_at_s
-        else:
-            await self.load()
+            return
+        if self._before_load:
+            await self._before_load()
+        await self.load()
 
     async def run(self) -> None:
         """Refresh every ``refresh_s`` seconds until cancelled; while the store is away the index stays as it is."""
@@ -262,3 +297,22 @@ class RefreshingIndex:
                 await self.refresh()
             except SongsAIError as error:
                 _log.warning(LogEvent.INDEX_REFRESH_FAILED, error=str(error), age_s=self.age_s)
+
+
+@asynccontextmanager
+async def _alone(snapshots: SnapshotDirectory) -> AsyncIterator[None]:
+    """``snapshots.alone()``, waited for off the event loop."""
+    alone = snapshots.alone()
+    entering = asyncio.create_task(asyncio.to_thread(alone.__enter__))
+    try:
+        await asyncio.shield(entering)
+    except asyncio.CancelledError:
+        # The thread cannot be called off: what it will hold is let go as soon as it has it.
+        entering.add_done_callback(
+            lambda task: task.cancelled() or task.exception() or alone.__exit__(None, None, None)
+        )
+        raise
+    try:
+        yield
+    finally:
+        alone.__exit__(None, None, None)

@@ -269,6 +269,11 @@ class _ProcessMetrics:
             registry=registry,
         )
         self._index_items = Gauge("songs_ai_index_items", "Items in the index in force.", registry=registry)
+        self._index_recall = Gauge(
+            "songs_ai_index_recall_ratio",
+            "Recall@200 of the index in force against an exact scan, on a sample of queries.",
+            registry=registry,
+        )
         self._index_loaded = Gauge(
             "songs_ai_index_loaded_timestamp_seconds",
             "When the index in force was loaded, seconds since the epoch; 0 before the first.",
@@ -288,9 +293,10 @@ class _ProcessMetrics:
         """A sleep ended so much too late."""
         self._loop_lag.observe(seconds)
 
-    def index_loaded(self, *, version: str, embedder_name: str, n_items: int) -> None:
-        """Another index is in force from now on."""
+    def index_loaded(self, *, version: str, embedder_name: str, n_items: int, recall: float) -> None:
+        """Another index is in force from now on; ``recall`` is its own, at 200, on a sample."""
         self._index_items.set(n_items)
+        self._index_recall.set(recall)
         self._index_loaded.set(self._process_clock.now().timestamp())
         self._index.info({"version": version, "embedder": embedder_name})
 

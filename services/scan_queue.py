@@ -9,8 +9,8 @@ import numpy as np
 from core.ports import Floats
 from services.vector_scan import ExactScan, Found, VectorScan
 
-# Where one scan takes some 4 ms, more than the event loop should wait; below it a thread costs more than it gives.
-_MAX_NUMBERS_IN_LOOP = 8_000_000
+# Where a search takes some 2 ms, as long as the event loop should wait; below it a thread costs more than it gives.
+_MAX_STEPS_IN_LOOP = 6_000_000
 # Two cores answer batches of 32 queries at four times the rate of single ones; larger ones only keep others waiting.
 _MAX_BATCH = 32
 # So that jobs that leave different numbers of items out can share a batch.
@@ -25,20 +25,20 @@ class _Search:
 
 
 class QueuedScan:
-    """A ``VectorScan`` of ``n_numbers`` numbers for the tasks of one event loop.
+    """A ``VectorScan`` for the tasks of one event loop.
 
     What a search finds does not depend on the others that it is batched with.
     """
 
-    def __init__(self, scan: VectorScan, n_numbers: int) -> None:
-        self._scan, self._n_numbers = scan, n_numbers
+    def __init__(self, scan: VectorScan) -> None:
+        self._scan = scan
         self._waiting: deque[_Search] = deque()
         self._thread: asyncio.Task[None] | None = None
 
     async def search(self, units: Floats, n: int) -> list[Found]:
         """As ``VectorScan.search``."""
         n = -(-n // _ROUNDED_TO) * _ROUNDED_TO
-        if self._n_numbers * len(units) <= _MAX_NUMBERS_IN_LOOP:
+        if self._scan.n_steps * len(units) <= _MAX_STEPS_IN_LOOP:
             return self._scan.search(units, n)
         waiting = _Search(units, n)
         self._waiting.append(waiting)

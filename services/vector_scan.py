@@ -6,6 +6,7 @@ need not be looked at: then the codes are kept in inverted lists, of which a que
 many lists, and how many more candidates than asked for are compared again (``k_factor``) is found out on a sample.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Protocol
@@ -29,9 +30,9 @@ RECALL_AIM = 0.99
 _SCORE_DECIMALS = 6
 
 _AT = 200
-_N_SAMPLED = 128
+_N_SAMPLED = 96
 _K_FACTORS = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
-_N_PROBES = (8, 16, 32, 64)
+_N_PROBES = (4, 8, 16, 32, 64)
 _MAX_LISTS = 1024
 _ROWS_PER_LIST = 96
 # Coarser than the aim: what the lists lose cannot be won back by comparing more candidates.
@@ -58,6 +59,10 @@ class VectorScan(Protocol):
     def rows(self) -> Rows:
         """The rows as they are kept, (n, dim)."""
 
+    @property
+    def n_steps(self) -> int:
+        """About how many multiplications one query takes, for comparing times."""
+
     def search(self, units: Floats, n: int) -> list[Found]:
         """The ``n`` rows nearest to each of ``units``, float32 (k, dim); of equal ones the foremost."""
 
@@ -71,6 +76,11 @@ class ExactScan:
     def __init__(self, rows: Rows) -> None:
         self.rows: Floats = np.asarray(rows, dtype=np.float32)
 
+    @property
+    def n_steps(self) -> int:
+        """One for each number."""
+        return self.rows.size
+
     def search(self, units: Floats, n: int) -> list[Found]:
         """As ``VectorScan.search``."""
         scores = np.round(units @ self.rows.T, _SCORE_DECIMALS)
@@ -83,6 +93,26 @@ class FastScan:
     def __init__(self, codes: faiss.Index, rows: faiss.IndexScalarQuantizer, tuning: "Tuning") -> None:
         self._codes, self._rows, self.tuning = codes, rows, tuning
         self._refined = faiss.IndexRefine(codes, rows)
+        self._mapped: npt.NDArray[np.uint8] | None = None
+
+    @classmethod
+    def read(cls, rows: npt.NDArray[np.uint8], codes: npt.NDArray[np.uint8], tuning: "Tuning") -> "FastScan":
+        """What ``write_rows`` and ``write_codes`` wrote; the rows are used where they lie, the codes are copied."""
+        reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(rows), len(rows))  # type: ignore[attr-defined]  # not in its stubs
+        kept = faiss.read_index(reader)
+        assert isinstance(kept, faiss.IndexScalarQuantizer)  # noqa: S101 - for the type checker
+        scan = cls(faiss.deserialize_index(codes), kept, tuning)
+        # The array must live as long as faiss looks into it.
+        scan._mapped = rows
+        return scan
+
+    def write_rows(self, write: Callable[[bytes], object]) -> None:
+        """The rows, in faiss's format."""
+        _write(self._rows, write)
+
+    def write_codes(self, write: Callable[[bytes], object]) -> None:
+        """The codes, in faiss's format."""
+        _write(self._codes, write)
 
     @property
     def kind(self) -> str:
@@ -93,6 +123,14 @@ class FastScan:
     def recall(self) -> float:
         """Recall@200 against an exact scan, on a sample of queries."""
         return self.tuning.recall
+
+    @property
+    def n_steps(self) -> int:
+        """Codes are looked up at some ten times the pace of multiplying, if they are looked at at all."""
+        dim, n_looked_at = self._rows.d, self._rows.ntotal
+        if isinstance(self._codes, faiss.IndexIVF):
+            n_looked_at = n_looked_at * self.tuning.n_probes // self._codes.nlist
+        return n_looked_at * dim // 10
 
     @property
     def rows(self) -> Rows:
@@ -109,7 +147,7 @@ class FastScan:
         scores, places = self._refined.search(
             np.ascontiguousarray(units, dtype=np.float32), asked, params=self.tuning.parameters(asked)
         )
-        return [_ordered(*each, n) for each in zip(places, np.round(scores, _SCORE_DECIMALS), strict=True)]
+        return [_ordered(*each, n) for each in zip(places, scores, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +164,8 @@ class Tuning:
         parameters.k_factor = self.k_factor * max(1.0, _AT / max(n, 1))
         if self.n_probes:
             lists = faiss.SearchParametersIVF()
-            lists.nprobe = self.n_probes
+            # As many lists as hold that many more.
+            lists.nprobe = -(-self.n_probes * max(n, _AT) // _AT)
             parameters.base_index_params = lists
         return parameters
 
@@ -148,15 +187,15 @@ def build_scan(rows: Rows, *, exact_below: int = EXACT_BELOW, seed: int = 0) -> 
 
 
 class _Sample:
-    """Queries like those of listeners, rows and means of two rows, and their true neighbours."""
+    """Queries like a listener's interests, means of a row and one of its neighbours, and their true neighbours."""
 
     def __init__(self, rows: Rows, seed: int) -> None:
         generator = np.random.default_rng([seed, len(rows)])
-        one, other = (rows[generator.integers(len(rows), size=_N_SAMPLED)].astype(np.float32) for _ in "ab")
-        other[::2] = 0
-        mixed = one + other
-        lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
-        self.queries: Floats = np.divide(mixed, lengths, out=np.zeros_like(mixed), where=lengths > 0)
+        ones = rows[generator.integers(len(rows), size=_N_SAMPLED)].astype(np.float32)
+        near, _ = _exact_neighbours(rows, ones, _AT)
+        others = rows[generator.permuted(near, axis=1)[:, 0]].astype(np.float32)
+        lengths = np.linalg.norm(ones + others, axis=1, keepdims=True)
+        self.queries: Floats = np.divide(ones + others, lengths, out=np.zeros_like(ones), where=lengths > 0)
         self.true_places, self.true_scores = _exact_neighbours(rows, self.queries, _AT)
 
     def recall(self, scores: Floats) -> float:
@@ -232,6 +271,10 @@ def _tune(codes: faiss.Index, rows: faiss.IndexScalarQuantizer, sample: _Sample)
     return None
 
 
+def _write(index: faiss.Index, write: Callable[[bytes], object]) -> None:
+    faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]  # not in its stubs
+
+
 def _some(rows: Rows, n: int, seed: int) -> Floats:
     places = np.random.default_rng([seed, n]).choice(len(rows), min(n, len(rows)), replace=False)
     return rows[np.sort(places)].astype(np.float32)
@@ -249,6 +292,6 @@ def _best(scores: Floats, n: int) -> Places:
 
 def _ordered(places: Places, scores: Floats, n: int) -> Found:
     found = places >= 0
-    places, scores = places[found], scores[found]
+    places, scores = places[found], np.round(scores[found], _SCORE_DECIMALS)
     order = np.lexsort((places, -scores))[:n]
     return places[order], np.clip(scores[order], -1, 1)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -14,7 +15,9 @@ from core.errors import DependencyUnavailable
 from core.ports import Floats, Ids, IndexRows, Predicate
 from models.catalogue import ItemFacts
 from services import scan_queue
+from services.index_snapshot import SnapshotDirectory
 from services.item_index import InMemoryItemIndex, RefreshingIndex
+from services.vector_scan import build_scan
 from tests.support.hand_clock import HandClock
 from tests.support.waiting import until
 
@@ -210,7 +213,7 @@ async def test_a_large_scan_leaves_the_event_loop_free_and_finds_the_same(monkey
     index = InMemoryItemIndex(make_rows(vectors.tolist()), NAME)
     query = vectors[7:8].astype(np.float32)
     [in_loop] = await index.search(query, 10)
-    monkeypatch.setattr(scan_queue, "_MAX_NUMBERS_IN_LOOP", 0)
+    monkeypatch.setattr(scan_queue, "_MAX_STEPS_IN_LOOP", 0)
     in_thread = asyncio.create_task(index.search(query, 10))
     await asyncio.sleep(0)
     assert not in_thread.done()
@@ -260,8 +263,8 @@ class NotedLoads:
 
     versions: list[str] = field(default_factory=list)
 
-    def index_loaded(self, *, version: str, embedder_name: str, n_items: int) -> None:
-        assert (embedder_name, n_items) == (NAME, 1)
+    def index_loaded(self, *, version: str, embedder_name: str, n_items: int, recall: float) -> None:
+        assert (embedder_name, n_items, recall) == (NAME, 1, 1.0)
         self.versions.append(version)
 
 
@@ -368,3 +371,61 @@ async def test_refreshing_begins_even_where_the_first_load_failed() -> None:
     parts.store.down = False
     await index.refresh()
     assert index.current().version == "v1"
+
+
+async def test_what_is_new_is_embedded_before_a_changed_store_is_loaded() -> None:
+    parts = Refreshing()
+    noted: list[str] = []
+
+    async def embed() -> None:
+        noted.append(parts.store.version_now)
+        parts.store.version_now = "v3"
+
+    index = RefreshingIndex(
+        parts.store, NAME, refresh_s=1, clock=parts.clock, observer=parts.observer, before_load=embed
+    )
+    await index.load()
+    await index.refresh()
+    assert noted == []
+    parts.store.version_now = "v2"
+    await index.refresh()
+    assert (noted, index.current().version) == (["v2"], "v3")
+
+
+async def test_one_process_loads_and_the_others_map_its_snapshot(tmp_path: Path) -> None:
+    first, second = Refreshing(), Refreshing()
+    for parts in (first, second):
+        snapshots = SnapshotDirectory(tmp_path, NAME)
+        index = RefreshingIndex(
+            parts.store, NAME, refresh_s=1, clock=parts.clock, observer=parts.observer, snapshots=snapshots
+        )
+        await index.load()
+        assert (index.current().version, index.current().facts([1])[0].creator) == ("v1", "creator 0")
+    assert (first.store.n_loads, second.store.n_loads) == (1, 0)
+
+
+async def test_without_room_for_a_file_the_index_is_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    parts = Refreshing()
+    snapshots = SnapshotDirectory(tmp_path / "file" / "below", NAME)
+    index = RefreshingIndex(
+        parts.store, NAME, refresh_s=1, clock=parts.clock, observer=parts.observer, snapshots=snapshots
+    )
+    await index.load()
+    assert index.current().version == "v1"
+
+
+async def test_a_predicate_keeps_its_items_in_a_large_index_too() -> None:
+    rows = make_rows(
+        np.random.default_rng(2).normal(size=(600, 4)).tolist(), genres=[("rock",), ("pop",), ("Rock", "pop")] * 200
+    )
+    index = InMemoryItemIndex(rows, NAME, build_scan(rows.vectors, exact_below=100))
+    predicate = Predicate(genres=frozenset({"ROCK"}))
+    [first], [again] = [
+        await index.search(rows.vectors[:1].astype(np.float32), 30, excluded=[1, 3], predicate=predicate)
+        for _ in range(2)
+    ]
+    assert first.ids.tolist() == again.ids.tolist()
+    assert len(first.ids) == 30
+    assert not {1, 3} & set(first.ids.tolist())
+    assert all((item_id - 1) % 3 != 1 for item_id in first.ids.tolist())

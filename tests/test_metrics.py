@@ -285,10 +285,11 @@ def test_build_and_process_are_described(bench: Bench) -> None:
 
 
 def test_the_index_in_force_replaces_the_one_before(bench: Bench) -> None:
-    bench.metrics.index_loaded(version="v1", embedder_name="hashing-1-128", n_items=10)
+    bench.metrics.index_loaded(version="v1", embedder_name="hashing-1-128", n_items=10, recall=0.995)
     bench.clock.move(60)
-    bench.metrics.index_loaded(version="v2", embedder_name="hashing-1-128", n_items=12)
+    bench.metrics.index_loaded(version="v2", embedder_name="hashing-1-128", n_items=12, recall=0.995)
     assert bench.value("songs_ai_index_items") == 12
+    assert bench.value("songs_ai_index_recall_ratio") == 0.995
     assert bench.value("songs_ai_index_loaded_timestamp_seconds") == bench.clock.now().timestamp()
     assert bench.value("songs_ai_index_info", version="v1", embedder="hashing-1-128") is None
     assert bench.value("songs_ai_index_info", version="v2", embedder="hashing-1-128") == 1
@@ -359,13 +360,13 @@ def exposed(bench: Bench) -> dict[str, tuple[str, str]]:
 def test_the_document_tells_of_every_metric_and_of_no_other() -> None:
     bench = Bench()
     bench.metrics.dependency_checked("mysql", up=True, seconds=0.1)
-    bench.metrics.index_loaded(version="v", embedder_name="e", n_items=1)
+    bench.metrics.index_loaded(version="v", embedder_name="e", n_items=1, recall=0.995)
     documented = {name: (kind, labels) for name, kind, labels in _ROW.findall(DOCUMENT.read_text(encoding="utf-8"))}
     assert documented == exposed(bench)
 
 
 def test_every_metric_has_a_help_text_and_ours_a_base_unit(bench: Bench) -> None:
-    units = ("_seconds", "_rate", "_items", "_up", "_in_flight", "_build", "_index")
+    units = ("_seconds", "_rate", "_ratio", "_items", "_up", "_in_flight", "_build", "_index")
     for family in bench.registry.collect():
         assert family.documentation
         if family.name.startswith("songs_ai_") and family.type != "counter":

@@ -41,12 +41,14 @@ from services.catalogue import SqlCatalogue
 from services.clock import SystemClock
 from services.database import Database, open_database
 from services.embedding_store import SqlEmbeddingStore
+from services.index_snapshot import SnapshotDirectory
 from services.item_index import RefreshingIndex
 from services.listener_store import SqlListenerStore
 from services.loop_lag import watch_loop_lag
 from services.metrics import PrometheusMetrics
 from services.redis_client import appendonly_enabled, open_redis, ping
 from services.result_cache import RedisResultCache
+from training.embed import embed_catalogue
 from workers.amqp_broker import AmqpBroker
 from workers.broker import Broker
 from workers.consumer import Consumer
@@ -124,7 +126,13 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         embedder = await stack.enter_async_context(_open_embedder(settings, profile))
         embeddings = SqlEmbeddingStore(database, profile)
         index = RefreshingIndex(
-            embeddings, embedder.name, refresh_s=settings.index_refresh_s, observer=metrics, clock=clock
+            embeddings,
+            embedder.name,
+            refresh_s=settings.index_refresh_s,
+            observer=metrics,
+            clock=clock,
+            snapshots=SnapshotDirectory(Path(settings.index_dir), embedder.name) if settings.index_dir else None,
+            before_load=partial(embed_catalogue, catalogue, embedder, embeddings, text_columns=profile.item.text),
         )
         model = await stack.enter_async_context(_open_language_model(settings, metrics, clock))
         results = RedisResultCache(
