@@ -156,7 +156,7 @@ class InMemoryItemIndex:
         if predicate.languages:
             kept &= self._languages.where(lambda language: _any_of(predicate.languages)((language or "",)))
         places = np.flatnonzero(kept)
-        return _Slice(places, QueuedScan(build_scan(self._rows.vectors[places])))
+        return _Slice(places, QueuedScan(build_scan(self._rows.vectors[places], asked_like=self._rows.vectors)))
 
     def _places(self, item_ids: Collection[int]) -> Places:
         """Where those of ``item_ids`` that the index holds stand in it, in their order."""

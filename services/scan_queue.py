@@ -9,8 +9,8 @@ import numpy as np
 from core.ports import Floats
 from services.vector_scan import ExactScan, Found, VectorScan
 
-# Where a search takes some 2 ms, as long as the event loop should wait; below it a thread costs more than it gives.
-_MAX_STEPS_IN_LOOP = 6_000_000
+# Where a search takes some 1 ms, as long as the event loop should wait; below it a thread costs more than it gives.
+_MAX_STEPS_IN_LOOP = 3_000_000
 # Two cores answer batches of 32 queries at four times the rate of single ones; larger ones only keep others waiting.
 _MAX_BATCH = 32
 # So that jobs that leave different numbers of items out can share a batch.
@@ -58,6 +58,8 @@ class QueuedScan:
                 mine, found = found[: len(search.units)], found[len(search.units) :]
                 if not search.found.done():
                     search.found.set_result(mine)
+                    # Jobs go on one at a time: all at once they would hold the loop up for all their rankings.
+                    await asyncio.sleep(0)
 
     def _next_batch(self) -> list[_Search]:
         """The search that waits longest, and others like it."""

@@ -71,6 +71,14 @@ def test_well_parted_clusters_are_kept_in_lists_and_found_all_the_same() -> None
     assert recall(scan.search(queries, 200), ExactScan(rows).search(queries, 200)) >= 0.98
 
 
+def test_lists_are_not_used_where_queries_come_from_elsewhere() -> None:
+    everything = clustered_rows(48_000, DIM, size=600, seed=5)
+    rows = everything[everything[:, 0] > 0]
+    scan = build_scan(rows, asked_like=everything)
+    queries = queries_near(everything[everything[:, 0] < -0.1])
+    assert recall(scan.search(queries, 200), ExactScan(rows).search(queries, 200)) >= 0.98
+
+
 def test_more_may_be_asked_for_than_one_list_holds() -> None:
     rows = clustered_rows(24_000, DIM, size=600, seed=5)
     [(places, _)] = build_scan(rows).search(rows[:1], 3000)
