@@ -205,8 +205,9 @@ class IndexObserver(Protocol):
 class RefreshingIndex:
     """An ``IndexProvider`` that polls the store and swaps the index when it changed; jobs keep theirs.
 
-    With ``snapshots`` one process of a host builds an index, and all map it. ``before_load`` runs where the store holds
-    something else than the index, before that is loaded: new items get their vectors there.
+    With ``snapshots`` one process of a host builds an index, and all map it. ``before_load`` runs at
+    the first refresh, and where the store holds something else than the index, before that is loaded: new items get
+    their vectors there.
     """
 
     def __init__(
@@ -223,6 +224,7 @@ class RefreshingIndex:
         self._store = store
         self._snapshots = snapshots
         self._before_load = before_load
+        self._is_prepared = False
         self._embedder_name = embedder_name
         self._refresh_s = refresh_s
         self._clock = clock
@@ -282,12 +284,17 @@ class RefreshingIndex:
     async def refresh(self) -> None:
         """Load the index if the store holds something else by now. Raises what the store and ``before_load`` raise."""
         began_at_s = self._clock.monotonic_s()
-        if self._index and await self._store.version(self._embedder_name) == self._index.version:
-            self._checked_at_s = began_at_s
-            return
-        if self._before_load:
+        changed = await self._has_changed()
+        if self._before_load and (changed or not self._is_prepared):
             await self._before_load()
-        await self.load()
+            self._is_prepared, changed = True, await self._has_changed()
+        if changed:
+            await self.load()
+        else:
+            self._checked_at_s = began_at_s
+
+    async def _has_changed(self) -> bool:
+        return self._index is None or await self._store.version(self._embedder_name) != self._index.version
 
     async def run(self) -> None:
         """Refresh every ``refresh_s`` seconds until cancelled; while the store is away the index stays as it is."""

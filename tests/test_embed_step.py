@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
+from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,8 +18,10 @@ from services.catalogue import SqlCatalogue
 from services.database import Database
 from services.embedding_store import SqlEmbeddingStore
 from services.ingest_store import SqlIngestStore
+from services.item_index import RefreshingIndex
 from tests.support.builders import make_item
 from tests.support.catalogue import OnMySql, OnSqlite, WithTables, execute
+from tests.support.hand_clock import HandClock
 from training.embed import EmbedReport, embed_catalogue
 from training.ingest import save_items
 
@@ -204,6 +208,34 @@ class _EmbedTests(WithTables):
         rows = await parts[2].load("hashing-1-64")
         assert len(rows.ids) == 23
         np.testing.assert_allclose(np.linalg.norm(rows.vectors, axis=1), 1, atol=1e-2)
+
+    async def test_a_refresh_finds_new_and_changed_items_and_forgets_what_is_gone(
+        self, url: str, database: Database
+    ) -> None:
+        items = [SourceItem(source_id=str(n), titles={"en": f"Title {n}"}) for n in range(5)]
+        await save_items("s", items[:4], SqlIngestStore(database), 4)
+        catalogue, embedder, store = (
+            SqlCatalogue(database, SONGS),
+            HashingEmbedder(64),
+            SqlEmbeddingStore(database, SONGS),
+        )
+        index = RefreshingIndex(
+            store,
+            embedder.name,
+            refresh_s=1,
+            clock=HandClock(),
+            observer=Mock(),
+            before_load=partial(embed_catalogue, catalogue, embedder, store),
+        )
+        await index.load()
+        await index.refresh()
+        assert len(index.current()) == 4
+        before = index.current().vectors([1])[1]
+        await save_items("s", items[4:], SqlIngestStore(database), 1)
+        execute(url, "UPDATE song SET title_en = 'Other' WHERE song_id = 1", "DELETE FROM song WHERE song_id = 2")
+        await index.refresh()
+        assert index.current().vectors([1, 2, 3, 4, 5])[0].tolist() == [1, 3, 4, 5]
+        assert not np.array_equal(index.current().vectors([1])[1], before)
 
 
 class TestEmbedOnMySql(OnMySql, _EmbedTests):
