@@ -5,6 +5,7 @@ import sys
 import uuid
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NoReturn
@@ -238,6 +239,64 @@ async def _embed(parts: Parts) -> None:
 def _progress() -> Progress:
     rate = TextColumn("{task.completed:,.0f}")
     return Progress(TextColumn("{task.description}"), BarColumn(), rate, TimeElapsedColumn(), console=console)
+
+
+# --- quality ---
+
+
+@app.command(rich_help_panel="Quality")
+def rank(
+    train: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="CSV: user_id,item_id[,weight,occurred_at].")
+    ],
+    queries: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="CSV: query_id,item_id[,weight].")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="CSV to write: query_id,rank,item_id,score.")],
+    items: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: item_id and any text and numeric columns.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, help="Items per query.")] = 20,
+    budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
+    seed: Annotated[int, typer.Option(help="The same seed and files give the same lists.")] = 0,
+) -> None:
+    """Fit collaborative models on interactions and rank items for lists of liked ones; all from files."""
+    _quality("rank", train, queries, out, items=items, n=n, budget_s=budget_s, seed=seed, tell=_tell)
+
+
+@app.command(rich_help_panel="Quality")
+def evaluate(
+    dataset: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV: user_id,item_id[,weight,...].")],
+    protocol: Annotated[
+        str, typer.Option(help="known: items of each user; new: whole users; cold: items; time.")
+    ] = "new",
+    items: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: item_id and any text and numeric columns.")
+    ] = None,
+    k: Annotated[int, typer.Option(min=1, help="Length of the lists.")] = 20,
+    budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
+    seed: Annotated[int, typer.Option(help="The same seed and files give the same split and figures.")] = 0,
+    json_out: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the figures here too.")] = None,
+) -> None:
+    """Measure the collaborative models on a data set, baselines beside them."""
+    _quality(
+        "evaluate", dataset, protocol, items=items, k=k, budget_s=budget_s, seed=seed, json_out=json_out, tell=_tell
+    )
+
+
+def _quality(step: str, *arguments: object, **options: object) -> None:
+    """Run a step of ``training`` that needs scipy, which is not where the worker serves."""
+    try:
+        module = import_module(f"training.{step}")
+    except ModuleNotFoundError as error:
+        _stop(f"{error.name} is missing: pip install -r requirements-train.txt", MISCONFIGURED)
+    try:
+        for line in getattr(module, step)(*arguments, **options):
+            typer.echo(line)
+    except SongsAIError as error:
+        _stop(f"{type(error).__name__}: {error}", FAILED)
+
+
+def _tell(line: str) -> None:
+    complaints.print(line, style="dim", markup=False, highlight=False)
 
 
 # --- demonstration ---

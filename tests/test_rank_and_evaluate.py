@@ -1,0 +1,180 @@
+"""Ranking and measuring from files, by the command line and by the functions behind it."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import ConfigurationError
+from tests.support.command import run_command
+from training.evaluate import evaluate
+from training.interaction_files import read_interactions, read_items, read_queries
+from training.item_content import content_of
+from training.rank import RankReport, rank
+
+N_GENRES, N_ITEMS = 4, 40
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Users who like one genre each; items i0 to i39, item i of genre i % 4, and c0 to c3 that nobody has."""
+    chance = np.random.default_rng(0)
+    rows = ["user_id,item_id,weight,occurred_at"]
+    for user in range(80):
+        liked = chance.choice(N_ITEMS // N_GENRES, 6, replace=False) * N_GENRES + user % N_GENRES
+        rows += [f"u{user},i{item},1,{1_700_000_000 + int(chance.integers(0, 10**6))}" for item in liked]
+    write(tmp_path / "train.csv", rows)
+    items = [f"i{item},genre{item % N_GENRES},{item % N_GENRES}" for item in range(N_ITEMS)]
+    cold = [f"c{genre},genre{genre},{genre}" for genre in range(N_GENRES)]
+    write(tmp_path / "items.csv", ["item_id,genre,number", *items, *cold])
+    queries = ["a,i0,1", "a,i4,1", "b,i1,", "cold,c2,1", "unknown,nosuch,1", "disliked,i3,0"]
+    write(tmp_path / "queries.csv", ["query_id,item_id,weight", *queries])
+    return tmp_path
+
+
+def write(path: Path, lines: list[str]) -> None:
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def ranked(files: Path, *, items: bool = True, n: int = 5) -> tuple[RankReport, dict[str, list[str]]]:
+    path = files / "items.csv" if items else None
+    out = files / "ranked.csv"
+    report = rank(files / "train.csv", files / "queries.csv", out, items=path, n=n, budget_s=0)
+    lists: dict[str, list[str]] = {}
+    with out.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            lists.setdefault(row["query_id"], []).append(row["item_id"])
+            assert int(row["rank"]) == len(lists[row["query_id"]])
+    return report, lists
+
+
+def genre(item: str) -> int:
+    return int(item[1:]) % N_GENRES
+
+
+def test_a_query_gets_the_genre_of_its_likes_without_the_likes(files: Path) -> None:
+    _, lists = ranked(files, items=False)
+    assert {genre(item) for item in lists["a"]} == {0}
+    assert {genre(item) for item in lists["b"]} == {1}
+    assert not {"i0", "i4"} & set(lists["a"])
+
+
+def test_a_query_of_items_that_nobody_has_gets_their_neighbours_by_content(files: Path) -> None:
+    report, lists = ranked(files)
+    assert report.n_by_content == 1
+    assert {genre(item) for item in lists["cold"]} == {2}
+    assert "c2" not in lists["cold"]
+
+
+def test_no_list_is_empty_and_popularity_is_the_last_resort(files: Path) -> None:
+    report, lists = ranked(files)
+    assert (report.n_queries, report.n_by_popularity) == (5, 2)
+    assert {name: len(items) for name, items in lists.items()} == dict.fromkeys(
+        ("a", "b", "cold", "unknown", "disliked"), 5
+    )
+    assert lists["unknown"] == lists["disliked"]
+
+
+def test_the_same_files_give_the_same_lists(files: Path) -> None:
+    assert ranked(files)[1] == ranked(files)[1]
+
+
+def test_a_list_ends_where_the_items_end(files: Path) -> None:
+    _, lists = ranked(files, items=False, n=1000)
+    assert len(lists["a"]) == N_ITEMS - 2
+    assert len(set(lists["a"])) == N_ITEMS - 2
+
+
+async def test_the_command_ranks(files: Path) -> None:
+    arguments = [f"--{name}={files / name}.csv" for name in ("train", "queries", "items")]
+    outcome = await run_command(
+        "rank", *arguments, f"--out={files / 'out.csv'}", "--n=3", "--budget-s=0", environment={}
+    )
+    assert (outcome.code, outcome.out.splitlines()[0]) == (
+        0,
+        "5 queries ranked; 1 by content, 2 by popularity",
+    )
+    assert (files / "out.csv").read_text(encoding="utf-8").startswith("query_id,rank,item_id,score")
+
+
+async def test_a_file_without_the_columns_is_said_in_one_sentence(files: Path) -> None:
+    write(files / "train.csv", ["user,item", "1,2"])
+    outcome = await run_command("evaluate", str(files / "train.csv"), environment={})
+    assert outcome.code == 1
+    assert "no column user_id, item_id; it has user, item" in outcome.err.replace("\n", " ")
+
+
+# --- evaluate ---
+
+
+@pytest.mark.parametrize("protocol", ["known", "new", "cold", "time"])
+def test_every_protocol_measures_ours_beside_the_baselines(files: Path, protocol: str) -> None:
+    out = files / "figures.json"
+    found = evaluate(files / "train.csv", protocol, items=files / "items.csv", k=5, budget_s=0, json_out=out)
+    rows = {row.method: row for row in found.rows}
+    assert list(rows) == ["popularity", "item-kNN", "ALS", "EASE", "ours"]
+    assert rows["ours"].ndcg.value > rows["popularity"].ndcg.value
+    assert json.loads(out.read_text(encoding="utf-8"))["rows"][4]["ndcg"]["value"] == rows["ours"].ndcg.value
+    assert any(line.startswith("ours ") for line in found)
+
+
+def test_a_split_by_time_needs_instants(files: Path) -> None:
+    write(files / "train.csv", ["user_id,item_id", *(f"u{i % 9},i{i % 7}" for i in range(60))])
+    with pytest.raises(ConfigurationError, match="occurred_at"):
+        evaluate(files / "train.csv", "time", budget_s=0)
+    with pytest.raises(ConfigurationError, match="known, new, cold or time"):
+        evaluate(files / "train.csv", "other", budget_s=0)
+
+
+# --- files ---
+
+
+def test_repeated_pairs_add_up_and_dislikes_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    lines = [
+        "\ufeffitem_id,user_id,weight,occurred_at",
+        "x,1,2,2024-01-01T00:00:00Z",
+        "x,1,,1800000000000",
+        "y,1,-1,",
+        "x,2,0,",
+    ]
+    write(path, lines)
+    data = read_interactions(path)
+    assert (data.user_ids, data.item_ids, data.weights.tolist()) == (["1"], ["x"], [3.0])
+    assert data.times_s is not None
+    assert data.times_s.tolist() == [1_800_000_000]
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (["user_id,item_id,weight", "1,2,much"], "line 2: weight is no number, got 'much'"),
+        (["user_id,item_id", ""], "no interaction"),
+        (["user_id", "1"], "no column item_id; it has user_id"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, lines: list[str], sentence: str) -> None:
+    write(tmp_path / "train.csv", lines)
+    with pytest.raises(ConfigurationError, match=sentence):
+        read_interactions(tmp_path / "train.csv")
+    with pytest.raises(ConfigurationError, match="No such file"):
+        read_interactions(tmp_path / "nothing.csv")
+
+
+def test_items_that_nobody_knows_are_told_apart(tmp_path: Path) -> None:
+    write(tmp_path / "queries.csv", ["query_id,item_id", "q,x", "q,new", "q,x", "p,"])
+    queries, unknown = read_queries(tmp_path / "queries.csv", {"x": 0})
+    assert (queries.query_ids, unknown, queries.likes.counts.tolist()) == (["q", "p"], ["new"], [2, 0])
+
+
+def test_near_numbers_and_equal_words_are_content_in_common(tmp_path: Path) -> None:
+    rows = [f"{i},{'Rock' if i < 20 else 'pop'},{i}" for i in range(40)]
+    write(tmp_path / "items.csv", ["item_id,genre,year", *rows, "odd,ROCK,"])
+    table = read_items(tmp_path / "items.csv")
+    assert (list(table.texts), list(table.numbers)) == (["genre"], ["year"])
+    content = content_of(table, {item: place for place, item in enumerate(table.item_ids)}, 41).toarray()
+    near, far = content[0] @ content[1], content[0] @ content[19]
+    assert near > far > content[0] @ content[39]
+    assert content[40] @ content[0] > 0

@@ -1,0 +1,182 @@
+"""Reads interactions, queries and items from CSV files whose ids are strings."""
+
+import csv
+import math
+import sys
+from array import array
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from core.collaborative import Likes
+from core.errors import ConfigurationError
+from core.splits import Interactions
+
+_MILLISECONDS_FROM = 1e11
+
+
+def read_interactions(path: Path) -> Interactions:
+    """``user_id,item_id[,weight][,occurred_at]``: weights add up over repeated pairs, the last instant counts.
+
+    Weights that are not above 0 say nothing that is liked, and are left out. Raises ``ConfigurationError``.
+    """
+    users, items = _Names(), _Names()
+    rows, columns, weights, times = array("q"), array("q"), array("d"), array("d")
+    for line, row in _rows(path, ("user_id", "item_id")):
+        weight = _weight(row.get("weight"), path, line)
+        if weight > 0:
+            rows.append(users.place(row["user_id"]))
+            columns.append(items.place(row["item_id"]))
+            weights.append(weight)
+            times.append(_seconds(row.get("occurred_at")))
+    if not rows:
+        raise ConfigurationError(f"{path}: no interaction of a weight above 0")
+    return _distinct(rows, columns, weights, times, users.ids, items.ids)
+
+
+def _distinct(
+    rows: "array[int]",
+    columns: "array[int]",
+    weights: "array[float]",
+    times: "array[float]",
+    users: list[str],
+    items: list[str],
+) -> Interactions:
+    keys = np.frombuffer(rows, np.int64) * len(items) + np.frombuffer(columns, np.int64)
+    distinct, places = np.unique(keys, return_inverse=True)
+    sums = np.bincount(places, np.frombuffer(weights, np.float64))
+    latest = np.full(len(distinct), -np.inf)
+    np.maximum.at(latest, places, np.frombuffer(times, np.float64))
+    known = bool(np.isfinite(latest).all())
+    return Interactions(distinct // len(items), distinct % len(items), sums, latest if known else None, users, items)
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """What each query likes; ``likes`` are indices of ``item_ids``, which may go on beyond those given to read it."""
+
+    query_ids: Sequence[str]
+    likes: Likes
+
+
+def read_queries(path: Path, item_places: Mapping[str, int]) -> tuple[Queries, list[str]]:
+    """``query_id,item_id[,weight]``, and the ids of items that nothing was known of, which get the next indices.
+
+    A line of a weight not above 0 (or without an item) still makes its query known. Raises ``ConfigurationError``.
+    """
+    queries, unknown = _Names(), _Names()
+    lists: list[dict[int, None]] = []
+    for line, row in _rows(path, ("query_id", "item_id")):
+        place = queries.place(row["query_id"])
+        if place == len(lists):
+            lists.append({})
+        item = row["item_id"]
+        if item and _weight(row.get("weight"), path, line) > 0:
+            known = item_places.get(item)
+            lists[place][len(item_places) + unknown.place(item) if known is None else known] = None
+    return Queries(queries.ids, Likes.of([list(row) for row in lists])), unknown.ids
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTable:
+    """``texts`` and ``numbers`` by column, in the order of ``item_ids``; an absent number is NaN."""
+
+    item_ids: Sequence[str]
+    texts: Mapping[str, Sequence[str]]
+    numbers: Mapping[str, Sequence[float]]
+
+    def only(self, item_ids: Container[str]) -> "ItemTable":
+        """The rows of these items."""
+        rows = [row for row, item in enumerate(self.item_ids) if item in item_ids]
+        return ItemTable(
+            [self.item_ids[row] for row in rows],
+            {name: [cells[row] for row in rows] for name, cells in self.texts.items()},
+            {name: [numbers[row] for row in rows] for name, numbers in self.numbers.items()},
+        )
+
+
+def read_items(path: Path) -> ItemTable:
+    """``item_id`` and any columns: one is numeric when every cell that is not empty is a number."""
+    rows = {row["item_id"]: row for _, row in _rows(path, ("item_id",))}
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row if name and name != "item_id"))
+    texts: dict[str, list[str]] = {}
+    numbers: dict[str, list[float]] = {}
+    for name in columns:
+        cells = [row.get(name, "") for row in rows.values()]
+        values = [_number(cell) for cell in cells]
+        if any(value is None for value in values):
+            texts[name] = cells
+        else:
+            numbers[name] = [math.nan if value is None else value for value in values]
+    return ItemTable(list(rows), texts, numbers)
+
+
+class _Names:
+    """Ids in the order in which they first came."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self._places)
+
+    def place(self, name: str) -> int:
+        return self._places.setdefault(name, len(self._places))
+
+
+def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows by column name with stripped cells, and their lines."""
+    csv.field_size_limit(sys.maxsize)
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            reader = csv.reader(file)
+            header = [name.strip() for name in next(reader, [])]
+            missing = [name for name in needed if name not in header]
+            if missing:
+                raise ConfigurationError(
+                    f"{path}: no column {', '.join(missing)}; it has {', '.join(header) or 'none'}"
+                )
+            for cells in reader:
+                if cells:
+                    row = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
+                    yield reader.line_num, {**dict.fromkeys(needed, ""), **row}
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+
+
+def _weight(cell: str | None, path: Path, line: int) -> float:
+    if not cell:
+        return 1.0
+    value = _number(cell)
+    if value is None:
+        raise ConfigurationError(f"{path}, line {line}: weight is no number, got {cell!r}")
+    return 0.0 if math.isnan(value) else value
+
+
+def _number(cell: str) -> float | None:
+    """NaN where the cell is empty or not finite, None where it is no number."""
+    if not cell:
+        return math.nan
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else math.nan
+
+
+def _seconds(cell: str | None) -> float:
+    """Unix time in seconds or milliseconds, or ISO 8601 (UTC where no zone is said); -inf where there is none."""
+    if not cell:
+        return -math.inf
+    value = _number(cell)
+    if value is not None:
+        return value / 1000 if value > _MILLISECONDS_FROM else value
+    try:
+        instant = datetime.fromisoformat(cell)
+    except ValueError:
+        return -math.inf
+    return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
