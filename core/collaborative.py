@@ -284,19 +284,15 @@ def top_items(scores: Floats, likes: Likes, popularity: Doubles, n: int) -> tupl
     n = min(n, scores.shape[1])
     if n == 0:
         return np.empty((len(scores), 0), np.int64), np.empty((len(scores), 0), np.float32)
-    # searched in the order of popularity, so that a stable sort settles ties
-    by_popularity = np.argsort(-popularity, kind="stable")
-    ordered = scores[:, by_popularity]
-    chosen = np.stack([_best_places(row, n) for row in ordered]) if len(ordered) else np.empty((0, n), np.int64)
-    return by_popularity[chosen], np.take_along_axis(ordered, chosen, axis=1)
+    best = [_best(row, popularity, n) for row in scores]
+    chosen = np.stack(best) if best else np.empty((0, n), np.int64)
+    return chosen, np.take_along_axis(scores, chosen, axis=1)
 
 
-def _best_places(row: Floats, n: int) -> Indices:
-    """Places of the ``n`` highest, the highest first; among equals the first place wins, at the cut too."""
+def _best(row: Floats, popularity: Doubles, n: int) -> Indices:
     cut = np.partition(row, len(row) - n)[len(row) - n]
-    above, level = np.flatnonzero(row > cut), np.flatnonzero(row == cut)
-    places = np.concatenate([above, level[: n - len(above)]])
-    return places[np.argsort(-row[places], kind="stable")]
+    found = np.flatnonzero(row >= cut)
+    return found[np.lexsort((found, -popularity[found], -row[found]))[:n]]
 
 
 def as_arrays(block: Block) -> Mapping[str, npt.NDArray[np.generic]]:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.collaborative import (
+    Block,
     CollaborativeModel,
     FactorBlock,
     Likes,
@@ -45,7 +46,7 @@ def at_random(n_users: int, n_items: int, density: float = 0.2, seed: int = 0) -
 
 
 def model_of(matrix: Matrix) -> CollaborativeModel:
-    blocks = [
+    blocks: list[Block] = [
         fit_linear(matrix, None, LinearConfig(ridge=1.0, rank=8)),
         fit_factors(matrix, FactorConfig(8, Ridge(0.1, 0.01))),
     ]
@@ -177,7 +178,7 @@ def test_a_batch_changes_nobodys_list() -> None:
 
 def test_scores_are_the_sum_of_z_scores_up_to_a_constant_of_the_listener() -> None:
     matrix = at_random(60, N_ITEMS)
-    blocks = [
+    blocks: list[Block] = [
         fit_linear(matrix, None, LinearConfig(ridge=1.0, rank=8)),
         fit_factors(matrix, FactorConfig(8, Ridge(0.1, 0.01))),
     ]

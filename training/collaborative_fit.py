@@ -1,6 +1,7 @@
 """Fits the models of ``core.collaborative``, with scipy, which the serving image does not have."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import scipy.sparse as sp
 
 from core.collaborative import Doubles, FactorBlock, Floats, Likes, LinearBlock, Ridge, principal_axes, solve_rows
 
-Matrix = sp.csr_array
+Matrix: TypeAlias = sp.csr_array
 
 DENSE_LIMIT = 20_000
 _N_POWER_ITERATIONS = 3
@@ -193,7 +194,8 @@ def _leverages(matrix: Matrix, inverse: Floats) -> Doubles:
 
 def _gram_plus_one(matrix: Matrix) -> npt.NDArray[np.float32]:
     """``AA' + 1`` dense, in Fortran's order so that LAPACK works in place."""
-    gram = np.zeros((matrix.shape[0], matrix.shape[0]), np.float32, order="F")
+    n_rows: int = matrix.shape[0]
+    gram: Floats = np.zeros((n_rows, n_rows), np.float32, order="F")
     transposed = matrix.T.tocsr()
     for start in range(0, matrix.shape[0], _COLUMNS_AT_ONCE):
         part = slice(start, start + _COLUMNS_AT_ONCE)

@@ -47,7 +47,7 @@ def _distinct(
 ) -> Interactions:
     keys = np.frombuffer(rows, np.int64) * len(items) + np.frombuffer(columns, np.int64)
     distinct, places = np.unique(keys, return_inverse=True)
-    sums = np.bincount(places, np.frombuffer(weights, np.float64))
+    sums = np.bincount(places, np.frombuffer(weights, np.float64)).astype(np.float64)
     latest = np.full(len(distinct), -np.inf)
     np.maximum.at(latest, places, np.frombuffer(times, np.float64))
     known = bool(np.isfinite(latest).all())

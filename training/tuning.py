@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -133,7 +133,8 @@ class _Search:
             for value in values:
                 if self._clock() > until_s:
                     return best
-                tried = self._tried_linear(replace(best.config, **{name: value}))
+                change: dict[str, Any] = {name: value}
+                tried = self._tried_linear(replace(best.config, **change))
                 if tried.score <= best.score:
                     break
                 best = tried
