@@ -48,6 +48,14 @@ class Rig:
     async def consuming(self) -> None:
         await eventually(lambda: self.broker.health().consuming)
 
+    def consumer(self) -> object:
+        """The consumer in force: another one after it was lost, however short the gap was."""
+        [subscription] = self.broker._subscriptions
+        return subscription._consumer
+
+    async def consuming_anew(self, before: object) -> None:
+        await eventually(lambda: self.consumer() is not before and self.broker.health().consuming)
+
     async def not_consuming(self) -> None:
         await eventually(lambda: not self.broker.health().consuming)
 
@@ -169,19 +177,19 @@ async def test_consumption_goes_on_after_a_broker_restart(private_rabbitmq: Brea
 
 async def test_a_deleted_queue_is_declared_again_and_consumed(rig: Rig) -> None:
     inbox = await rig.consume()
+    before = rig.consumer()
     await rig.operator.queue_delete(rig.topology.main.queue)
-    await rig.not_consuming()
-    await rig.consuming()
+    await rig.consuming_anew(before)
     await rig.broker.publish(rig.message(b"new"))
     assert (await inbox.get()).body == b"new"
 
 
 async def test_a_queue_deleted_and_created_again_is_consumed_once(rig: Rig) -> None:
     inbox = await rig.consume()
+    before = rig.consumer()
     await rig.operator.queue_delete(rig.topology.main.queue)
     await declare(rig.operator, rig.topology)
-    await rig.not_consuming()
-    await rig.consuming()
+    await rig.consuming_anew(before)
     assert await rig.broker._connection.n_consumers(rig.topology.main.queue) == 1
     await rig.broker.publish(rig.message(b"new"))
     assert (await inbox.get()).body == b"new"
@@ -203,13 +211,12 @@ async def test_a_passive_worker_waits_until_somebody_creates_the_queue(rig: Rig)
 
 async def test_a_consumer_that_the_broker_forgot_is_replaced(rig: Rig) -> None:
     inbox = await rig.consume()
+    before = rig.consumer()
     [subscription] = rig.broker._subscriptions
     assert subscription._consumer is not None
     underlay = await subscription._consumer.channel.get_underlay_channel()
     await underlay.basic_cancel(subscription._consumer.tag)  # as if it had been lost in silence
-    assert await rig.broker._connection.n_consumers(rig.topology.main.queue) == 0
-    await rig.not_consuming()
-    await rig.consuming()
+    await rig.consuming_anew(before)
     await rig.broker.publish(rig.message(b"new"))
     assert (await inbox.get()).body == b"new"
 
