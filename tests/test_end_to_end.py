@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from random import Random
 
 import aio_pika
-import numpy as np
 import orjson
 import pytest
 
@@ -20,9 +19,11 @@ from tests.support.backend import Backend, Document, faults_of, job_body, open_b
 from tests.support.catalogue import SONGS, add_to_playlist, create_all_tables, insert_songs, like, update_song
 from tests.support.command import run_command
 from tests.support.llm_server import Fault, LLMServer
+from tests.support.messaging import delete_topology
 from tests.support.servers import BreakableServer
 from tests.support.waiting import until
 from tests.support.worker_process import WorkerProcess, worker
+from training.embed import embed_catalogue
 from workers.topology import build_topology
 from workers.topology import declare as declare_topology
 
@@ -59,9 +60,7 @@ async def embed(url: str) -> None:
     database = Database(url)
     try:
         embedder, store = HashingEmbedder(128, text_columns=SONGS.item.text), SqlEmbeddingStore(database, SONGS)
-        async for items in SqlCatalogue(database, SONGS).stream():
-            ids = np.array([item.item_id for item in items], dtype=np.int64)
-            await store.save(embedder.name, ids, await embedder.embed(items), [b"0" * 16] * len(items))
+        await embed_catalogue(SqlCatalogue(database, SONGS), embedder, store, text_columns=SONGS.item.text)
     finally:
         await database.close()
 
@@ -100,22 +99,13 @@ async def open_site(amqp_url: str, mysql_url: str, redis_url: str, llm: LLMServe
     await declare(amqp_url, prefix)
     async with open_backend(amqp_url, redis_url, prefix) as backend:
         yield Site(environment, backend, llm, prefix)
-    await delete(amqp_url, prefix)
+    await delete_topology(amqp_url, build_topology(prefix, (0.2, 0.5, 1)))
 
 
 async def declare(amqp_url: str, prefix: str) -> None:
     """As the backend does at its own start."""
     async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
         await declare_topology(channel, build_topology(prefix, (0.2, 0.5, 1)), timeout_s=10)
-
-
-async def delete(amqp_url: str, prefix: str) -> None:
-    topology = build_topology(prefix, (0.2, 0.5, 1))
-    async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
-        for queue in topology.queues:
-            await channel.queue_delete(queue.name)
-        for exchange in topology.exchanges:
-            await channel.exchange_delete(exchange.name)
 
 
 @pytest.fixture
@@ -295,7 +285,7 @@ async def test_a_site_that_forbids_declaring_is_served_with_the_backends_own_que
         await all_succeeded(site, bodies)
         assert (await client.post("/warm/active?limit=5")).status_code == 200
         await until(lambda: has_view(site, 8), within_s=20)
-    await delete(amqp_url, prefix)
+    await delete_topology(amqp_url, theirs)
 
 
 async def test_an_answer_from_the_cache_never_holds_a_song_deactivated_since(site: Site) -> None:

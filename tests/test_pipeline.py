@@ -23,6 +23,7 @@ from models.catalogue import Interest, Item, Listener
 from models.job import Job, Strategy
 from tests.support.backend import faults_of
 from tests.support.builders import ArrayIndex, make_item
+from tests.support.hand_clock import HandClock
 
 SONGS = load_profile("songs")
 TEXTS = load_prompt_texts()
@@ -31,14 +32,6 @@ CATALOGUE = {
     for i in range(1, 101)
 }
 VECTORS = {i: [1.0, i / 50 - 1, (i % 7) / 7] for i in CATALOGUE}
-
-
-class FixedClock:
-    def now(self) -> datetime:
-        return datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
-
-    def monotonic_s(self) -> float:
-        return 0.0
 
 
 class InMemoryCatalogue:
@@ -157,7 +150,7 @@ class House:
             explainer=explainer,
             answers=self.answers,
             observer=self.observer,
-            clock=FixedClock(),
+            clock=HandClock(datetime(2026, 11, 21, 20, 0, tzinfo=UTC)),
             profile=SONGS,
             config=PipelineConfig(version="test", **config),
         )
