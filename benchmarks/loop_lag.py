@@ -27,7 +27,7 @@ TICK_S = 0.005
 async def job(index: InMemoryItemIndex, generator: np.random.Generator) -> None:
     """One recommendation, without its database and its LLM."""
     likes = generator.choice(len(index), 12, replace=False) + 1
-    ids, vectors = index.vectors(likes.tolist())
+    ids, vectors = await index.vectors(likes.tolist())
     profile = build_profile(ids, vectors, np.ones(len(ids), dtype=np.float32), ProfileConfig())
     retrieved = await retrieve(profile, index, 300, set(likes.tolist()))
     rank(retrieved, 110, RankingConfig())

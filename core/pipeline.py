@@ -161,7 +161,7 @@ class RecommendationPipeline:
             log.warning(LogEvent.ANSWER_NOT_KEPT, error=str(error))
 
     async def _answer(self, question: _Question, report: ProgressReporter) -> ResultDocuments:
-        profile = self._taste(question)
+        profile = await self._taste(question)
         n_ranked = max(self._config.n_candidates, question.top_k)
         with self._observer.stage("retrieve"):
             retrieved = await retrieve(profile, question.index, self._config.overask * n_ranked, question.excluded_ids)
@@ -181,9 +181,9 @@ class RecommendationPipeline:
         await report(90)
         return encode_result(self._finish(question, candidates, reranked), self._profile)
 
-    def _taste(self, question: _Question) -> TasteProfile:
+    async def _taste(self, question: _Question) -> TasteProfile:
         weights = interest_weights(question.listener.interests, self._clock.now().timestamp(), self._config.profile)
-        ids, vectors = question.index.vectors(list(weights))
+        ids, vectors = await question.index.vectors(list(weights))
         self._observer.unknown_items(len(weights) - len(ids))
         counts = np.array([weights[item_id] for item_id in ids.tolist()], dtype=np.float32)
         return build_profile(ids, vectors, counts, self._config.profile)

@@ -116,10 +116,10 @@ class ItemIndex(Protocol):
     def __len__(self) -> int:
         """Number of items."""
 
-    def vectors(self, item_ids: Sequence[int]) -> tuple[Ids, Floats]:
+    async def vectors(self, item_ids: Sequence[int]) -> tuple[Ids, Floats]:
         """The ids among ``item_ids`` that the index holds, in order, and their vectors, float32 (n, dim)."""
 
-    def facts(self, item_ids: Sequence[int]) -> list[ItemFacts]:
+    async def facts(self, item_ids: Sequence[int]) -> list[ItemFacts]:
         """What the first stage ranks by, in the order of ``item_ids``, of which the index must hold every one."""
 
     async def search(
@@ -130,7 +130,7 @@ class ItemIndex(Protocol):
         The same queries find the same, whatever else is searched for at the moment.
         """
 
-    def popular(self, n: int, *, excluded: Collection[int] = (), max_per_genre: int | None = None) -> Ids:
+    async def popular(self, n: int, *, excluded: Collection[int] = (), max_per_genre: int | None = None) -> Ids:
         """The ``n`` most popular items, int64, most popular first; at most so many of one (first) genre."""
 
 
@@ -176,6 +176,28 @@ class EmbeddingStore(Protocol):
 
     async def delete(self, embedder_name: str, item_ids: Collection[int]) -> None:
         """Remove the vectors of items that are gone."""
+
+
+# --- fitted models ---
+
+
+class ModelStore(Protocol):
+    """What was fitted, under kinds such as ``collaborative``: every version is kept, and one of a kind is in force."""
+
+    async def active_version(self, kind: str) -> str | None:
+        """The version in force, or None; cheap enough to ask at every refresh."""
+
+    async def load(self, kind: str, version: str) -> bytes | None:
+        """What was saved, checked by its checksum; None where there is no such version.
+
+        Raises ``ConfigurationError`` naming kind and version where the stored bytes are not those that were saved.
+        """
+
+    async def save(self, kind: str, version: str, payload: bytes, metrics: Mapping[str, float]) -> None:
+        """Keep ``payload`` under ``version``, in one transaction; a version that is there already is left as it is."""
+
+    async def activate(self, kind: str, version: str) -> None:
+        """Put a saved version in force; raises ``ConfigurationError`` naming a version that is not there."""
 
 
 # --- filling a catalogue of ours ---

@@ -30,13 +30,13 @@ class Retrieved:
 async def retrieve(profile: TasteProfile, index: ItemIndex, n: int, excluded: Collection[int]) -> Retrieved:
     """Up to ``n`` items none of which is ``excluded``; a cold profile gets popular items of many genres."""
     if profile.is_cold:
-        ids = _popular(index, n, excluded)
+        ids = await _popular(index, n, excluded)
     else:
         ids = await _near_interests(profile, index, n, excluded)
         missing = n - len(ids)
         if missing > 0:
-            ids = np.concatenate([ids, _popular(index, missing, {*excluded, *ids.tolist()})])
-    return _measure(profile, index, ids)
+            ids = np.concatenate([ids, await _popular(index, missing, {*excluded, *ids.tolist()})])
+    return await _measure(profile, index, ids)
 
 
 async def _near_interests(profile: TasteProfile, index: ItemIndex, n: int, excluded: Collection[int]) -> Ids:
@@ -59,25 +59,25 @@ def _merged(found: list[Hits]) -> list[int]:
     return [int(item) for item in ids[np.lexsort((ids, -scores))]]
 
 
-def _popular(index: ItemIndex, n: int, excluded: Collection[int]) -> Ids:
+async def _popular(index: ItemIndex, n: int, excluded: Collection[int]) -> Ids:
     """Popular items, no more than a quarter of them of one genre, as long as there are enough."""
-    diverse = index.popular(n, excluded=excluded, max_per_genre=max(1, n // 4))
+    diverse = await index.popular(n, excluded=excluded, max_per_genre=max(1, n // 4))
     missing = n - len(diverse)
     if missing <= 0:
         return diverse
-    return np.concatenate([diverse, index.popular(missing, excluded={*excluded, *diverse.tolist()})])
+    return np.concatenate([diverse, await index.popular(missing, excluded={*excluded, *diverse.tolist()})])
 
 
-def _measure(profile: TasteProfile, index: ItemIndex, ids: Ids) -> Retrieved:
-    known, vectors = index.vectors(ids.tolist())
+async def _measure(profile: TasteProfile, index: ItemIndex, ids: Ids) -> Retrieved:
+    known, vectors = await index.vectors(ids.tolist())
     similarity = (
         np.zeros(len(known), dtype=np.float32) if profile.is_cold else np.max(vectors @ profile.centroids.T, axis=1)
     )
     return Retrieved(
-        facts=index.facts(known.tolist()),
+        facts=await index.facts(known.tolist()),
         vectors=vectors,
         similarity=similarity,
-        liked=index.facts(profile.liked_ids.tolist()),
+        liked=await index.facts(profile.liked_ids.tolist()),
         affinity=vectors @ profile.liked_vectors.T,
         is_popular=profile.is_cold,
     )

@@ -18,7 +18,7 @@ from services.catalogue import SqlCatalogue
 from services.database import Database
 from services.embedding_store import SqlEmbeddingStore
 from services.ingest_store import SqlIngestStore
-from services.item_index import RefreshingIndex
+from services.refreshing_index import RefreshingIndex
 from tests.support.builders import make_item
 from tests.support.catalogue import OnMySql, OnSqlite, WithTables, execute
 from tests.support.hand_clock import HandClock
@@ -230,12 +230,12 @@ class _EmbedTests(WithTables):
         await index.load()
         await index.refresh()
         assert len(index.current()) == 4
-        before = index.current().vectors([1])[1]
+        before = (await index.current().vectors([1]))[1]
         await save_items("s", items[4:], SqlIngestStore(database), 1)
         execute(url, "UPDATE song SET title_en = 'Other' WHERE song_id = 1", "DELETE FROM song WHERE song_id = 2")
         await index.refresh()
-        assert index.current().vectors([1, 2, 3, 4, 5])[0].tolist() == [1, 3, 4, 5]
-        assert not np.array_equal(index.current().vectors([1])[1], before)
+        assert (await index.current().vectors([1, 2, 3, 4, 5]))[0].tolist() == [1, 3, 4, 5]
+        assert not np.array_equal((await index.current().vectors([1]))[1], before)
 
 
 class TestEmbedOnMySql(OnMySql, _EmbedTests):

@@ -1,9 +1,7 @@
-"""The index against a brute-force oracle, and the swap of one index for the next."""
+"""The index against a brute-force oracle."""
 
 import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -11,15 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.errors import DependencyUnavailable
-from core.ports import Floats, Ids, IndexRows, Predicate
+from core.ports import IndexRows, Predicate
 from models.catalogue import ItemFacts
 from services import scan_queue
-from services.index_snapshot import SnapshotDirectory
-from services.item_index import InMemoryItemIndex, RefreshingIndex
+from services.item_index import InMemoryItemIndex
 from services.vector_scan import build_scan
-from tests.support.hand_clock import HandClock
-from tests.support.waiting import until
+from tests.support.index_rows import make_rows
 
 T = TypeVar("T")
 
@@ -27,31 +22,6 @@ NAME = "given-1-4"
 GENRES = ["rock", "pop", "jazz"]
 MOODS = ["calm", "wild"]
 LANGUAGES = ["ko", "en", None]
-
-
-def make_rows(
-    vectors: Sequence[Sequence[float]],
-    *,
-    ids: Sequence[int] | None = None,
-    popularity: Sequence[float] | None = None,
-    genres: Sequence[tuple[str, ...]] | None = None,
-    moods: Sequence[tuple[str, ...]] | None = None,
-    languages: Sequence[str | None] | None = None,
-    version: str = "v1",
-) -> IndexRows:
-    n = len(vectors)
-    raw = np.array(vectors, dtype=np.float32).reshape(n, len(vectors[0]) if n else 0)
-    lengths = np.linalg.norm(raw, axis=1, keepdims=True)
-    return IndexRows(
-        ids=np.array(ids if ids is not None else range(1, n + 1), dtype=np.int64),
-        vectors=np.divide(raw, lengths, out=np.zeros_like(raw), where=lengths > 0),
-        popularity=np.array(popularity if popularity is not None else [0.0] * n, dtype=np.float32),
-        genres=genres or [()] * n,
-        moods=moods or [()] * n,
-        languages=languages or [None] * n,
-        creators=[f"creator {place}" for place in range(n)],
-        version=version,
-    )
 
 
 # Few and small whole numbers, so that equal vectors, opposite ones and zero vectors are common.
@@ -143,18 +113,18 @@ async def test_search_finds_what_brute_force_finds(
 
 
 @given(data=st.data(), rows=catalogues(), n=st.integers(0, 40), max_per_genre=st.none() | st.integers(0, 3))
-def test_popular_finds_what_brute_force_finds(
+async def test_popular_finds_what_brute_force_finds(
     data: st.DataObject, rows: IndexRows, n: int, max_per_genre: int | None
 ) -> None:
     excluded = data.draw(st.sets(st.sampled_from(rows.ids.tolist() or [1])))
-    found = InMemoryItemIndex(rows, NAME).popular(n, excluded=excluded, max_per_genre=max_per_genre)
+    found = await InMemoryItemIndex(rows, NAME).popular(n, excluded=excluded, max_per_genre=max_per_genre)
     assert found.tolist() == popular_by_hand(rows, n, excluded, max_per_genre)
     assert found.dtype == np.int64
 
 
 @given(rows=catalogues(), wanted=st.lists(st.integers(0, 40)))
-def test_vectors_come_in_the_order_asked_without_the_unknown(rows: IndexRows, wanted: list[int]) -> None:
-    ids, vectors = InMemoryItemIndex(rows, NAME).vectors(wanted)
+async def test_vectors_come_in_the_order_asked_without_the_unknown(rows: IndexRows, wanted: list[int]) -> None:
+    ids, vectors = await InMemoryItemIndex(rows, NAME).vectors(wanted)
     place = {item_id: row for row, item_id in enumerate(rows.ids.tolist())}
     known = [item_id for item_id in wanted if item_id in place]
     assert ids.tolist() == known
@@ -162,9 +132,9 @@ def test_vectors_come_in_the_order_asked_without_the_unknown(rows: IndexRows, wa
 
 
 @given(rows=catalogues(), data=st.data())
-def test_facts_come_in_the_order_asked(rows: IndexRows, data: st.DataObject) -> None:
+async def test_facts_come_in_the_order_asked(rows: IndexRows, data: st.DataObject) -> None:
     places = data.draw(st.lists(st.sampled_from(range(len(rows.ids))))) if len(rows.ids) else []
-    facts = InMemoryItemIndex(rows, NAME).facts(rows.ids[places].tolist())
+    facts = await InMemoryItemIndex(rows, NAME).facts(rows.ids[places].tolist())
     assert facts == [
         ItemFacts(
             int(rows.ids[place]),
@@ -196,8 +166,8 @@ async def test_an_empty_index_finds_nothing_and_holds_nothing() -> None:
     index = InMemoryItemIndex(rows, NAME)
     assert len(index) == 0
     assert [len(hits.ids) for hits in await index.search(np.ones((2, 4), dtype=np.float32), 5)] == [0, 0]
-    assert index.popular(5, max_per_genre=1).tolist() == []
-    assert index.vectors([1, 2])[0].tolist() == []
+    assert (await index.popular(5, max_per_genre=1)).tolist() == []
+    assert (await index.vectors([1, 2]))[0].tolist() == []
 
 
 async def test_equal_vectors_tie_by_id_wherever_they_stand() -> None:
@@ -218,202 +188,6 @@ async def test_a_large_scan_leaves_the_event_loop_free_and_finds_the_same(monkey
     await asyncio.sleep(0)
     assert not in_thread.done()
     assert [hits.ids.tolist() for hits in await in_thread] == [in_loop.ids.tolist()]
-
-
-# --- RefreshingIndex ---
-
-
-@dataclass
-class ScriptedStore:
-    """An ``EmbeddingStore`` of one item; its content is what ``version_now`` says, and it fails while ``down``."""
-
-    version_now: str = "v1"
-    down: bool = False
-    n_versions: int = 0
-    n_loads: int = 0
-
-    async def version(self, embedder_name: str) -> str:
-        self.n_versions += 1
-        self._answer(embedder_name)
-        return self.version_now
-
-    async def load(self, embedder_name: str) -> IndexRows:
-        self.n_loads += 1
-        self._answer(embedder_name)
-        return make_rows([[1, 0, 0, 0]], version=self.version_now)
-
-    def _answer(self, embedder_name: str) -> None:
-        assert embedder_name == NAME
-        if self.down:
-            raise DependencyUnavailable("mysql", "gone away")
-
-    async def content_hashes(self, embedder_name: str) -> dict[int, bytes]:
-        raise NotImplementedError
-
-    async def save(self, embedder_name: str, ids: Ids, vectors: Floats, content_hashes: Sequence[bytes]) -> None:
-        raise NotImplementedError
-
-    async def delete(self, embedder_name: str, item_ids: Collection[int]) -> None:
-        raise NotImplementedError
-
-
-@dataclass
-class NotedLoads:
-    """An ``IndexObserver`` that remembers."""
-
-    versions: list[str] = field(default_factory=list)
-
-    def index_loaded(self, *, version: str, embedder_name: str, n_items: int, recall: float) -> None:
-        assert (embedder_name, n_items, recall) == (NAME, 1, 1.0)
-        self.versions.append(version)
-
-
-@dataclass
-class Refreshing:
-    """An index and what it stands on."""
-
-    store: ScriptedStore = field(default_factory=ScriptedStore)
-    clock: HandClock = field(default_factory=HandClock)
-    observer: NotedLoads = field(default_factory=NotedLoads)
-
-    def index(self, refresh_s: float = 0.001) -> RefreshingIndex:
-        return RefreshingIndex(self.store, NAME, refresh_s=refresh_s, clock=self.clock, observer=self.observer)
-
-
-def test_before_the_first_load_the_index_is_unavailable() -> None:
-    index = Refreshing().index()
-    with pytest.raises(DependencyUnavailable, match="not loaded"):
-        index.current()
-    assert index.age_s is None
-
-
-async def test_a_loaded_index_is_in_force_and_told_of() -> None:
-    parts = Refreshing()
-    index = parts.index()
-    await index.load()
-    assert (index.current().version, index.current().embedder_name, len(index.current())) == ("v1", NAME, 1)
-    assert parts.observer.versions == ["v1"]
-
-
-async def test_an_unchanged_store_is_not_loaded_again() -> None:
-    parts = Refreshing()
-    index = parts.index()
-    await index.load()
-    held = index.current()
-    await index.refresh()
-    assert (parts.store.n_loads, parts.store.n_versions) == (1, 1)
-    assert index.current() is held
-
-
-async def test_a_changed_store_swaps_the_index_and_leaves_the_old_one_whole() -> None:
-    parts = Refreshing()
-    index = parts.index()
-    await index.load()
-    held = index.current()
-    parts.store.version_now = "v2"
-    await index.refresh()
-    assert index.current().version == "v2"
-    assert held.version == "v1"
-    assert parts.observer.versions == ["v1", "v2"]
-
-
-async def test_the_age_counts_from_the_last_time_that_the_store_was_asked() -> None:
-    parts = Refreshing()
-    index = parts.index()
-    await index.load()
-    parts.clock.move(40)
-    assert index.age_s == 40
-    await index.refresh()
-    assert index.age_s == 0
-
-
-async def test_a_load_that_fails_changes_nothing() -> None:
-    parts = Refreshing()
-    index = parts.index()
-    await index.load()
-    held = index.current()
-    parts.store.version_now, parts.store.down = "v2", True
-    parts.clock.move(5)
-    with pytest.raises(DependencyUnavailable):
-        await index.refresh()
-    assert index.current() is held
-    assert index.age_s == 5
-
-
-async def test_a_store_that_was_away_is_followed_again_when_it_is_back() -> None:
-    parts = Refreshing()
-    index = parts.index()
-    await index.load()
-    running = asyncio.create_task(index.run())
-    parts.store.version_now, parts.store.down = "v2", True
-    asked = parts.store.n_versions
-
-    async def asked_twice() -> bool:
-        return parts.store.n_versions >= asked + 2
-
-    async def swapped() -> bool:
-        return index.current().version == "v2"
-
-    await until(asked_twice)
-    assert index.current().version == "v1"
-    parts.store.down = False
-    await until(swapped)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-
-
-async def test_refreshing_begins_even_where_the_first_load_failed() -> None:
-    parts = Refreshing(store=ScriptedStore(down=True))
-    index = parts.index()
-    with pytest.raises(DependencyUnavailable):
-        await index.load()
-    parts.store.down = False
-    await index.refresh()
-    assert index.current().version == "v1"
-
-
-async def test_what_is_new_is_embedded_before_a_changed_store_is_loaded() -> None:
-    parts = Refreshing()
-    noted: list[str] = []
-
-    async def embed() -> None:
-        noted.append(parts.store.version_now)
-        parts.store.version_now = "v3"
-
-    index = RefreshingIndex(
-        parts.store, NAME, refresh_s=1, clock=parts.clock, observer=parts.observer, before_load=embed
-    )
-    await index.load()
-    await index.refresh()
-    await index.refresh()
-    assert (noted, index.current().version) == (["v1"], "v3")
-    parts.store.version_now = "v2"
-    await index.refresh()
-    assert (noted, index.current().version) == (["v1", "v2"], "v3")
-
-
-async def test_one_process_loads_and_the_others_map_its_snapshot(tmp_path: Path) -> None:
-    first, second = Refreshing(), Refreshing()
-    for parts in (first, second):
-        snapshots = SnapshotDirectory(tmp_path, NAME)
-        index = RefreshingIndex(
-            parts.store, NAME, refresh_s=1, clock=parts.clock, observer=parts.observer, snapshots=snapshots
-        )
-        await index.load()
-        assert (index.current().version, index.current().facts([1])[0].creator) == ("v1", "creator 0")
-    assert (first.store.n_loads, second.store.n_loads) == (1, 0)
-
-
-async def test_without_room_for_a_file_the_index_is_in_memory(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    parts = Refreshing()
-    snapshots = SnapshotDirectory(tmp_path / "file" / "below", NAME)
-    index = RefreshingIndex(
-        parts.store, NAME, refresh_s=1, clock=parts.clock, observer=parts.observer, snapshots=snapshots
-    )
-    await index.load()
-    assert index.current().version == "v1"
 
 
 async def test_a_predicate_keeps_its_items_in_a_large_index_too() -> None:

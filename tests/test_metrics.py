@@ -17,7 +17,6 @@ from api.health import DependencyObserver
 from core.ports import Observer
 from core.reranking import INCOMPLETE, MALFORMED, parse_answer
 from services.clock import SystemClock
-from services.item_index import IndexObserver
 from services.loop_lag import watch_loop_lag
 from services.metrics import (
     DROP_CAUSES,
@@ -33,6 +32,7 @@ from services.metrics import (
     STAGES,
     PrometheusMetrics,
 )
+from services.refreshing_index import IndexObserver
 from tests.support.builders import make_candidate, make_item
 from tests.support.hand_clock import HandClock
 from workers.disposition import AckReason, DeadLetterReason, RetryReason

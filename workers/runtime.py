@@ -42,11 +42,11 @@ from services.clock import SystemClock
 from services.database import Database, open_database
 from services.embedding_store import SqlEmbeddingStore
 from services.index_snapshot import SnapshotDirectory
-from services.item_index import RefreshingIndex
 from services.listener_store import SqlListenerStore
 from services.loop_lag import watch_loop_lag
 from services.metrics import PrometheusMetrics
 from services.redis_client import appendonly_enabled, open_redis, ping
+from services.refreshing_index import RefreshingIndex
 from services.result_cache import RedisResultCache
 from training.embed import embed_catalogue
 from workers.amqp_broker import AmqpBroker

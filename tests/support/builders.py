@@ -64,12 +64,12 @@ class ArrayIndex:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def vectors(self, item_ids: Sequence[int]) -> tuple[Ids, Floats]:
+    async def vectors(self, item_ids: Sequence[int]) -> tuple[Ids, Floats]:
         place = {int(item_id): row for row, item_id in enumerate(self._ids)}
         known = [item_id for item_id in item_ids if item_id in place]
         return np.array(known, dtype=np.int64), self._rows[[place[item_id] for item_id in known]]
 
-    def facts(self, item_ids: Sequence[int]) -> list[ItemFacts]:
+    async def facts(self, item_ids: Sequence[int]) -> list[ItemFacts]:
         return [facts_of(self._items[item_id]) if self._items else ItemFacts(item_id) for item_id in item_ids]
 
     async def search(
@@ -82,6 +82,6 @@ class ArrayIndex:
         order = [row for row in np.argsort(-scores, kind="stable") if int(self._ids[row]) not in excluded][:n]
         return Hits(self._ids[order], scores[order].astype(np.float32))
 
-    def popular(self, n: int, *, excluded: Collection[int] = (), max_per_genre: int | None = None) -> Ids:
+    async def popular(self, n: int, *, excluded: Collection[int] = (), max_per_genre: int | None = None) -> Ids:
         ranked = sorted(self._ids.tolist(), key=lambda item_id: (-self._popularity.get(item_id, 0.0), item_id))
         return np.array([item_id for item_id in ranked if item_id not in excluded][:n], dtype=np.int64)
