@@ -8,6 +8,8 @@ What is served is one vector an item, never items x items, and any index for inn
 Only numpy is needed; ``training.collaborative_fit`` makes the models.
 """
 
+import io
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,13 +17,17 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from core.errors import ConfigurationError
+
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 _TINY = 1e-12
 _MAX_GATHERED = 1 << 22
 _MAX_SCORES = 1 << 24
+_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,19 +200,21 @@ def _rounded_up(length: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Moments:
+class Moments:
     """Mean (dim,) and covariance (dim, dim) of item vectors: mean and deviation of any listener's scores."""
 
     mean: Doubles
     covariance: Doubles
 
     @classmethod
-    def of(cls, vectors: Floats) -> "_Moments":
+    def of(cls, vectors: Floats) -> "Moments":
+        """Of all items alike."""
         mean = vectors.mean(0, dtype=np.float64)
         gram = (vectors.T @ vectors).astype(np.float64) / max(len(vectors), 1)
         return cls(mean, gram - np.outer(mean, mean))
 
     def deviations(self, listeners: Floats) -> Doubles:
+        """The standard deviation of each listener's scores, (n_listeners,)."""
         variances = np.einsum("nd,nd->n", listeners @ self.covariance, listeners)
         return np.asarray(np.sqrt(np.maximum(variances, 0.0)), np.float64)
 
@@ -215,11 +223,17 @@ class CollaborativeModel:
     """Blocks fused by the weighted sum of their z-scores, with popularity for those of whom little is known.
 
     ``popularity`` float (n_items,), any scale, decides ties and, for an empty list, everything; it counts as
-    ``popularity_weight / (n likes + 1)`` of a z-score.
+    ``popularity_weight / (n likes + 1)`` of a z-score. ``moments`` are those of the blocks' vectors, where known.
     """
 
     def __init__(
-        self, blocks: Sequence[Block], weights: Sequence[float], popularity: Doubles, *, popularity_weight: float = 1.0
+        self,
+        blocks: Sequence[Block],
+        weights: Sequence[float],
+        popularity: Doubles,
+        *,
+        popularity_weight: float = 1.0,
+        moments: Sequence["Moments"] | None = None,
     ) -> None:
         if len(blocks) != len(weights):
             raise ValueError(f"{len(blocks)} blocks need as many weights, got {len(weights)}")
@@ -227,7 +241,7 @@ class CollaborativeModel:
         self._weights = tuple(weights)
         self._popularity = popularity
         self._popularity_weight = max(popularity_weight, _TINY)
-        self._moments = [_Moments.of(block.vectors) for block in self._blocks]
+        self._moments = list(moments or (Moments.of(block.vectors) for block in self._blocks))
         common = np.log1p(np.maximum(popularity, 0.0))
         column = ((common - common.mean()) / (common.std() + _TINY)).astype(np.float32)[:, None]
         self._vectors = np.hstack([*(block.vectors for block in self._blocks), column])
@@ -257,6 +271,45 @@ class CollaborativeModel:
             )
         trust_in_popularity = self._popularity_weight / (likes.counts + 1.0)
         return np.hstack([*parts, trust_in_popularity.astype(np.float32)[:, None]])
+
+    def to_bytes(self) -> bytes:
+        """Everything, as ``.npz`` without pickle; vectors at 16 bits, which loses nothing of ``rounded`` blocks."""
+        arrays: dict[str, npt.NDArray[np.generic]] = {
+            "format": np.array(_FORMAT),
+            "weights": np.array(self._weights),
+            "popularity": self._popularity,
+            "popularity_weight": np.array(self._popularity_weight),
+        }
+        for place, (block, moments) in enumerate(zip(self._blocks, self._moments, strict=True)):
+            parts = {**as_arrays(block), "mean": moments.mean, "covariance": moments.covariance}
+            arrays |= {f"{place}.{name}": array for name, array in parts.items()}
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **arrays)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> "CollaborativeModel":
+        """What ``to_bytes`` wrote; raises ``ConfigurationError`` where it is something else."""
+        try:
+            with np.load(io.BytesIO(payload), allow_pickle=False) as file:
+                return cls._from_arrays(dict(file))
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ConfigurationError(f"the collaborative model cannot be read ({error}); fit it again") from error
+
+    @classmethod
+    def _from_arrays(cls, arrays: Arrays) -> "CollaborativeModel":
+        if int(arrays["format"]) != _FORMAT:
+            raise ConfigurationError(
+                f"the collaborative model is of format {arrays['format']}, not {_FORMAT}; fit it again"
+            )
+        weights = np.asarray(arrays["weights"], np.float64).tolist()
+        parts = [_below(f"{place}.", arrays) for place in range(len(weights))]
+        moments = [
+            Moments(np.asarray(part["mean"], np.float64), np.asarray(part["covariance"], np.float64)) for part in parts
+        ]
+        popularity = np.asarray(arrays["popularity"], np.float64)
+        trust = float(arrays["popularity_weight"])
+        return cls([block_of(part) for part in parts], weights, popularity, popularity_weight=trust, moments=moments)
 
     def scores(self, likes: Likes) -> Floats:
         """Of every item, shape (likes.n_rows, n_items); what is liked has its score too."""
@@ -295,12 +348,46 @@ def _best(row: Floats, popularity: Doubles, n: int) -> Indices:
     return found[np.lexsort((found, -popularity[found], -row[found]))[:n]]
 
 
-def as_arrays(block: Block) -> Mapping[str, npt.NDArray[np.generic]]:
+def _below(prefix: str, arrays: Arrays) -> Arrays:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def rounded(block: Block) -> Block:
+    """The block as it is when it comes back from a file, where its vectors have 16 bits."""
+    return block_of(as_arrays(block))
+
+
+def as_arrays(block: Block) -> Arrays:
     """A block as named arrays, for a file."""
     match block:
         case LinearBlock():
-            return {"vectors": block.vectors, "inputs": block.inputs}
+            return {"kind": np.array("linear"), **_halved("vectors", block.vectors), **_halved("inputs", block.inputs)}
         case FactorBlock():
             ridge = np.array([block.ridge.unobserved, block.ridge.strength, block.ridge.exponent])
-            return {"vectors": block.vectors, "spectrum": block.spectrum, "ridge": ridge}
+            vectors = _halved("vectors", block.vectors)
+            return {"kind": np.array("factors"), **vectors, "spectrum": block.spectrum, "ridge": ridge}
     raise TypeError(f"no arrays are known for {type(block).__name__}")
+
+
+def block_of(arrays: Arrays) -> Block:
+    """What ``as_arrays`` took apart."""
+    kind = str(arrays["kind"])
+    vectors = _doubled("vectors", arrays)
+    if kind == "linear":
+        return LinearBlock(vectors, _doubled("inputs", arrays))
+    if kind == "factors":
+        unobserved, strength, exponent = np.asarray(arrays["ridge"], np.float64).tolist()
+        return FactorBlock(vectors, np.asarray(arrays["spectrum"], np.float64), Ridge(unobserved, strength, exponent))
+    raise ConfigurationError(f"the collaborative model has a block of unknown kind {kind!r}; fit it again")
+
+
+def _halved(name: str, values: Floats) -> dict[str, npt.NDArray[np.generic]]:
+    """At 16 bits, each column first brought near 1 by a power of two, so that small values keep their 11 bits."""
+    largest = np.maximum(np.abs(values).max(axis=0, initial=0.0), np.finfo(np.float32).tiny)
+    exponents = np.frexp(largest)[1].astype(np.int16)
+    return {name: np.ldexp(values, -exponents).astype(np.float16), f"{name}.exponents": exponents}
+
+
+def _doubled(name: str, arrays: Arrays) -> Floats:
+    halves = np.asarray(arrays[name], np.float32)
+    return np.ldexp(halves, np.asarray(arrays[f"{name}.exponents"], np.int16)).astype(np.float32)

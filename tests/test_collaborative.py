@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from core.collaborative import (
     Block,
     CollaborativeModel,
-    FactorBlock,
     Likes,
     LinearBlock,
     Ridge,
-    as_arrays,
     principal_axes,
+    rounded,
     solve_rows,
     top_items,
 )
+from core.errors import ConfigurationError
 from training.collaborative_fit import (
     FactorConfig,
     LinearConfig,
@@ -210,12 +210,35 @@ def test_blocks_need_as_many_weights() -> None:
         CollaborativeModel([block], (1.0, 1.0), np.ones(2))
 
 
-def test_a_block_is_all_in_its_arrays() -> None:
-    block = fit_factors(checkerboard(), FactorConfig(4, Ridge(0.1, 0.01, 0.5)))
-    arrays = as_arrays(block)
-    again = FactorBlock(block.vectors, block.spectrum, Ridge(*arrays["ridge"].tolist()))
-    assert np.array_equal(again.fold_in(Likes.of([[1, 3]])), block.fold_in(Likes.of([[1, 3]])))
-    assert set(as_arrays(LinearBlock(block.vectors, block.vectors))) == {"vectors", "inputs"}
+# --- as bytes ---
+
+
+def test_a_model_comes_back_from_bytes_the_same_to_the_last_bit() -> None:
+    model = model_of(at_random(60, N_ITEMS))
+    model = CollaborativeModel([rounded(block) for block in model.blocks], (1.0, 1.0), model.popularity)
+    again, likes = CollaborativeModel.from_bytes(model.to_bytes()), Likes.of([[1, 3], [], [4]])
+    assert np.array_equal(again.scores(likes), model.scores(likes))
+    assert np.array_equal(again.popularity, model.popularity)
+    assert again.to_bytes() == model.to_bytes()
+
+
+@given(scale=st.sampled_from([1e-9, 1e-4, 1.0, 1e6]), seed=st.integers(0, 99))
+def test_sixteen_bits_keep_three_digits_of_columns_of_any_size(scale: float, seed: int) -> None:
+    values = (np.random.default_rng(seed).normal(scale=scale, size=(20, 3)) * [1, 1e-3, 0]).astype(np.float32)
+    block = rounded(LinearBlock(values, values))
+    assert np.abs(block.vectors - values).max(0) == pytest.approx(np.zeros(3), abs=5e-4 * scale * 4)
+    assert np.array_equal(rounded(block).vectors, block.vectors)
+
+
+@pytest.mark.parametrize("payload", [b"", b"no archive", b"PK\x03\x04"])
+def test_what_is_no_model_is_refused_with_a_sentence(payload: bytes) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        CollaborativeModel.from_bytes(payload)
+
+
+def test_a_model_cut_short_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="fit it again"):
+        CollaborativeModel.from_bytes(model_of(at_random(60, N_ITEMS)).to_bytes()[:-200])
 
 
 # --- the best of a row ---

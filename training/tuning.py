@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from core.collaborative import Block, CollaborativeModel, Doubles, Likes, Ridge
+from core.collaborative import Block, CollaborativeModel, Doubles, Likes, Ridge, rounded
 from core.evaluation import quality_at
 from training.collaborative_fit import FactorConfig, LinearConfig, Matrix, fit_factors, fit_linear
 
@@ -77,7 +77,10 @@ def fit(interactions: Matrix, content: Matrix | None, parameters: Parameters, *,
     blocks: list[Block] = [fit_linear(interactions, content, parameters.linear, seed=seed)]
     blocks += [fit_factors(interactions, config, seed=seed) for config in parameters.factors]
     return CollaborativeModel(
-        blocks, parameters.weights, popularity_of(interactions), popularity_weight=parameters.popularity_weight
+        [rounded(block) for block in blocks],
+        parameters.weights,
+        popularity_of(interactions),
+        popularity_weight=parameters.popularity_weight,
     )
 
 
