@@ -29,8 +29,8 @@ _SHORT_ID_MODULUS = 1_048_573
 
 # REPLACE is said alike by MySQL, MariaDB and SQLite, and the drivers send it as one statement for many rows.
 _REPLACE = sa.text(
-    "REPLACE INTO songs_ai_embedding (embedder, item_id, vector_bytes, content_hash, stamp)"
-    " VALUES (:embedder, :item_id, :vector, :content_hash, :stamp)"
+    "REPLACE INTO songs_ai_embedding (embedder, item_id, vector_bytes, content_hash, change_no)"
+    " VALUES (:embedder, :item_id, :vector, :content_hash, :change_no)"
 )
 
 
@@ -86,7 +86,13 @@ class SqlEmbeddingStore:
         # Drawn anew, so that whichever of two concurrent saves commits last, the sum of the stamps tells of it.
         stamp = secrets.randbits(_STAMP_BITS)
         rows = [
-            {"embedder": embedder_name, "item_id": item_id, "vector": vector, "content_hash": digest, "stamp": stamp}
+            {
+                "embedder": embedder_name,
+                "item_id": item_id,
+                "vector": vector,
+                "content_hash": digest,
+                "change_no": stamp,
+            }
             for item_id, vector, digest in zip(ids.tolist(), _as_bytes(vectors), content_hashes, strict=True)
         ]
         if not rows:
@@ -111,7 +117,7 @@ def _as_bytes(vectors: Floats) -> list[bytes]:
 def _version_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.CompoundSelect[*tuple[Any, ...]]:
     """Rows of a name, a count and sums, which hardly any change leaves alone; takes ``embedder``."""
     item_id = tables.item.columns[profile.item.id]
-    vectors = _summary("vectors", embedding.c.item_id, sa.func.sum(embedding.c.stamp)).where(
+    vectors = _summary("vectors", embedding.c.item_id, sa.func.sum(embedding.c.change_no)).where(
         embedding.c.embedder == sa.bindparam("embedder", type_=sa.String)
     )
     # In whole millionths, whose sum does not depend on the order of summing.

@@ -38,7 +38,46 @@ embedding = sa.Table(
     sa.Column("item_id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("vector_bytes", _VECTOR, nullable=False, comment="little-endian float16"),
     sa.Column("content_hash", _HASH, nullable=False),
-    sa.Column("stamp", sa.BigInteger, nullable=False, comment="random per save: sums of it tell changes"),
+    sa.Column(
+        "change_no",
+        sa.BigInteger,
+        nullable=False,
+        server_default=sa.text("0"),
+        comment="of the save or deletion that wrote the row; rises with every commit",
+    ),
+    sa.Index("ix_songs_ai_embedding_change", "embedder", "change_no"),
+    **_IN_MYSQL,
+)
+
+embedding_mark = sa.Table(
+    "songs_ai_embedding_mark",
+    own_metadata,
+    sa.Column("embedder", sa.String(64), primary_key=True),
+    sa.Column(
+        "mark",
+        sa.String(16),
+        primary_key=True,
+        comment="last: newest change_no; packed: all changes up to it are in blocks; origin: random",
+    ),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    **_IN_MYSQL,
+)
+
+embedding_block = sa.Table(
+    "songs_ai_embedding_block",
+    own_metadata,
+    sa.Column("embedder", sa.String(64), primary_key=True),
+    sa.Column("first_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("last_id", sa.BigInteger, nullable=False),
+    sa.Column("n_items", sa.Integer, nullable=False),
+    sa.Column("packed_to", sa.BigInteger, nullable=False, comment="the last change_no when it was packed"),
+    sa.Column("checksum", sa.BigInteger, nullable=False, comment="CRC-32 of payload"),
+    sa.Column(
+        "payload",
+        sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql"),
+        nullable=False,
+        comment="ids as little-endian int64, then vectors as float16",
+    ),
     **_IN_MYSQL,
 )
 
