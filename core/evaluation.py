@@ -11,6 +11,7 @@ import numpy as np
 from core.collaborative import Doubles, Floats, Indices, Likes
 
 _N_RESAMPLES = 2000
+_N_COVERAGE_RESAMPLES = 500
 _CHUNK = 200
 
 
@@ -95,24 +96,51 @@ def coverage(top: Indices, n_items: int) -> float:
     return len(np.unique(top[top >= 0])) / max(n_items, 1)
 
 
-def novelty(top: Indices, popularity: Doubles, n_users: int) -> float:
-    """Mean self-information, in bits, of what is listed (Vargas and Castells 2011); an item counts as seen once."""
-    chosen = np.maximum(popularity[top[top >= 0]], 1.0)
-    return float(-np.log2(chosen / max(n_users, 1)).mean()) if len(chosen) else 0.0
+def novelty(top: Indices, popularity: Doubles, n_users: int) -> Doubles:
+    """Mean self-information of each list, in bits (Vargas and Castells 2011), shape (n_lists,).
+
+    What nobody has counts as had by one; a list of nothing says 0.
+    """
+    bits = -np.log2(np.maximum(popularity[np.maximum(top, 0)], 1.0) / max(n_users, 1))
+    filled = top >= 0
+    return np.asarray((bits * filled).sum(1) / np.maximum(filled.sum(1), 1))
 
 
-def intra_list_diversity(top: Indices, vectors: Floats) -> float:
-    """1 minus the mean cosine of pairs on a list, averaged over lists; ``vectors`` (n_items, dim) of any length."""
-    if top.shape[1] < 2:  # noqa: PLR2004 - a pair
-        return 0.0
+def intra_list_diversity(top: Indices, vectors: Floats) -> Doubles:
+    """1 minus the mean cosine of pairs on a list, (n_lists,); ``vectors`` (n_items, dim) of any length.
+
+    A list of fewer than two items says 0.
+    """
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    units = vectors / np.where(lengths > 0, lengths, 1)
-    n_pairs = top.shape[1] * (top.shape[1] - 1)
-    similar = [
-        ((units[rows].sum(1) ** 2).sum(1) - (units[rows] ** 2).sum((1, 2))) / n_pairs
-        for rows in (top[start : start + _CHUNK] for start in range(0, len(top), _CHUNK))
-    ]
-    return float(1 - np.concatenate(similar).mean()) if similar else 0.0
+    units = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    parts = [_diversity(top[start : start + _CHUNK], units) for start in range(0, len(top), _CHUNK)]
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _diversity(top: Indices, units: Floats) -> Doubles:
+    filled = top >= 0
+    listed = units[np.maximum(top, 0)] * filled[:, :, None]
+    n_pairs = filled.sum(1) * (filled.sum(1) - 1)
+    similar = (listed.sum(1) ** 2).sum(1) - (listed**2).sum((1, 2))
+    return np.asarray(np.where(n_pairs > 0, 1 - similar / np.maximum(n_pairs, 1), 0.0), np.float64)
+
+
+def bootstrap_mean(values: Doubles, *, seed: int = 0) -> Interval:
+    """The mean of a figure per list, with the interval that resampling lists gives."""
+    return _interval(float(values.mean()), _resampled(values, np.ones(len(values)), seed))
+
+
+def bootstrap_coverage(top: Indices, n_items: int, *, seed: int = 0) -> Interval:
+    """``coverage`` with the interval that resampling lists gives.
+
+    A resample holds but 63 % of the lists and so covers less; its spread is what counts, moved to the figure.
+    """
+    chance, n_lists = np.random.default_rng(seed), len(top)
+    draws = (top[chance.integers(0, n_lists, n_lists)] for _ in range(_N_COVERAGE_RESAMPLES))
+    resampled = np.array([coverage(drawn, n_items) for drawn in draws])
+    value = coverage(top, n_items)
+    low, high = np.clip(np.quantile(resampled - resampled.mean(), (0.025, 0.975)) + value, 0, 1)
+    return Interval(value, min(float(low), value), max(float(high), value))
 
 
 def bootstrap(quality: Quality, statistic: Statistic, *, seed: int = 0) -> Interval:

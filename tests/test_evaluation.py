@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from core.collaborative import Likes
 from core.evaluation import (
+    Interval,
     Quality,
     bootstrap,
+    bootstrap_coverage,
+    bootstrap_mean,
     coverage,
     intra_list_diversity,
     mean_of,
@@ -66,15 +69,15 @@ def test_coverage_counts_what_stands_on_any_list() -> None:
 
 
 def test_what_half_of_the_users_have_is_one_bit_of_news() -> None:
-    assert novelty(np.array([[0, 1]]), np.array([8.0, 8.0]), 16) == pytest.approx(1)
-    assert novelty(np.array([[0]]), np.array([0.0]), 16) == pytest.approx(4)
+    popularity = np.array([8.0, 8.0, 0.0])
+    assert novelty(np.array([[0, 1], [2, -1], [-1, -1]]), popularity, 16).tolist() == [1, 4, 0]
 
 
 def test_diversity_is_none_among_equals_and_whole_among_strangers() -> None:
     vectors = np.array([[1, 0], [2, 0], [0, 3]], np.float32)
-    assert intra_list_diversity(np.array([[0, 1]]), vectors) == pytest.approx(0)
-    assert intra_list_diversity(np.array([[0, 2]]), vectors) == pytest.approx(1)
-    assert intra_list_diversity(np.array([[0]]), vectors) == 0
+    lists = np.array([[0, 1, -1], [0, 2, -1], [0, 1, 2], [0, -1, -1], [-1, -1, -1]])
+    assert intra_list_diversity(lists, vectors).tolist() == pytest.approx([0, 1, 2 / 3, 0, 0])
+    assert intra_list_diversity(lists[:0], vectors).tolist() == []
 
 
 # --- intervals ---
@@ -90,6 +93,25 @@ def test_an_interval_holds_its_figure_and_is_the_same_again() -> None:
     found = bootstrap(quality, pooled_recall, seed=5)
     assert found == bootstrap(quality, pooled_recall, seed=5)
     assert found.low < found.value == 0.5 < found.high
+
+
+def test_a_figure_per_list_has_an_interval_as_wide_as_its_spread_allows() -> None:
+    values = np.random.default_rng(0).normal(3, 1, 400)
+    found = bootstrap_mean(values)
+    assert found.value == pytest.approx(values.mean())
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
+
+
+def test_the_interval_of_coverage_holds_it_and_narrows_with_more_lists() -> None:
+    lists = np.random.default_rng(0).zipf(1.3, (400, 5)) % 3000
+    few, many = bootstrap_coverage(lists[:50], 3000), bootstrap_coverage(lists, 3000)
+    for found in (few, many):
+        assert 0 < found.low < found.value < found.high < 1
+    assert (many.high - many.low) / many.value < (few.high - few.low) / few.value
+
+
+def test_lists_that_all_agree_cover_the_same_whoever_is_drawn() -> None:
+    assert bootstrap_coverage(np.array([[0, 1]] * 9), 4) == Interval(0.5, 0.5, 0.5)
 
 
 def test_a_small_gain_of_everybody_is_seen_where_listeners_differ_much() -> None:

@@ -2,19 +2,24 @@
 
 import csv
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.table import Table
 
 from core.errors import ConfigurationError
+from core.splits import Interactions
 from tests.support.command import run_command
-from training.evaluate import evaluate
+from training.evaluate import Row, evaluate, fit_methods, split_of
 from training.interaction_files import read_interactions, read_items, read_queries
-from training.item_content import content_of
+from training.item_content import content_counts, content_of
 from training.rank import RankReport, rank
+from training.validation import listeners_of
 
 N_GENRES, N_ITEMS = 4, 40
+BASELINES = ["popularity", "item-kNN", "ALS", "EASE"]
 
 
 @pytest.fixture
@@ -114,10 +119,43 @@ def test_every_protocol_measures_ours_beside_the_baselines(files: Path, protocol
     out = files / "figures.json"
     found = evaluate(files / "train.csv", protocol, items=files / "items.csv", k=5, budget_s=0, json_out=out)
     rows = {row.method: row for row in found.rows}
-    assert list(rows) == ["popularity", "item-kNN", "ALS", "EASE", "ours"]
-    assert rows["ours"].ndcg.value > rows["popularity"].ndcg.value
-    assert json.loads(out.read_text(encoding="utf-8"))["rows"][4]["ndcg"]["value"] == rows["ours"].ndcg.value
-    assert any(line.startswith("ours ") for line in found)
+    others = ["one list, at random", "mean content, cosine"] if protocol == "cold" else BASELINES
+    assert list(rows) == [*others, "ours"]
+    assert rows["ours"].ndcg.value > rows[others[0]].ndcg.value
+    assert json.loads(out.read_text(encoding="utf-8"))["rows"][-1]["ndcg"]["value"] == rows["ours"].ndcg.value
+    for measure in fields(Row)[1:9]:
+        assert all(getattr(row, measure.name).low <= getattr(row, measure.name).value for row in found.rows)
+    assert len([part for part in found if isinstance(part, Table)]) == 1
+
+
+@pytest.mark.parametrize("protocol", ["known", "new", "cold", "time"])
+def test_what_was_liked_in_the_test_part_changes_no_list(files: Path, protocol: str) -> None:
+    data = read_interactions(files / "train.csv")
+    split = split_of(data, protocol, 0)
+    asked = np.flatnonzero(split.targets)
+    others = data.items.copy()
+    # in protocol cold the same items stay cold, but they were liked by others
+    others[asked] = data.items[asked[::-1]] if protocol == "cold" else (data.items[asked] + 1) % N_ITEMS
+    places = {item: place for place, item in enumerate(data.item_ids)}
+    counts = content_counts(read_items(files / "items.csv").only(places), places, len(places))
+    inputs, _ = listeners_of(data, split, len(places))
+
+    def lists(of: Interactions) -> dict[str, list[list[int]]]:
+        found = fit_methods(of, split, protocol, counts, k=5, budget_s=60).lists
+        return {name: lister(inputs).tolist() for name, lister in found.items()}
+
+    assert lists(data) == lists(replace(data, items=others))
+
+
+def test_cold_items_need_to_be_described(files: Path) -> None:
+    with pytest.raises(ConfigurationError, match="give --items"):
+        evaluate(files / "train.csv", "cold", budget_s=0)
+
+
+def test_data_of_which_nobody_is_left_to_ask_is_refused(files: Path) -> None:
+    write(files / "train.csv", ["user_id,item_id", "u,i", "v,j"])
+    with pytest.raises(ConfigurationError, match="too little data for protocol known"):
+        evaluate(files / "train.csv", "known", budget_s=0)
 
 
 def test_a_split_by_time_needs_instants(files: Path) -> None:

@@ -1,24 +1,27 @@
 """Methods to be measured against: each scores every item for lists of likes, (n_listeners, n_items)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse as sp
 from implicit.als import AlternatingLeastSquares
 from threadpoolctl import threadpool_limits
 
-from core.collaborative import Doubles, Floats, Likes
+from core.collaborative import Doubles, Floats, Likes, top_items
+from core.evaluation import quality_at
 from training.collaborative_fit import LinearConfig, LinearRegression, Matrix, with_content
-from training.tuning import popularity_of
+from training.tuning import Validation, popularity_of
 
 Scorer = Callable[[Likes], Floats]
+Tell = Callable[[str], None]
+Value = TypeVar("Value")
 
 _SMALL = 1e-9
-_EASE_RIDGE = 300.0
-_KNN_SHRINKAGE = 10.0
+_COLUMNS_AT_ONCE = 512
 _MAX_EXACT = 20_000
+_K = 20
 
 
 def matrix_of(likes: Likes, n_items: int) -> Matrix:
@@ -32,28 +35,44 @@ def popularity(interactions: Matrix) -> Scorer:
     return lambda likes: np.tile(counts, (likes.n_rows, 1))
 
 
-def item_knn(interactions: Matrix) -> Scorer:
-    """The sum of cosines with what is liked, shrunk where few users have both."""
+@dataclass(frozen=True, slots=True)
+class KnnConfig:
+    """Of a cosine ``n_together / (sqrt(n_a * n_b) + shrinkage)``, raised to ``power``, each item's greatest kept."""
+
+    shrinkage: float = 5.0
+    power: float = 1.0
+    n_neighbours: int = 1000
+
+
+def item_knn(interactions: Matrix, config: KnnConfig | None = None) -> Scorer:
+    """The sum of an item's likenesses to what is liked."""
+    config = config or KnnConfig()
     binary = sp.csr_array(interactions > 0, dtype=np.float32)
-    together = sp.csr_array(binary.T @ binary)
-    lengths = np.sqrt(together.diagonal())
-    rows = np.repeat(np.arange(together.shape[0]), np.diff(together.indptr))
-    cosines = together.data / np.maximum(lengths[rows] * lengths[together.indices], _SMALL)
-    together.data = (cosines * together.data / (together.data + _KNN_SHRINKAGE)).astype(np.float32)
-    return lambda likes: np.asarray((matrix_of(likes, interactions.shape[1]) @ together).toarray())
+    lengths = np.sqrt(popularity_of(binary)).astype(np.float32)
+    columns = binary.tocsc()
+    parts = []
+    for start in range(0, binary.shape[1], _COLUMNS_AT_ONCE):
+        part = slice(start, start + _COLUMNS_AT_ONCE)
+        together = (columns[:, part].T @ binary).toarray()
+        together[np.arange(len(together)), np.arange(start, start + len(together))] = 0
+        likeness = (together / (lengths[part, None] * lengths + config.shrinkage + _SMALL)) ** config.power
+        parts.append(_greatest(likeness, config.n_neighbours))
+    neighbours = sp.csr_array(sp.vstack(parts).T)
+    return lambda likes: np.asarray((matrix_of(likes, binary.shape[1]) @ neighbours).toarray())
 
 
-def ease(interactions: Matrix, ridge: float = _EASE_RIDGE) -> Scorer:
-    """EASE exactly (Steck 2019): items x items, so of catalogues of at most 20,000."""
-    n_items = interactions.shape[1]
-    if n_items > _MAX_EXACT:
-        raise ValueError(f"EASE holds items x items: at most {_MAX_EXACT}, got {n_items}")
-    gram = np.asfortranarray((interactions.T @ interactions).toarray(), dtype=np.float32)
-    gram[np.diag_indices_from(gram)] += ridge
-    inverse = scipy.linalg.inv(gram, overwrite_a=True, check_finite=False)
-    weights = -inverse / np.diag(inverse)
-    weights[np.diag_indices_from(weights)] = 0
-    return lambda likes: np.asarray(matrix_of(likes, n_items) @ weights)
+def _greatest(rows: Floats, n: int) -> Matrix:
+    """Each row's ``n`` greatest values, and all that are equal to the last of them."""
+    if n < rows.shape[1]:
+        rows[rows < np.partition(rows, -n, axis=1)[:, -n, None]] = 0
+    return sp.csr_array(rows)
+
+
+def ease(interactions: Matrix, ridge: float = 100.0) -> Scorer:
+    """EASE exactly (Steck 2019): EDLAE without dropout and content; of catalogues of at most 20,000 items."""
+    if interactions.shape[1] > _MAX_EXACT:
+        raise ValueError(f"EASE holds items x items: at most {_MAX_EXACT}, got {interactions.shape[1]}")
+    return edlae(interactions, None, LinearConfig(ridge=ridge, dropout=0.0, content_weight=0.0))
 
 
 def edlae(interactions: Matrix, content: Matrix | None, config: LinearConfig) -> Scorer:
@@ -70,6 +89,59 @@ class ImplicitConfig:
     regularization: float = 10.0
     alpha: float = 10.0
     iterations: int = 15
+
+
+EASE_GRID = (30.0, 100.0, 300.0, 1000.0)
+KNN_GRID = tuple(
+    KnnConfig(shrinkage, power, n) for shrinkage in (1.0, 5.0, 20.0) for power in (0.5, 1.0) for n in (100, 1000)
+)
+ALS_GRID = tuple(
+    ImplicitConfig(regularization=strength, alpha=alpha)
+    for strength, alpha in ((1.0, 3.0), (3.0, 3.0), (3.0, 10.0), (10.0, 3.0), (10.0, 10.0), (30.0, 10.0), (30.0, 30.0))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineConfigs:
+    """What each baseline runs at; ``ease`` is None where the catalogue is too large for it."""
+
+    knn: KnnConfig
+    als: ImplicitConfig
+    ease: float | None
+
+
+def tuned(folds: Sequence[Validation], n_items: int, *, seed: int = 0, tell: Tell = lambda _: None) -> BaselineConfigs:
+    """The best of a small grid for each, by Recall@20 + NDCG@20 on validation splits, as ours are chosen."""
+
+    def best(what: str, values: Sequence[Value], scorer: Callable[[Matrix, Value], Scorer]) -> Value:
+        judged = [
+            float(np.mean([_judged(fold, scorer(fold.interactions, value)) for fold in folds])) for value in values
+        ]
+        found = values[int(np.argmax(judged))]
+        tell(f"{what}: {found} is the best of {len(values)}, Recall@{_K} + NDCG@{_K} {max(judged):.4f}")
+        return found
+
+    return BaselineConfigs(
+        knn=best("item-kNN", KNN_GRID, item_knn),
+        als=best("ALS", ALS_GRID, lambda matrix, config: implicit_als(matrix, config, seed=seed)),
+        ease=best("EASE", EASE_GRID, ease) if n_items <= _MAX_EXACT else None,
+    )
+
+
+def _judged(fold: Validation, scorer: Scorer) -> float:
+    top, _ = top_items(scorer(fold.inputs), fold.inputs, popularity_of(fold.interactions), _K)
+    quality = quality_at(top, fold.targets, _K)
+    return float(quality.hits.sum() / quality.targets.sum() + quality.ndcg.mean())
+
+
+def collaborative(interactions: Matrix, configs: BaselineConfigs, *, seed: int = 0) -> dict[str, Scorer]:
+    """The baselines by name."""
+    found = {
+        "popularity": popularity(interactions),
+        "item-kNN": item_knn(interactions, configs.knn),
+        "ALS": implicit_als(interactions, configs.als, seed=seed),
+    }
+    return found if configs.ease is None else {**found, "EASE": ease(interactions, configs.ease)}
 
 
 def implicit_als(interactions: Matrix, config: ImplicitConfig | None = None, *, seed: int = 0) -> Scorer:

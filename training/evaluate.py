@@ -2,42 +2,58 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.table import Table
 
-from core.collaborative import CollaborativeModel, Floats, Indices, Likes, top_items
+from core.collaborative import Doubles, Floats, Indices, Likes, top_items
 from core.errors import ConfigurationError
 from core.evaluation import (
     Interval,
     Quality,
     bootstrap,
-    coverage,
+    bootstrap_coverage,
+    bootstrap_mean,
     intra_list_diversity,
     mean_of,
     novelty,
+    paired_bootstrap,
     pooled_recall,
     quality_at,
 )
 from core.splits import Interactions, Mask, Split, hold_out_items, hold_out_per_user, hold_out_users, split_by_time
 from training import baselines
-from training.baselines import Scorer
-from training.collaborative_fit import Matrix
+from training.baselines import BaselineConfigs, Scorer, Tell
+from training.cold_items import ColdConfig, ColdModel, mean_cosines, tune_cold
+from training.collaborative_fit import Matrix, content_rows
 from training.interaction_files import read_interactions, read_items
-from training.item_content import content_of
+from training.item_content import content_counts
 from training.tuning import Parameters, fit, popularity_of, tune
 from training.validation import interaction_matrix, listeners_of, validation_of
 
 _LISTENERS_AT_ONCE = 500
-_SMALL_CATALOGUE = 20_000
+_N_DIRECTIONS = 256
 _OURS = "ours"
+_SHOWN = {
+    "recall": "Recall",
+    "precision": "Precision",
+    "hit_rate": "HitRate",
+    "average_precision": "MAP",
+    "ndcg": "NDCG",
+    "coverage": "coverage",
+    "novelty": "novelty, bits",
+    "diversity": "diversity",
+}
+
+Lister = Callable[[Likes], Indices]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One method's figures, with 95 % bootstrap intervals over listeners where listeners are what varies."""
+    """One method's figures with 95 % bootstrap intervals over listeners; how far ours is above it, but for ours."""
 
     method: str
     recall: Interval
@@ -45,36 +61,47 @@ class Row:
     hit_rate: Interval
     average_precision: Interval
     ndcg: Interval
-    coverage: float
-    novelty: float
-    diversity: float
+    coverage: Interval
+    novelty: Interval
+    diversity: Interval
+    ours_above_in_recall: Interval | None
+    ours_above_in_ndcg: Interval | None
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The table, and all that it depends on."""
+    """The table, and all that it depends on; ``baselines`` is None where none of them can rank (cold items)."""
 
     dataset: str
     protocol: str
     k: int
     seed: int
     n_listeners: int
-    parameters: Parameters
+    parameters: Parameters | ColdConfig
+    baselines: BaselineConfigs | None
     rows: tuple[Row, ...]
 
-    def __iter__(self) -> Iterator[str]:
-        """As lines for people."""
-        yield f"{self.dataset}, protocol {self.protocol}, {self.n_listeners} listeners, lists of {self.k}"
-        names = ("recall", "precision", "hit_rate", "average_precision", "ndcg")
-        yield " ".join([f"{'method':12}", *(f"{name:>24}" for name in names), "  coverage  novelty  diversity"])
+    def __iter__(self) -> Iterator[Table | str]:
+        """For people."""
+        title = f"{self.dataset}, protocol {self.protocol}, {self.n_listeners} listeners, lists of {self.k}"
+        above = "ours above it: Recall, NDCG"
+        table = Table("method", *_SHOWN.values(), above, title=title, caption="95 % bootstrap intervals over listeners")
         for row in self.rows:
-            cells = (_shown(getattr(row, name)) for name in names)
-            yield f"{row.method:12} {' '.join(cells)}  {row.coverage:8.4f} {row.novelty:8.2f} {row.diversity:10.4f}"
-        yield f"chosen: {self.parameters}"
+            cells = [_shown(getattr(row, name)) for name in _SHOWN]
+            gains = [row.ours_above_in_recall, row.ours_above_in_ndcg]
+            table.add_row(row.method, *cells, "\n".join(_shown_gain(gain) for gain in gains if gain is not None))
+        yield table
+        yield f"chosen on validation splits of the training part: {self.parameters}"
+        if self.baselines is not None:
+            yield f"and for the baselines: {self.baselines}"
 
 
 def _shown(interval: Interval) -> str:
-    return f"{interval.value:.4f} ({interval.low:.4f}-{interval.high:.4f})".rjust(24)
+    return f"{interval.value:.4f}\n{interval.low:.3f}-{interval.high:.3f}"
+
+
+def _shown_gain(interval: Interval) -> str:
+    return f"{interval.value:+.4f} ({interval.low:+.4f} {interval.high:+.4f})"
 
 
 def evaluate(
@@ -86,7 +113,7 @@ def evaluate(
     budget_s: float = 120.0,
     seed: int = 0,
     json_out: Path | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    tell: Tell = lambda _: None,
 ) -> Evaluation:
     """Fit on the training part, tune on a validation split of it, and score the test part once.
 
@@ -94,18 +121,22 @@ def evaluate(
     held out whole) or ``time`` (the last fifth). Raises ``ConfigurationError``.
     """
     data = read_interactions(dataset)
-    split = _split(data, protocol, seed)
-    content = _content(data, items)
-    inner = _inner(data, split, protocol, seed + 1)
-    parameters = tune([validation_of(data, inner, content)], budget_s=budget_s, seed=seed, tell=tell)
-    rows, n_listeners = _rows(data, split, content, parameters, k, seed, cold=protocol == "cold")
-    found = Evaluation(dataset.name, protocol, k, seed, n_listeners, parameters, rows)
+    counts = _content(data, items)
+    split = split_of(data, protocol, seed)
+    if not split.targets.any():
+        raise ConfigurationError(f"{dataset}: too little data for protocol {protocol}, nobody is left to ask")
+    tell(f"{len(data.users)} pairs of {len(data.user_ids)} users and {len(data.item_ids)} items; protocol {protocol}")
+    methods = fit_methods(data, split, protocol, counts, k=k, budget_s=budget_s, seed=seed, tell=tell)
+    rows, n_listeners = _rows(data, split, counts, methods.lists, k, seed, tell)
+    name = dataset.resolve().name
+    found = Evaluation(name, protocol, k, seed, n_listeners, methods.parameters, methods.baselines, rows)
     if json_out is not None:
         json_out.write_text(json.dumps(dataclasses.asdict(found), indent=2), encoding="utf-8")
     return found
 
 
-def _split(data: Interactions, protocol: str, seed: int) -> Split:
+def split_of(data: Interactions, protocol: str, seed: int) -> Split:
+    """The split that a protocol makes of the data; raises ``ConfigurationError``."""
     match protocol:
         case "known":
             return hold_out_per_user(data, seed=seed)
@@ -120,12 +151,56 @@ def _split(data: Interactions, protocol: str, seed: int) -> Split:
     raise ConfigurationError(f"protocol must be known, new, cold or time, got {protocol!r}")
 
 
+def _content(data: Interactions, items: Path | None) -> Matrix | None:
+    """How often each feature stands in each item's row, (n_items, n_features)."""
+    if items is None:
+        return None
+    table, places = read_items(items), {item: place for place, item in enumerate(data.item_ids)}
+    return content_counts(table.only(places), places, len(places))
+
+
+@dataclass(frozen=True, slots=True)
+class Methods:
+    """What makes lists, ours last, and what was chosen for it."""
+
+    lists: Mapping[str, Lister]
+    parameters: Parameters | ColdConfig
+    baselines: BaselineConfigs | None
+
+
+def fit_methods(
+    data: Interactions,
+    split: Split,
+    protocol: str,
+    counts: Matrix | None,
+    *,
+    k: int = 20,
+    budget_s: float = 120.0,
+    seed: int = 0,
+    tell: Tell = lambda _: None,
+) -> Methods:
+    """Tune and fit every method. Of ``split.targets`` only which items are cold is looked at, in protocol ``cold``."""
+    if protocol == "cold":
+        return _cold_methods(data, split, counts, k, budget_s, seed, tell)
+    content = None if counts is None else content_rows(counts)
+    folds = [validation_of(data, _inner(data, split, protocol, seed + 1), content)]
+    parameters = tune(folds, budget_s=budget_s, seed=seed, tell=tell)
+    configs = baselines.tuned(folds, len(data.item_ids), seed=seed, tell=tell)
+    train = _train(data, split)
+    tell("fitting on the whole training part")
+    scorers = baselines.collaborative(train, configs, seed=seed)
+    scorers[_OURS] = fit(train, content, parameters, seed=seed).scores
+    popularity = popularity_of(train)
+    lists = {name: _lister(scorer, popularity, k) for name, scorer in scorers.items()}
+    return Methods(lists, parameters, configs)
+
+
 def _inner(data: Interactions, split: Split, protocol: str, seed: int) -> Split:
     """The training part divided once more in the same way, as masks over all interactions."""
     kept = np.flatnonzero(split.train)
     times = None if data.times_s is None else data.times_s[kept]
     train = Interactions(data.users[kept], data.items[kept], data.weights[kept], times, data.user_ids, data.item_ids)
-    inner = _split(train, protocol, seed)
+    inner = split_of(train, protocol, seed)
     return Split(*(_widened(mask, kept, len(data.users)) for mask in (inner.train, inner.inputs, inner.targets)))
 
 
@@ -135,71 +210,98 @@ def _widened(mask: Mask, kept: Indices, n: int) -> Mask:
     return wide
 
 
-def _content(data: Interactions, items: Path | None) -> Matrix | None:
-    if items is None:
-        return None
-    table, places = read_items(items), {item: place for place, item in enumerate(data.item_ids)}
-    kept = table.only(places)
-    return content_of(kept, places, len(places))
+def _train(data: Interactions, split: Split) -> Matrix:
+    train = interaction_matrix(data, split.train)
+    return train[np.flatnonzero(np.diff(train.indptr))]
+
+
+def _cold_methods(
+    data: Interactions, split: Split, counts: Matrix | None, k: int, budget_s: float, seed: int, tell: Tell
+) -> Methods:
+    """Among the cold items alone. Nobody has them, so of the baselines only content and chance can rank them."""
+    if counts is None or not counts.nnz:
+        raise ConfigurationError("protocol cold ranks items by what they are: give --items")
+    train, cold = _train(data, split), np.unique(data.items[split.targets])
+    config = tune_cold(train, counts, budget_s=budget_s, seed=seed + 1, tell=tell)
+    tell("fitting on the whole training part")
+    model = ColdModel.fit(train, counts, config, seed=seed)
+    chance = np.random.default_rng(seed).random(len(cold)).astype(np.float32)
+    scorers: dict[str, Scorer] = {
+        "one list, at random": lambda likes: np.tile(chance, (likes.n_rows, 1)),
+        "mean content, cosine": lambda likes: mean_cosines(likes, counts, cold),
+        _OURS: lambda likes: model.scores(likes, cold),
+    }
+    return Methods({name: _cold_lister(scorer, cold, k) for name, scorer in scorers.items()}, config, None)
+
+
+def _lister(scorer: Scorer, popularity: Doubles, k: int) -> Lister:
+    return lambda likes: _filled(*top_items(scorer(likes), likes, popularity, k))
+
+
+def _cold_lister(scorer: Scorer, cold: Indices, k: int) -> Lister:
+    even = np.zeros(len(cold))
+    return lambda likes: cold[top_items(scorer(likes), Likes.of([[]] * likes.n_rows), even, k)[0]]
+
+
+def _filled(top: Indices, scores: Floats) -> Indices:
+    """-1 where a list has ended."""
+    return np.where(np.isfinite(scores), top, -1)
 
 
 def _rows(
-    data: Interactions, split: Split, content: Matrix | None, parameters: Parameters, k: int, seed: int, *, cold: bool
+    data: Interactions,
+    split: Split,
+    counts: Matrix | None,
+    methods: Mapping[str, Lister],
+    k: int,
+    seed: int,
+    tell: Tell,
 ) -> tuple[tuple[Row, ...], int]:
-    train = interaction_matrix(data, split.train)
-    train = train[np.flatnonzero(np.diff(train.indptr))]
+    train = _train(data, split)
     inputs, targets = listeners_of(data, split, train.shape[1])
-    model = fit(train, content, parameters, seed=seed)
-    shown = _Shown(train, model, np.unique(data.items[split.targets]) if cold else None)
-    rows = []
-    for name, scorer in _methods(train, model, seed).items():
-        top = shown.top(scorer, inputs, k)
-        rows.append(_row(name, top, quality_at(top, targets, k), train, model.item_vectors))
-    return tuple(rows), targets.n_rows
+    tops = {}
+    for name, lister in methods.items():
+        tell(f"lists of {inputs.n_rows} listeners: {name}")
+        tops[name] = _in_parts(lister, inputs)
+    qualities = {name: quality_at(top, targets, k) for name, top in tops.items()}
+    directions = _directions(counts if counts is not None and counts.nnz else train.T, seed)
+    popularity = popularity_of(train)
+    return tuple(
+        _row(name, top, qualities, popularity, train.shape[0], directions) for name, top in tops.items()
+    ), targets.n_rows
 
 
-def _methods(train: Matrix, model: CollaborativeModel, seed: int) -> dict[str, Scorer]:
-    methods = {
-        "popularity": baselines.popularity(train),
-        "item-kNN": baselines.item_knn(train),
-        "ALS": baselines.implicit_als(train, seed=seed),
-    }
-    if train.shape[1] <= _SMALL_CATALOGUE:
-        methods["EASE"] = baselines.ease(train)
-    return {**methods, _OURS: model.scores}
+def _in_parts(lister: Lister, inputs: Likes) -> Indices:
+    starts = range(0, inputs.n_rows, _LISTENERS_AT_ONCE)
+    return np.concatenate([lister(inputs.rows(start, start + _LISTENERS_AT_ONCE)) for start in starts])
 
 
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """Makes lists of a scorer: of all items, or of the cold ones alone."""
+def _directions(described: Matrix, seed: int) -> Floats:
+    """Vectors whose cosines are about those of the unit content rows, or else of who has an item.
 
-    train: Matrix
-    model: CollaborativeModel
-    cold: Indices | None
-
-    def top(self, scorer: Scorer, inputs: Likes, k: int) -> Indices:
-        parts = [
-            inputs.rows(start, start + _LISTENERS_AT_ONCE) for start in range(0, inputs.n_rows, _LISTENERS_AT_ONCE)
-        ]
-        return np.concatenate([self._top(scorer(part), part, k) for part in parts])
-
-    def _top(self, scores: Floats, inputs: Likes, k: int) -> Indices:
-        if self.cold is None:
-            return top_items(scores, inputs, popularity_of(self.train), k)[0]
-        nothing = Likes.of([[]] * inputs.n_rows)
-        return self.cold[top_items(scores[:, self.cold], nothing, np.zeros(len(self.cold)), k)[0]]
+    By a random projection (Johnson and Lindenstrauss), so that no contestant's own vectors say what is diverse.
+    """
+    rows = content_rows(described, min_items=1)
+    projection = np.random.default_rng(seed).normal(size=(rows.shape[1], _N_DIRECTIONS)).astype(np.float32)
+    return np.asarray(rows @ projection)
 
 
-def _row(name: str, top: Indices, quality: Quality, train: Matrix, vectors: Floats) -> Row:
+def _row(
+    name: str, top: Indices, qualities: Mapping[str, Quality], popularity: Doubles, n_users: int, directions: Floats
+) -> Row:
+    quality, ours = qualities[name], qualities[_OURS]
     means = {
         measure: bootstrap(quality, mean_of(measure))
         for measure in ("precision", "hit_rate", "average_precision", "ndcg")
     }
+    is_ours = name == _OURS
     return Row(
         method=name,
         recall=bootstrap(quality, pooled_recall),
         **means,
-        coverage=coverage(top, train.shape[1]),
-        novelty=novelty(top, popularity_of(train), train.shape[0]),
-        diversity=intra_list_diversity(top, vectors),
+        coverage=bootstrap_coverage(top, len(popularity)),
+        novelty=bootstrap_mean(novelty(top, popularity, n_users)),
+        diversity=bootstrap_mean(intra_list_diversity(top, directions)),
+        ours_above_in_recall=None if is_ours else paired_bootstrap(ours, quality, pooled_recall),
+        ours_above_in_ndcg=None if is_ours else paired_bootstrap(ours, quality, mean_of("ndcg")),
     )

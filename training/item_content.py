@@ -17,6 +17,11 @@ _MAX_WORDS_A_CELL = 200
 
 def content_of(table: ItemTable, item_places: dict[str, int], n_items: int) -> Matrix:
     """Unit rows, (n_items, n_features), as ``content_rows`` makes them; zero for items that the table lacks."""
+    return content_rows(content_counts(table, item_places, n_items))
+
+
+def content_counts(table: ItemTable, item_places: dict[str, int], n_items: int) -> Matrix:
+    """How often each feature stands in an item's row, (n_items, n_features)."""
     places = np.array([item_places[item] for item in table.item_ids], np.int64)
     tokens: list[list[str]] = [[] for _ in table.item_ids]
     for name, cells in table.texts.items():
@@ -27,8 +32,7 @@ def content_of(table: ItemTable, item_places: dict[str, int], n_items: int) -> M
             row.extend(found)
     features = token_features(tokens)
     _, columns = np.unique(features.hashes, return_inverse=True)
-    counts = _counts(places[features.rows], columns.astype(np.int64), n_items)
-    return content_rows(counts)
+    return _counts(places[features.rows], columns.astype(np.int64), n_items)
 
 
 def _counts(rows: Indices, columns: Indices, n_items: int) -> Matrix:
