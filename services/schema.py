@@ -21,12 +21,16 @@ VERSION_TABLE = f"{OWN_PREFIX}alembic_version"
 
 _N_LOOKUPS = 6
 
+N_CODES = 4
+"""Words of 64 signs in the codes of an item."""
+
 # Names are compared byte for byte: the ids of a source may differ in case alone, as Spotify's do.
 _IN_MYSQL: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 # 512 float16 numbers; within a row, where a BLOB may be stored apart from it.
 _VECTOR = sa.LargeBinary(1024).with_variant(mysql.VARBINARY(1024), "mysql")
 _HASH = sa.LargeBinary(32).with_variant(mysql.VARBINARY(32), "mysql")
+_CODE = sa.BigInteger().with_variant(mysql.BIGINT(unsigned=True), "mysql")
 _INSTANT = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql")
 
 own_metadata = sa.MetaData()
@@ -112,6 +116,63 @@ interaction = sa.Table(
     sa.Column("completed", sa.Boolean),
     sa.Column("occurred_at", _INSTANT, nullable=False, comment="UTC"),
     sa.Index("ix_songs_ai_interaction_member", "member_id", "occurred_at"),
+    **_IN_MYSQL,
+)
+
+ai_model = sa.Table(
+    "songs_ai_model",
+    own_metadata,
+    sa.Column("kind", sa.String(64), primary_key=True),
+    sa.Column("version", sa.String(64), primary_key=True),
+    sa.Column("created_at", _INSTANT, nullable=False, comment="UTC"),
+    sa.Column("active", sa.Boolean, nullable=False, comment="in force; one of a kind at the most"),
+    sa.Column("n_bytes", sa.BigInteger, nullable=False),
+    sa.Column("checksum", _HASH, nullable=False, comment="BLAKE2b of the whole"),
+    sa.Column("metrics", sa.JSON, nullable=False, comment="numbers by name"),
+    **_IN_MYSQL,
+)
+
+ai_model_block = sa.Table(
+    "songs_ai_model_block",
+    own_metadata,
+    sa.Column("kind", sa.String(64), primary_key=True),
+    sa.Column("version", sa.String(64), primary_key=True),
+    sa.Column("part", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("payload", sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql"), nullable=False),
+    sa.Column("checksum", sa.BigInteger, nullable=False, comment="CRC-32 of payload"),
+    **_IN_MYSQL,
+)
+
+item_coder = sa.Table(
+    "songs_ai_item_coder",
+    own_metadata,
+    sa.Column("generation", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("embedder", sa.String(64), nullable=False),
+    sa.Column("method", sa.String(16), nullable=False, comment="sign_codes or native"),
+    sa.Column(
+        "coder",
+        sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql"),
+        nullable=False,
+        comment="mean and rotation, little-endian float32; empty for native",
+    ),
+    sa.Column("n_items", sa.BigInteger, nullable=False, comment="when the width was found"),
+    sa.Column("width", sa.Integer, comment="how wide a search for 200 looks; NULL: not ready"),
+    sa.Column("recall", sa.Double, comment="at 200, on a sample"),
+    **_IN_MYSQL,
+)
+
+item_code = sa.Table(
+    "songs_ai_item_code",
+    own_metadata,
+    sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("item_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("change_no", sa.BigInteger, nullable=False, comment="of the vector that the codes were made from"),
+    sa.Column("digest", sa.String(32), nullable=False, comment="MD5 of the attributes as the item table has them"),
+    *(sa.Column(f"code_{place}", _CODE) for place in range(N_CODES)),
+    sa.Column("genres", sa.String(1023), nullable=False, comment="comma-separated, casefolded"),
+    sa.Column("moods", sa.String(1023), nullable=False, comment="comma-separated, casefolded"),
+    sa.Column("language", sa.String(1023), nullable=False, comment="casefolded"),
+    sa.Column("popularity", sa.Float, nullable=False, comment="0 to 1"),
     **_IN_MYSQL,
 )
 
