@@ -16,6 +16,7 @@ class Interactions:
     """Distinct pairs: ``users`` and ``items`` int64 (n,), indices of ``user_ids`` and ``item_ids``.
 
     ``weights`` float64 (n,), above 0; ``times_s`` float64 (n,), seconds since 1970, or None where they are unknown.
+    ``confidences`` float32 (n,), above 0 and about 1, is what models are fit with; None is 1 for every pair.
     """
 
     users: Indices
@@ -24,6 +25,14 @@ class Interactions:
     times_s: Doubles | None
     user_ids: Sequence[str]
     item_ids: Sequence[str]
+    confidences: npt.NDArray[np.float32] | None = None
+
+    def only(self, mask: Mask) -> "Interactions":
+        """The pairs that ``mask`` keeps, of the same users and items."""
+        times = None if self.times_s is None else self.times_s[mask]
+        confidences = None if self.confidences is None else self.confidences[mask]
+        kept = (self.users[mask], self.items[mask], self.weights[mask])
+        return Interactions(*kept, times, self.user_ids, self.item_ids, confidences)
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,9 +198,7 @@ def fit_methods(
 def _inner(data: Interactions, split: Split, protocol: str, seed: int) -> Split:
     """The training part divided once more in the same way, as masks over all interactions."""
     kept = np.flatnonzero(split.train)
-    times = None if data.times_s is None else data.times_s[kept]
-    train = Interactions(data.users[kept], data.items[kept], data.weights[kept], times, data.user_ids, data.item_ids)
-    inner = split_of(train, protocol, seed)
+    inner = split_of(data.only(split.train), protocol, seed)
     return Split(*(_widened(mask, kept, len(data.users)) for mask in (inner.train, inner.inputs, inner.targets)))
 
 

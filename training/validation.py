@@ -14,11 +14,11 @@ _MAX_ITEMS = 5000
 
 
 def interaction_matrix(data: Interactions, mask: Mask | None = None, *, n_items: int | None = None) -> Matrix:
-    """Ones at the pairs that ``mask`` keeps, (n_users, n_items)."""
+    """The confidence in each pair that ``mask`` keeps, else 1, (n_users, n_items)."""
     kept = np.ones(len(data.users), np.bool_) if mask is None else mask
-    ones = np.ones(int(kept.sum()), np.float32)
+    values = np.ones(int(kept.sum()), np.float32) if data.confidences is None else data.confidences[kept]
     shape = (len(data.user_ids), n_items or len(data.item_ids))
-    matrix = sp.csr_array((ones, (data.users[kept], data.items[kept])), shape=shape)
+    matrix = sp.csr_array((values, (data.users[kept], data.items[kept])), shape=shape)
     matrix.sort_indices()
     return matrix
 
