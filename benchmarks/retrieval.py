@@ -3,8 +3,11 @@
     .venv/bin/python -m benchmarks.retrieval [--tracks songs.csv] [--sizes 100000,1000000] [--dim 256]
 
 Top 200 by cosine with 50 ids left out, of real songs and of seeded Gaussian clusters, easy (500 items in each) and hard
-(50), with and without a predicate that keeps 10 %. A contestant that can be tuned takes the cheapest setting that
-reaches a recall of 0.99, else its dearest. Times are medians of five runs in turn.
+(50), with and without a predicate that keeps 10 %. Half of the queries lie near an item (like), half between two items
+drawn at random (unlike). Everyone is given a query, the ids to leave out and whether the predicate holds, and
+answers with ids and cosines, best first. A contestant that can be tuned takes the cheapest of its settings that
+reaches a recall of 0.99 on each half of these very queries, else its dearest; ours knows only its own sample. Times are
+medians of five runs in turn. "ratio" is ours to the fastest of the others that reach 0.99.
 """
 
 import argparse
@@ -13,7 +16,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -40,21 +43,24 @@ from training.embed import embed_catalogue
 from training.ingest import ingest
 
 N, N_EXCLUDED, N_QUERIES, N_RUNS = 200, 50, 40, 5
+AIM = 0.99
 CHUNK = 50_000
-console = Console(width=130)
+console = Console(width=150)
 
 Halves = npt.NDArray[np.float16]
+Shares = tuple[float, float]
+"""Recall of queries near an item, and of those between two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Rows, the places that the predicate keeps, queries, and what each leaves out."""
+    """Rows, the genre that the predicate asks for, queries (those between two items last), and ids to leave out."""
 
     name: str
     rows: IndexRows
     genre: str
     queries: Floats
-    excluded: Ids
+    excluded: list[int]
 
     @property
     def vectors(self) -> Halves:
@@ -66,11 +72,11 @@ class Data:
 
 
 class Contestant(Protocol):
-    """One way of searching; ``search`` answers with ids, which are places here."""
+    """One way of searching; ``search`` answers with ids and cosines, best first."""
 
     name: str
 
-    async def search(self, query: Floats, *, filtered: bool) -> Ids: ...
+    async def search(self, query: Floats, excluded: list[int], *, filtered: bool) -> tuple[Ids, Floats]: ...
 
 
 Parameters = faiss.SearchParameters | faiss.IndexRefineSearchParameters
@@ -80,19 +86,21 @@ Parameters = faiss.SearchParameters | faiss.IndexRefineSearchParameters
 
 
 class Exact:
+    """Rows at 32 bits, those that the predicate keeps once more by themselves."""
+
     name = "exact, numpy"
 
     def __init__(self, data: Data) -> None:
-        self.rows, self.kept, self.excluded = data.vectors.astype(np.float32), data.kept, data.excluded
-        self.slice = np.ascontiguousarray(self.rows[self.kept])
-        self.excluded_of_slice = np.flatnonzero(np.isin(self.kept, self.excluded))
+        rows = data.vectors.astype(np.float32)
+        self.parts = {False: (rows, data.rows.ids), True: (rows[data.kept], data.rows.ids[data.kept])}
 
-    async def search(self, query: Floats, *, filtered: bool) -> Ids:
-        scores = (self.slice if filtered else self.rows) @ query
-        scores[self.excluded_of_slice if filtered else self.excluded] = -np.inf
-        best = np.argpartition(-scores, N)[:N]
+    async def search(self, query: Floats, excluded: list[int], *, filtered: bool) -> tuple[Ids, Floats]:
+        rows, ids = self.parts[filtered]
+        scores = rows @ (query / np.linalg.norm(query))
+        scores[places_of(excluded, ids)] = -np.inf
+        best = np.argpartition(scores, len(scores) - N)[-N:]
         best = best[np.argsort(-scores[best])]
-        return self.kept[best] if filtered else best
+        return ids[best], scores[best]
 
 
 class Ours:
@@ -100,61 +108,97 @@ class Ours:
         self.index = InMemoryItemIndex(data.rows, "bench")
         self.name = f"ours ({self.index.kind}, own recall {self.index.recall:.3f})"
         self.predicate = Predicate(genres=frozenset({data.genre}))
-        self.ids, self.excluded = data.rows.ids, data.rows.ids[data.excluded].tolist()
 
-    async def search(self, query: Floats, *, filtered: bool) -> Ids:
-        [hits] = await self.index.search(
-            query[None], N, excluded=self.excluded, predicate=self.predicate if filtered else None
-        )
-        return np.searchsorted(self.ids, hits.ids)
+    async def search(self, query: Floats, excluded: list[int], *, filtered: bool) -> tuple[Ids, Floats]:
+        predicate = self.predicate if filtered else None
+        [hits] = await self.index.search(query[None], N, excluded=excluded, predicate=predicate)
+        return hits.ids, hits.scores
 
 
-class Faiss:
-    """Over-asks, ten times as much where a predicate follows."""
+@dataclass(slots=True)
+class Part:
+    """An index, the ids of its rows, and which of these to keep of what it finds, where not all."""
 
-    def __init__(self, name: str, index: faiss.Index, data: Data) -> None:
-        self.name, self.index = name, index
-        self.is_kept = np.zeros(len(data.rows.ids), dtype=np.bool_)
-        self.is_kept[data.kept] = True
-        self.is_left_out = np.zeros(len(data.rows.ids), dtype=np.bool_)
-        self.is_left_out[data.excluded] = True
-        self.parameters: dict[bool, Parameters] = {}
+    index: faiss.Index
+    ids: Ids
+    settings: Sequence[Parameters]
+    is_kept: npt.NDArray[np.bool_] | None = None
+    parameters: Parameters | None = None
 
-    async def search(self, query: Floats, *, filtered: bool) -> Ids:
-        asked = (N + N_EXCLUDED) * (10 if filtered else 1)
-        places = self.index.search(query[None], asked, params=self.parameters[filtered])[1][0]
-        places = places[places >= 0]
-        wanted = ~self.is_left_out[places]
-        if filtered:
+    def search(self, query: Floats, excluded: list[int]) -> tuple[Ids, Floats]:
+        """Asks for what is left out besides; ten times as much where not all is kept."""
+        asked = (N + N_EXCLUDED) * (1 if self.is_kept is None else 10)
+        unit = (query / np.linalg.norm(query))[None]
+        [scores], [places] = self.index.search(unit, min(asked, self.index.ntotal), params=self.parameters)
+        wanted = (places >= 0) & ~np.isin(places, places_of(excluded, self.ids))
+        if self.is_kept is not None:
             wanted &= self.is_kept[places]
-        found: Ids = places[wanted][:N]
-        return found
+        places = places[wanted][:N]
+        return self.ids[places], scores[wanted][:N]
 
 
-Tunable = tuple[Faiss, list[Parameters]]
+@dataclass(slots=True)
+class Faiss:
+    """One index for everything, and the same or another for what the predicate keeps."""
+
+    name: str
+    parts: dict[bool, Part]
+
+    async def search(self, query: Floats, excluded: list[int], *, filtered: bool) -> tuple[Ids, Floats]:
+        return self.parts[filtered].search(query, excluded)
 
 
-def ivf(data: Data) -> Tunable:
+def fastscan(data: Data) -> Faiss:
+    """Every code is looked at; what the predicate keeps has codes of its own."""
+
+    def part(vectors: Halves, ids: Ids) -> Part:
+        dim = vectors.shape[1]
+        index = faiss.index_factory(dim, f"PQ{dim // 2}x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
+        fill(index, vectors, n_training=16_000)
+        return Part(index, ids, [refined(k_factor) for k_factor in (2, 3, 4, 6, 8, 12, 16, 24)])
+
+    kept, ids = data.kept, data.rows.ids
+    return Faiss(
+        "faiss PQ FastScan, refined", {False: part(data.vectors, ids), True: part(data.vectors[kept], ids[kept])}
+    )
+
+
+def ivf(data: Data) -> Faiss:
     dim = data.vectors.shape[1]
     index = faiss.index_factory(dim, f"IVF1024,PQ{dim // 2}x4fs,RFlat", faiss.METRIC_INNER_PRODUCT)
     fill(index, data.vectors, n_training=41_000)
-    settings: list[Parameters] = []
-    for n_probes, k_factor in product((16, 64, 256), (2, 4, 8)):
-        lists, refine = faiss.SearchParametersIVF(), faiss.IndexRefineSearchParameters()
-        lists.nprobe, refine.k_factor, refine.base_index_params = n_probes, k_factor, lists
-        settings.append(refine)
-    return Faiss("faiss IVF1024 FastScan, refined", index, data), settings
+    settings = []
+    for n_probes, k_factor in product((4, 8, 16, 64, 256, 1024), (2, 4, 8)):
+        lists = faiss.SearchParametersIVF()
+        lists.nprobe = n_probes
+        settings.append(refined(k_factor, lists))
+    return over_asked("faiss IVF1024 FastScan, refined", index, settings, data)
 
 
-def hnsw(data: Data) -> Tunable:
+def hnsw(data: Data) -> Faiss:
     index = faiss.IndexHNSWFlat(data.vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
     fill(index, data.vectors, n_training=0)
     settings: list[Parameters] = []
-    for effort in (250, 500, 1000):
+    for effort in (250, 500, 1000, 2000):
         parameters = faiss.SearchParametersHNSW()  # type: ignore[attr-defined]  # not in its stubs
         parameters.efSearch = effort
         settings.append(parameters)
-    return Faiss("faiss HNSW32", index, data), settings
+    return over_asked("faiss HNSW32", index, settings, data)
+
+
+def over_asked(name: str, index: faiss.Index, settings: Sequence[Parameters], data: Data) -> Faiss:
+    is_kept = np.zeros(len(data.rows.ids), dtype=np.bool_)
+    is_kept[data.kept] = True
+    ids = data.rows.ids
+    return Faiss(name, {False: Part(index, ids, settings), True: Part(index, ids, settings, is_kept)})
+
+
+def refined(k_factor: float, base: faiss.SearchParameters | None = None) -> faiss.IndexRefineSearchParameters:
+    parameters = faiss.IndexRefineSearchParameters()
+    parameters.k_factor = k_factor
+    if base is not None:
+        parameters.base_index_params = base
+    return parameters
 
 
 def fill(index: faiss.Index, vectors: Halves, *, n_training: int) -> None:
@@ -165,13 +209,19 @@ def fill(index: faiss.Index, vectors: Halves, *, n_training: int) -> None:
         index.add(vectors[start : start + CHUNK].astype(np.float32))
 
 
-async def tuned(contestant: Faiss, settings: Sequence[Parameters], data: Data, truth: "Truth") -> Faiss:
-    for filtered in (False, True):
-        for parameters in settings:
-            contestant.parameters[filtered] = parameters
-            if await recall(contestant, data, truth, filtered=filtered) >= 0.99:
+def places_of(wanted: list[int], ids: Ids) -> npt.NDArray[np.intp]:
+    """Where those of ``wanted`` that are among ``ids``, which rise, stand in them."""
+    places = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    found: npt.NDArray[np.intp] = places[ids[places] == wanted]
+    return found
+
+
+async def tune(contestant: Faiss, data: Data, truth: "Truth") -> None:
+    for filtered, part in contestant.parts.items():
+        for parameters in part.settings:
+            part.parameters = parameters
+            if min(await recalls(contestant, data, truth, filtered=filtered)) >= AIM:
                 break
-    return contestant
 
 
 # --- measuring ---
@@ -179,19 +229,20 @@ async def tuned(contestant: Faiss, settings: Sequence[Parameters], data: Data, t
 Truth = dict[bool, list[set[int]]]
 
 
-async def recall(contestant: Contestant, data: Data, truth: Truth, *, filtered: bool) -> float:
+async def recalls(contestant: Contestant, data: Data, truth: Truth, *, filtered: bool) -> Shares:
     shares = []
     for query, true in zip(data.queries, truth[filtered], strict=True):
-        found = await contestant.search(query, filtered=filtered)
-        shares.append(len(true.intersection(found.tolist())) / len(true))
-    return float(np.mean(shares))
+        ids, _ = await contestant.search(query, data.excluded, filtered=filtered)
+        shares.append(len(true.intersection(ids.tolist())) / len(true))
+    half = len(shares) // 2
+    return float(np.mean(shares[:half])), float(np.mean(shares[half:]))
 
 
 async def p50_ms(contestant: Contestant, data: Data, *, filtered: bool) -> float:
     times_s = []
     for query in data.queries:
         began_s = time.perf_counter()
-        await contestant.search(query, filtered=filtered)
+        await contestant.search(query, data.excluded, filtered=filtered)
         times_s.append(time.perf_counter() - began_s)
     return 1000 * median(times_s)
 
@@ -201,42 +252,77 @@ def rss_mib() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+@dataclass(slots=True)
+class Entry:
+    """A contestant and what was measured of it, without the predicate and with it."""
+
+    contestant: Contestant
+    build_s: float
+    mib: float
+    first_filtered_s: float = 0.0
+    recalls: dict[bool, Shares] = field(default_factory=dict)
+    runs_ms: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})
+
+    def p50_ms(self, *, filtered: bool) -> float:
+        return median(self.runs_ms[filtered])
+
+
 async def compare(data: Data) -> None:
-    contestants: list[Contestant] = []
-    costs: list[tuple[float, float]] = []
-    truth: Truth = {}
+    console.print(table(data, await measured(data)))
 
-    async def enter(build: Callable[[], Contestant | Tunable]) -> None:
-        before_mib, began_s = rss_mib(), time.perf_counter()
-        built = build()
-        costs.append((time.perf_counter() - began_s, rss_mib() - before_mib))
-        contestants.append(await tuned(*built, data, truth) if isinstance(built, tuple) else built)
 
-    await enter(lambda: Exact(data))
-    for filtered in (False, True):
-        truth[filtered] = [set((await contestants[0].search(q, filtered=filtered)).tolist()) for q in data.queries]
-    await enter(lambda: Ours(data))
-    await enter(lambda: ivf(data))
+async def measured(data: Data) -> list[Entry]:
+    builds: list[Callable[[Data], Contestant]] = [Exact, Ours, fastscan, ivf]
     if len(data.rows.ids) <= 100_000:
-        await enter(lambda: hnsw(data))
+        builds.append(hnsw)
+    entries: list[Entry] = []
+    truth: Truth = {}
+    for build in builds:
+        entries.append(entry := entered(build, data))
+        if not truth:
+            for filtered in (False, True):
+                found = [await entry.contestant.search(q, data.excluded, filtered=filtered) for q in data.queries]
+                truth[filtered] = [set(ids.tolist()) for ids, _ in found]
+        if isinstance(entry.contestant, Faiss):
+            await tune(entry.contestant, data, truth)
+        began_s = time.perf_counter()
+        await entry.contestant.search(data.queries[0], data.excluded, filtered=True)
+        entry.first_filtered_s = time.perf_counter() - began_s
+        for filtered in (False, True):
+            entry.recalls[filtered] = await recalls(entry.contestant, data, truth, filtered=filtered)
+    for _, entry, filtered in product(range(N_RUNS), entries, (False, True)):
+        entry.runs_ms[filtered].append(await p50_ms(entry.contestant, data, filtered=filtered))
+    return entries
 
+
+def entered(build: Callable[[Data], Contestant], data: Data) -> Entry:
+    before_mib, began_s = rss_mib(), time.perf_counter()
+    contestant = build(data)
+    build_s = time.perf_counter() - began_s
+    return Entry(contestant, build_s, rss_mib() - before_mib)
+
+
+def table(data: Data, entries: Sequence[Entry]) -> Table:
     n, dim = data.rows.vectors.shape
-    table = Table("contestant", "p50 ms", "recall@200", "p50 ms, 10 %", "recall@200, 10 %", "build s", "MiB")
-    table.title = f"{data.name}: {n:,} x {dim}, predicate keeps {100 * len(data.kept) / n:.0f} %"
-    recalls = [
-        [await recall(each, data, truth, filtered=filtered) for filtered in (False, True)] for each in contestants
-    ]
-    runs = [
-        [[await p50_ms(each, data, filtered=filtered) for filtered in (False, True)] for each in contestants]
-        for _ in range(N_RUNS)
-    ]
-    for place, contestant in enumerate(contestants):
-        cells = [
-            (f"{median(run[place][filtered] for run in runs):.2f}", f"{recalls[place][filtered]:.3f}")
-            for filtered in (0, 1)
-        ]
-        table.add_row(contestant.name, *cells[0], *cells[1], f"{costs[place][0]:.1f}", f"{costs[place][1]:.0f}")
-    console.print(table)
+    columns = ("p50 ms", "recall like, unlike", "ratio")
+    made = Table("contestant", *columns, *(f"{column}, 10 %" for column in columns), "build s", "MiB", "first 10 % s")
+    made.title = f"{data.name}: {n:,} x {dim}, predicate keeps {100 * len(data.kept) / n:.0f} %"
+    for entry in entries:
+        cells = []
+        for filtered in (False, True):
+            like, unlike = entry.recalls[filtered]
+            cells += [f"{entry.p50_ms(filtered=filtered):.3f}", f"{like:.3f}, {unlike:.3f}"]
+            cells += [f"{ratio(entry, entries, filtered=filtered):.2f}" if isinstance(entry.contestant, Ours) else ""]
+        made.add_row(
+            entry.contestant.name, *cells, f"{entry.build_s:.1f}", f"{entry.mib:.0f}", f"{entry.first_filtered_s:.3f}"
+        )
+    return made
+
+
+def ratio(ours: Entry, entries: Sequence[Entry], *, filtered: bool) -> float:
+    """Ours to the fastest of the others that find enough."""
+    others = [entry for entry in entries if entry is not ours and min(entry.recalls[filtered]) >= AIM]
+    return ours.p50_ms(filtered=filtered) / min(entry.p50_ms(filtered=filtered) for entry in others)
 
 
 # --- data ---
@@ -270,14 +356,16 @@ def clusters(name: str, n: int, dim: int, size: int, seed: int) -> Data:
 
 
 def with_queries(name: str, rows: IndexRows, genre: str, seed: int) -> Data:
-    """Queries are centroids of what one listener may like: a row and another, mixed with noise."""
+    """Half of the queries a row mixed with noise, half the mean of two rows, as an interest of unlike likes is."""
     generator = np.random.default_rng([seed, 1])
     n, dim = rows.vectors.shape
-    near = rows.vectors[generator.integers(n, size=N_QUERIES)].astype(np.float32)
-    queries = near + generator.standard_normal((N_QUERIES, dim), dtype=np.float32) * np.float32(0.5 / np.sqrt(dim))
+    ones, others = rows.vectors[generator.integers(n, size=(2, N_QUERIES))].astype(np.float32)
+    noise = generator.standard_normal((N_QUERIES // 2, dim), dtype=np.float32) * np.float32(0.5 / np.sqrt(dim))
+    others[: N_QUERIES // 2] = noise
+    queries = ones + others
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    excluded = generator.choice(n, N_EXCLUDED, replace=False)
-    return Data(name, rows, genre, queries, np.sort(excluded))
+    excluded = rows.ids[generator.choice(n, N_EXCLUDED, replace=False)]
+    return Data(name, rows, genre, queries, excluded.tolist())
 
 
 async def songs(tracks: Path, dim: int) -> Data:

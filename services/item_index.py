@@ -12,7 +12,7 @@ from core.ports import Floats, Hits, Ids, IndexRows, Predicate
 from models.catalogue import ItemFacts
 from services.coded_column import CodedColumn
 from services.scan_queue import QueuedScan
-from services.vector_scan import Places, VectorScan, build_scan
+from services.vector_scan import Found, Places, VectorScan, build_scan
 
 _MAX_SLICES = 8
 
@@ -96,11 +96,11 @@ class InMemoryItemIndex:
             return hits
         units = np.asarray(queries[usable] / lengths[usable, None], dtype=np.float32)
         searched = await self._slice(predicate) if predicate and _filters(predicate) else self._all
-        left_out = set(self._places(excluded).tolist())
+        left_out = np.sort(self._places(excluded))
         # Codes know no selection: what is left out is asked for besides, and dropped.
-        found = await searched.scan.search(units, n + len(left_out))
-        for place, (places, scores) in zip(usable.tolist(), found, strict=True):
-            hits[place] = self._hits(searched.places[places], scores, left_out, n)
+        found = await searched.scan.search(units, n, len(left_out))
+        for place, of_query in zip(usable.tolist(), found, strict=True):
+            hits[place] = self._hits(searched, of_query, left_out, n)
         return hits
 
     async def popular(self, n: int, *, excluded: Collection[int] = (), max_per_genre: int | None = None) -> Ids:
@@ -122,9 +122,11 @@ class InMemoryItemIndex:
                 return most_popular
             n_looked_at *= 4
 
-    def _hits(self, places: Places, scores: Floats, left_out: Collection[int], n: int) -> Hits:
-        if left_out:
-            kept = [row for row, place in enumerate(places.tolist()) if place not in left_out]
+    def _hits(self, searched: "_Slice", found: Found, left_out: Places, n: int) -> Hits:
+        places, scores = found
+        places = searched.places[places]
+        if len(left_out):
+            kept = left_out.take(left_out.searchsorted(places), mode="clip") != places
             places, scores = places[kept], scores[kept]
         return Hits(ids=self._rows.ids[places[:n]], scores=scores[:n])
 
@@ -148,7 +150,7 @@ class InMemoryItemIndex:
         if predicate.languages:
             kept &= self._languages.where(lambda language: _any_of(predicate.languages)((language or "",)))
         places = np.flatnonzero(kept)
-        return _Slice(places, QueuedScan(build_scan(self._rows.vectors[places], asked_like=self._rows.vectors)))
+        return _Slice(places, QueuedScan(self._scan.part(places)))
 
     def _places(self, item_ids: Collection[int]) -> Places:
         """Where those of ``item_ids`` that the index holds stand in it, in their order."""

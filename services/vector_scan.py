@@ -2,14 +2,15 @@
 
 FastScan (Andre et al., "Quicker ADC", 2019) keeps four bits for every two dimensions and looks distances up within
 registers; what comes out on top is compared again with the rows themselves. Where rows lie in clusters, most of them
-need not be looked at: then the codes are kept in inverted lists, of which a query probes a few. Which of the two, how
-many lists, and how many more candidates than asked for are compared again (``k_factor``) is found out on a sample.
+need not be looked at: then the codes are kept in inverted lists, of which a query probes a few. Whether that is
+cheaper, and with how many lists, is reckoned by a model of what each step costs; how many more candidates than asked
+for are compared again (``k_factor``) is found out on a sample.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import product
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import faiss
 import numpy as np
@@ -22,26 +23,37 @@ Places = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 Found = tuple[Places, Floats]
 """Places, best first, and their cosines, rounded."""
+Codes = faiss.IndexPQFastScan | faiss.IndexIVFPQFastScan
 
 # Below this a scan of everything takes no longer than FastScan with all that goes with it.
 EXACT_BELOW = 20_000
+# Rows times dimensions: a part's codes need no training, and so pay sooner.
+_PART_EXACT_BELOW = 1_500_000
 RECALL_AIM = 0.99
+# A sample's mean is off by some 0.002.
+_SAMPLE_AIM = 0.992
+# Of the true neighbours, in the lists that are probed: what these lose, no comparing of more candidates wins back.
+_LISTS_AIM = 0.998
 # Equal vectors must tie wherever they stand, though sums of their products are taken in different orders.
 _SCORE_DECIMALS = 6
 
 _AT = 200
-_N_SAMPLED = 96
-_K_FACTORS = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
-_N_PROBES = (4, 8, 16, 32, 64)
-_MAX_LISTS = 1024
-_ROWS_PER_LIST = 96
-# Coarser than the aim: what the lists lose cannot be won back by comparing more candidates.
-_LISTS_AIM = 0.995
+_N_OF_A_KIND = 64
+_K_FACTORS = (2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 20.0, 24.0, 32.0)
+_N_LISTS = (64, 256, 1024)
+_ROWS_PER_LIST = 256
+_N_BITS = 4
 _N_TRAINING = 16_384
 _N_LISTS_TRAINING = 40_960
 _CHUNK = 32_768
 # Asked for besides, so that what ties at the end of a list is cut by place and not by chance.
 _SPARE = 16
+
+# What the steps of a search take, measured on one core with AVX2; only their ratios matter for what is chosen.
+_CALL_US = 60.0
+_LIST_US = 1.6
+_MULTIPLY_US = 1e-4
+_LOOK_UP_US = 1.25e-5
 
 
 class VectorScan(Protocol):
@@ -53,18 +65,24 @@ class VectorScan(Protocol):
 
     @property
     def recall(self) -> float:
-        """Recall@200 against an exact scan, on a sample of queries."""
+        """Recall@200 against an exact scan, on a sample of queries: the mean of the kind of them that fares worst."""
 
     @property
     def rows(self) -> Rows:
         """The rows as they are kept, (n, dim)."""
 
     @property
-    def n_steps(self) -> int:
-        """About how many multiplications one query takes, for comparing times."""
+    def cost_us(self) -> float:
+        """About how long one query takes, by a model of its steps."""
 
-    def search(self, units: Floats, n: int) -> list[Found]:
-        """The ``n`` rows nearest to each of ``units``, float32 (k, dim); of equal ones the foremost."""
+    def search(self, units: Floats, n: int, n_besides: int = 0) -> list[Found]:
+        """The ``n + n_besides`` rows nearest to each of ``units``, float32 (k, dim); of equal ones the foremost.
+
+        ``n`` of them will be used: the others take the places of those that are not wanted.
+        """
+
+    def part(self, places: Places) -> "VectorScan":
+        """A scan of the rows at ``places`` alone, for queries from everywhere."""
 
 
 class ExactScan:
@@ -77,20 +95,23 @@ class ExactScan:
         self.rows: Floats = np.asarray(rows, dtype=np.float32)
 
     @property
-    def n_steps(self) -> int:
-        """One for each number."""
-        return self.rows.size
+    def cost_us(self) -> float:
+        """As ``VectorScan.cost_us``."""
+        return self.rows.size * _MULTIPLY_US
 
-    def search(self, units: Floats, n: int) -> list[Found]:
+    def search(self, units: Floats, n: int, n_besides: int = 0) -> list[Found]:
         """As ``VectorScan.search``."""
-        scores = np.round(units @ self.rows.T, _SCORE_DECIMALS)
-        return [(best := _best(each, n), np.clip(each[best], -1, 1)) for each in scores]
+        return [_best(scores, n + n_besides) for scores in units @ self.rows.T]
+
+    def part(self, places: Places) -> "ExactScan":
+        """As ``VectorScan.part``."""
+        return ExactScan(self.rows[places])
 
 
 class FastScan:
     """An approximate scan of codes, compared again with the rows, which are kept as float16."""
 
-    def __init__(self, codes: faiss.Index, rows: faiss.IndexScalarQuantizer, tuning: "Tuning") -> None:
+    def __init__(self, codes: Codes, rows: faiss.IndexScalarQuantizer, tuning: "Tuning") -> None:
         self._codes, self._rows, self.tuning = codes, rows, tuning
         self._refined = faiss.IndexRefine(codes, rows)
         self._mapped: npt.NDArray[np.uint8] | None = None
@@ -99,9 +120,11 @@ class FastScan:
     def read(cls, rows: npt.NDArray[np.uint8], codes: npt.NDArray[np.uint8], tuning: "Tuning") -> "FastScan":
         """What ``write_rows`` and ``write_codes`` wrote; the rows are used where they lie, the codes are copied."""
         reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(rows), len(rows))  # type: ignore[attr-defined]  # not in its stubs
-        kept = faiss.read_index(reader)
-        assert isinstance(kept, faiss.IndexScalarQuantizer)  # noqa: S101 - for the type checker
-        scan = cls(faiss.deserialize_index(codes), kept, tuning)
+        kept, of_kept = faiss.read_index(reader), faiss.deserialize_index(codes)
+        # For the type checker.
+        assert isinstance(kept, faiss.IndexScalarQuantizer)  # noqa: S101
+        assert isinstance(of_kept, Codes)  # noqa: S101
+        scan = cls(of_kept, kept, tuning)
         # The array must live as long as faiss looks into it.
         scan._mapped = rows
         return scan
@@ -121,16 +144,18 @@ class FastScan:
 
     @property
     def recall(self) -> float:
-        """Recall@200 against an exact scan, on a sample of queries."""
+        """As ``VectorScan.recall``."""
         return self.tuning.recall
 
     @property
-    def n_steps(self) -> int:
-        """Codes are looked up at some ten times the pace of multiplying, if they are looked at at all."""
-        dim, n_looked_at = self._rows.d, self._rows.ntotal
-        if isinstance(self._codes, faiss.IndexIVF):
-            n_looked_at = n_looked_at * self.tuning.n_probes // self._codes.nlist
-        return n_looked_at * dim // 10
+    def cost_us(self) -> float:
+        """As ``VectorScan.cost_us``."""
+        n, dim = self._rows.ntotal, self._rows.d
+        compared_us = _CALL_US + self.tuning.k_factor * _AT * dim * _MULTIPLY_US
+        if not isinstance(self._codes, faiss.IndexIVF):
+            return compared_us + n * dim * _LOOK_UP_US
+        n_lists, n_probes = self._codes.nlist, self.tuning.n_probes
+        return compared_us + _lists_us(dim, n_lists, n_probes, n * n_probes / n_lists)
 
     @property
     def rows(self) -> Rows:
@@ -139,73 +164,194 @@ class FastScan:
         view: Rows = faiss.rev_swig_ptr(self._rows.codes.data(), n * dim * 2).view(np.float16).reshape(n, dim)
         return view
 
-    def search(self, units: Floats, n: int) -> list[Found]:
+    def search(self, units: Floats, n: int, n_besides: int = 0) -> list[Found]:
         """As ``VectorScan.search``."""
         # OpenMP's limit is each thread's own. Jobs need the other cores.
         faiss.omp_set_num_threads(1)
-        asked = min(n + _SPARE, self._refined.ntotal)
+        wanted = n + n_besides
         scores, places = self._refined.search(
-            np.ascontiguousarray(units, dtype=np.float32), asked, params=self.tuning.parameters(asked)
+            units, min(wanted + _SPARE, self._refined.ntotal), params=_parameters(self.tuning, n, n_besides + _SPARE)
         )
-        return [_ordered(*each, n) for each in zip(places, scores, strict=True)]
+        return [_ordered(*each, wanted) for each in zip(places, scores, strict=True)]
+
+    def part(self, places: Places) -> VectorScan:
+        """As ``VectorScan.part``, by the codes of the whole, which need no training."""
+        rows = self.rows[places]
+        if rows.size < _PART_EXACT_BELOW:
+            return ExactScan(rows)
+        with _one_thread():
+            codes = _plain_codes(rows.shape[1])
+            codes.pq, codes.is_trained = self._codes.pq, True
+            return _tuned([_Way(codes)], rows, _Sample(rows, self.rows, seed=0))
 
 
-@dataclass(frozen=True, slots=True)
-class Tuning:
+class Tuning(NamedTuple):
     """How a ``FastScan`` searches, and what recall that gave; ``n_probes`` is 0 without inverted lists."""
 
     k_factor: float
     n_probes: int
     recall: float = 0.0
 
-    def parameters(self, n: int) -> faiss.IndexRefineSearchParameters:
-        """For a search of ``n``; few are asked for among as many candidates as 200 would be."""
-        parameters = faiss.IndexRefineSearchParameters()
-        parameters.k_factor = self.k_factor * max(1.0, _AT / max(n, 1))
-        if self.n_probes:
-            lists = faiss.SearchParametersIVF()
-            # As many lists as hold that many more.
-            lists.nprobe = -(-self.n_probes * max(n, _AT) // _AT)
-            parameters.base_index_params = lists
-        return parameters
+
+@lru_cache(maxsize=64)
+def _parameters(tuning: Tuning, n: int, n_besides: int) -> faiss.IndexRefineSearchParameters:
+    """For ``n``, among ``k_factor`` times as many candidates as these or 200, and for so many candidates besides."""
+    enough = max(n, _AT)
+    parameters = faiss.IndexRefineSearchParameters()
+    parameters.k_factor = (tuning.k_factor * enough + n_besides) / max(n + n_besides, 1)
+    if tuning.n_probes:
+        lists = faiss.SearchParametersIVF()
+        # As many lists as hold that many more.
+        lists.nprobe = -(-tuning.n_probes * enough // _AT)
+        parameters.base_index_params = lists
+    return parameters
 
 
-def build_scan(
-    rows: Rows, *, asked_like: Rows | None = None, exact_below: int = EXACT_BELOW, seed: int = 0
-) -> VectorScan:
+def build_scan(rows: Rows, *, exact_below: int = EXACT_BELOW, seed: int = 0) -> VectorScan:
     """The scan for ``rows``, (n, dim) of unit length: exact where they are few, or where nothing else finds enough.
 
-    ``asked_like`` holds rows of other items too, where queries are as likely to be near those. Takes some 40 s for a
-    million rows of 256 dimensions. The same rows give the same scan.
+    Takes some 40 s for a million rows of 256 dimensions. The same rows give the same scan.
     """
     if len(rows) < exact_below or rows.shape[1] % 2:
         return ExactScan(rows)
-    faiss.omp_set_num_threads(1)
-    with threadpool_limits(1, user_api="blas"):
-        sample = _Sample(rows, rows if asked_like is None else asked_like, seed)
-        codes = _codes(rows, sample, seed)
-        kept = _kept_rows(rows)
-        tuning = _tune(codes, kept, sample)
-    return FastScan(codes, kept, tuning) if tuning else ExactScan(rows)
+    with _one_thread():
+        sample = _Sample(rows, rows, seed)
+        return _tuned(_ways(rows, sample, seed), rows, sample)
 
 
 class _Sample:
-    """Queries like a listener's interests, means of something and one of its neighbours, and their true neighbours."""
+    """Queries such as listeners' interests, and their true neighbours.
+
+    An interest may be one like, the mean of like ones or, of a listener with many tastes, that of unlike ones: rows
+    of ``asked_like``, means of such a row and a neighbour of it, and means of two of them, as many of each kind.
+    """
 
     def __init__(self, rows: Rows, asked_like: Rows, seed: int) -> None:
         generator = np.random.default_rng([seed, len(rows)])
-        ones = asked_like[generator.integers(len(asked_like), size=_N_SAMPLED)].astype(np.float32)
+        ones, others = asked_like[generator.integers(len(asked_like), size=(2, _N_OF_A_KIND))].astype(np.float32)
         near, _ = _exact_neighbours(rows, ones, _AT)
-        others = rows[generator.permuted(near, axis=1)[:, 0]].astype(np.float32)
-        lengths = np.linalg.norm(ones + others, axis=1, keepdims=True)
-        self.queries: Floats = np.divide(ones + others, lengths, out=np.zeros_like(ones), where=lengths > 0)
-        self.true_places, self.true_scores = _exact_neighbours(rows, self.queries, _AT)
+        neighbours = rows[generator.permuted(near, axis=1)[:, 0]].astype(np.float32)
+        mixed = np.concatenate([ones, ones + neighbours, ones + others])
+        lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
+        self.queries: Floats = np.divide(mixed, lengths, out=np.zeros_like(mixed), where=lengths > 0)
+        self.true_places, self._true_scores = _exact_neighbours(rows, self.queries, _AT)
 
     def recall(self, scores: Floats) -> float:
         """Of found ``scores`` (n_queries, n): the mean share that reaches the score of the 200th true neighbour."""
         # By score: of rows that tie at the end any will do.
-        reached = scores >= self.true_scores.min(axis=1, keepdims=True) - 10**-_SCORE_DECIMALS
-        return float(np.minimum(reached.sum(axis=1) / self.true_scores.shape[1], 1).mean())
+        reached = scores >= self._true_scores.min(axis=1, keepdims=True) - 10**-_SCORE_DECIMALS
+        return self.worst(np.minimum(reached.sum(axis=1) / self._true_scores.shape[1], 1))
+
+    def worst(self, shares: npt.NDArray[np.floating]) -> float:
+        """Of shares per query the mean of each kind, and the least of these."""
+        return float(shares.reshape(-1, _N_OF_A_KIND).mean(axis=1).min())
+
+
+class _Way(NamedTuple):
+    """Trained codes without any rows yet, and how many of their lists to probe if there are lists."""
+
+    codes: Codes
+    n_probes: int = 0
+
+
+def _ways(rows: Rows, sample: _Sample, seed: int) -> Iterator[_Way]:
+    """The ways of keeping codes, the one that should be cheapest first."""
+    dim, training = rows.shape[1], _some(rows, _N_TRAINING, seed)
+    chosen = _inverted_lists(rows, sample, seed)
+    if chosen:
+        lists, n_probes = chosen
+        codes = faiss.IndexIVFPQFastScan(lists, dim, lists.ntotal, dim // 2, _N_BITS, faiss.METRIC_INNER_PRODUCT)
+        yield _Way(_trained(codes, training, seed), n_probes)
+    yield _Way(_trained(_plain_codes(dim), training, seed))
+
+
+def _plain_codes(dim: int) -> faiss.IndexPQFastScan:
+    return faiss.IndexPQFastScan(dim, dim // 2, _N_BITS, faiss.METRIC_INNER_PRODUCT)
+
+
+def _trained(codes: Codes, training: Floats, seed: int) -> Codes:
+    codes.pq.cp.seed = seed + 1
+    codes.train(training)
+    return codes
+
+
+def _inverted_lists(rows: Rows, sample: _Sample, seed: int) -> tuple[faiss.IndexFlatIP, int] | None:
+    """Centroids of lists and how many to probe, if that is cheaper than to look at every row.
+
+    It is found out before any row is put into them: from where the centroids lie to the sample's true neighbours.
+    """
+    n, dim = rows.shape
+    training = _some(rows, _N_LISTS_TRAINING, seed)
+    cheapest_us, chosen = n * dim * _LOOK_UP_US, None
+    for n_lists in _N_LISTS:
+        if n_lists * _ROWS_PER_LIST > n:
+            break
+        kmeans = faiss.Kmeans(dim, n_lists, niter=6, spherical=True, seed=seed + 1, min_points_per_centroid=1)
+        kmeans.train(training)
+        centroids = np.asarray(kmeans.centroids, dtype=np.float32)
+        sizes = np.bincount(_homes(training, centroids), minlength=n_lists) * (n / len(training))
+        n_probes, n_looked_at = _probes(rows, centroids, sizes, sample)
+        cost_us = _lists_us(dim, n_lists, n_probes, n_looked_at)
+        if cost_us >= cheapest_us:
+            break
+        cheapest_us, chosen = cost_us, (centroids, n_probes)
+    if chosen is None:
+        return None
+    lists = faiss.IndexFlatIP(dim)
+    lists.add(chosen[0])
+    return lists, chosen[1]
+
+
+def _probes(rows: Rows, centroids: Floats, sizes: npt.NDArray[np.float64], sample: _Sample) -> tuple[int, float]:
+    """How many lists hold enough of the true neighbours of every kind of query, and about how many rows in all."""
+    n_lists, (n_queries, n_true) = len(centroids), sample.true_places.shape
+    nearest_first = np.argsort(-(sample.queries @ centroids.T), axis=1)
+    ranks = np.argsort(nearest_first, axis=1)
+    homes = _homes(rows[sample.true_places.ravel()].astype(np.float32), centroids).reshape(n_queries, n_true)
+    of_neighbours = np.take_along_axis(ranks, homes, axis=1)
+    for n_probes in range(1, n_lists):
+        if sample.worst((of_neighbours < n_probes).mean(axis=1)) >= _LISTS_AIM:
+            return n_probes, float(sizes[nearest_first[:, :n_probes]].sum(axis=1).mean())
+    return n_lists, float(sizes.sum())
+
+
+def _homes(rows: Floats, centroids: Floats) -> Places:
+    nearest: Places = np.argmax(rows @ centroids.T, axis=1)
+    return nearest
+
+
+def _lists_us(dim: int, n_lists: int, n_probes: int, n_looked_at: float) -> float:
+    """To find the nearest lists and to look through them."""
+    return n_lists * dim * _MULTIPLY_US + n_probes * _LIST_US + n_looked_at * dim * _LOOK_UP_US
+
+
+def _tuned(ways: Iterable[_Way], rows: Rows, sample: _Sample) -> VectorScan:
+    """The scan by the first of ``ways`` that finds enough."""
+    kept = faiss.IndexScalarQuantizer(rows.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    kept.train(rows[:1].astype(np.float32))
+    _fill(kept, rows)
+    for codes, n_probes in ways:
+        _fill(codes, rows)
+        refined = faiss.IndexRefine(codes, kept)
+        for k_factor in _K_FACTORS:
+            scores, _ = refined.search(sample.queries, _AT, params=_parameters(Tuning(k_factor, n_probes), _AT, 0))
+            recall = sample.recall(scores)
+            if recall >= _SAMPLE_AIM:
+                return FastScan(codes, kept, Tuning(k_factor, n_probes, recall))
+    return ExactScan(rows)
+
+
+def _fill(index: faiss.Index, rows: Rows) -> None:
+    for start in range(0, len(rows), _CHUNK):
+        index.add(rows[start : start + _CHUNK].astype(np.float32))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Jobs need the other cores. (OpenMP's limit is each thread's own.)"""
+    faiss.omp_set_num_threads(1)
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 def _exact_neighbours(rows: Rows, queries: Floats, n: int) -> tuple[Places, Floats]:
@@ -219,61 +365,6 @@ def _exact_neighbours(rows: Rows, queries: Floats, n: int) -> tuple[Places, Floa
     return heap.I, heap.D
 
 
-def _codes(rows: Rows, sample: _Sample, seed: int) -> faiss.Index:
-    """The codes of ``rows``, in inverted lists where few of those hold the neighbours of a query."""
-    dim = rows.shape[1]
-    lists = _inverted_lists(rows, sample, seed)
-    n_bits = 4
-    codes = (
-        faiss.IndexPQFastScan(dim, dim // 2, n_bits, faiss.METRIC_INNER_PRODUCT)
-        if lists is None
-        else faiss.IndexIVFPQFastScan(lists, dim, lists.ntotal, dim // 2, n_bits, faiss.METRIC_INNER_PRODUCT)
-    )
-    codes.pq.cp.seed = seed + 1
-    codes.train(_some(rows, _N_TRAINING, seed))
-    for start in range(0, len(rows), _CHUNK):
-        codes.add(rows[start : start + _CHUNK].astype(np.float32))
-    return codes
-
-
-def _inverted_lists(rows: Rows, sample: _Sample, seed: int) -> faiss.IndexFlatIP | None:
-    """Centroids, if probing a few of their lists is enough; found out before any row is put into them."""
-    n_lists = min(_MAX_LISTS, len(rows) // _ROWS_PER_LIST)
-    if n_lists <= 2 * _N_PROBES[-1]:
-        return None
-    kmeans = faiss.Kmeans(rows.shape[1], n_lists, niter=6, spherical=True, seed=seed + 1, min_points_per_centroid=1)
-    kmeans.train(_some(rows, _N_LISTS_TRAINING, seed))
-    centroids = np.asarray(kmeans.centroids, dtype=np.float32)
-    homes = np.argmax(rows[sample.true_places.ravel()].astype(np.float32) @ centroids.T, axis=1)
-    probed = np.argsort(-(sample.queries @ centroids.T), axis=1)[:, : _N_PROBES[-1]]
-    inside = (homes.reshape(sample.true_places.shape)[:, :, None] == probed[:, None, :]).any(axis=2)
-    if inside.mean() < _LISTS_AIM:
-        return None
-    lists = faiss.IndexFlatIP(rows.shape[1])
-    lists.add(centroids)
-    return lists
-
-
-def _kept_rows(rows: Rows) -> faiss.IndexScalarQuantizer:
-    kept = faiss.IndexScalarQuantizer(rows.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    kept.train(rows[:1].astype(np.float32))
-    for start in range(0, len(rows), _CHUNK):
-        kept.add(rows[start : start + _CHUNK].astype(np.float32))
-    return kept
-
-
-def _tune(codes: faiss.Index, rows: faiss.IndexScalarQuantizer, sample: _Sample) -> Tuning | None:
-    """The first way of searching, from the cheapest on, that finds enough; None where none does."""
-    probes = _N_PROBES if isinstance(codes, faiss.IndexIVFPQFastScan) else (0,)
-    refined = faiss.IndexRefine(codes, rows)
-    for n_probes, k_factor in sorted(product(probes, _K_FACTORS), key=lambda pair: (pair[0] or 1) * (4 + pair[1])):
-        scores, _ = refined.search(sample.queries, _AT, params=Tuning(k_factor, n_probes).parameters(_AT))
-        recall = sample.recall(scores)
-        if recall >= RECALL_AIM:
-            return Tuning(k_factor, n_probes, recall)
-    return None
-
-
 def _write(index: faiss.Index, write: Callable[[bytes], object]) -> None:
     faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]  # not in its stubs
 
@@ -283,18 +374,21 @@ def _some(rows: Rows, n: int, seed: int) -> Floats:
     return rows[np.sort(places)].astype(np.float32)
 
 
-def _best(scores: Floats, n: int) -> Places:
-    """The places of the ``n`` highest scores, highest first; of equal ones the foremost."""
+def _best(scores: Floats, n: int) -> Found:
+    """The places of the ``n`` highest scores once rounded, highest first, and these; of equal ones the foremost."""
     n = min(n, len(scores))
     if n <= 0:
-        return np.zeros(0, dtype=np.int64)
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
     lowest = np.partition(scores, len(scores) - n)[len(scores) - n]
-    reaching = np.flatnonzero(scores >= lowest)
-    return reaching[np.argsort(-scores[reaching], kind="stable")[:n]]
+    # Only what may round to the lowest or above need be rounded.
+    [reaching] = np.nonzero(scores >= lowest - 2 * 10**-_SCORE_DECIMALS)
+    return _ordered(reaching, scores[reaching], n)
 
 
 def _ordered(places: Places, scores: Floats, n: int) -> Found:
-    found = places >= 0
-    places, scores = places[found], np.round(scores[found], _SCORE_DECIMALS)
+    """The first ``n`` by rounded score, then place; faiss says -1 where there is nothing more."""
+    if places[-1] < 0:
+        places, scores = places[places >= 0], scores[places >= 0]
+    scores = scores.round(_SCORE_DECIMALS).clip(-1, 1)
     order = np.lexsort((places, -scores))[:n]
-    return places[order], np.clip(scores[order], -1, 1)
+    return places[order], scores[order]

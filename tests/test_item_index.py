@@ -183,7 +183,7 @@ async def test_a_large_scan_leaves_the_event_loop_free_and_finds_the_same(monkey
     index = InMemoryItemIndex(make_rows(vectors.tolist()), NAME)
     query = vectors[7:8].astype(np.float32)
     [in_loop] = await index.search(query, 10)
-    monkeypatch.setattr(scan_queue, "_MAX_STEPS_IN_LOOP", 0)
+    monkeypatch.setattr(scan_queue, "_MAX_IN_LOOP_US", 0)
     in_thread = asyncio.create_task(index.search(query, 10))
     await asyncio.sleep(0)
     assert not in_thread.done()

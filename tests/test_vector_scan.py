@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from core.ports import Floats
-from services import scan_queue
+from services import scan_queue, vector_scan
 from services.scan_queue import QueuedScan
-from services.vector_scan import RECALL_AIM, ExactScan, FastScan, Found, VectorScan, build_scan
+from services.vector_scan import RECALL_AIM, ExactScan, FastScan, Found, Places, Tuning, VectorScan, build_scan
 from tests.support.clustered import clustered_rows
 
 DIM = 32
@@ -28,7 +28,15 @@ def fast(rows: Floats) -> VectorScan:
 
 def queries_near(rows: Floats, n: int = 20) -> Floats:
     generator = np.random.default_rng(8)
-    mixed = rows[generator.integers(len(rows), size=n)] + generator.normal(size=(n, DIM)) * 0.5 / np.sqrt(DIM)
+    dim = rows.shape[1]
+    mixed = rows[generator.integers(len(rows), size=n)] + generator.normal(size=(n, dim)) * 0.5 / np.sqrt(dim)
+    unit: Floats = (mixed / np.linalg.norm(mixed, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def unlike_pairs(rows: Floats, n: int = 20) -> Floats:
+    generator = np.random.default_rng(9)
+    mixed = rows[generator.integers(len(rows), size=(n, 2))].sum(axis=1)
     unit: Floats = (mixed / np.linalg.norm(mixed, axis=1, keepdims=True)).astype(np.float32)
     return unit
 
@@ -63,26 +71,99 @@ def test_equal_rows_are_cut_by_place() -> None:
     assert places.tolist() == [7, 1500, 1501, 1502, 1503, 1504]
 
 
-def test_well_parted_clusters_are_kept_in_lists_and_found_all_the_same() -> None:
-    rows = clustered_rows(24_000, DIM, size=600, seed=5)
-    scan = build_scan(rows)
+@pytest.fixture(scope="module")
+def parted_rows() -> Floats:
+    """In few clusters, and so many numbers that it is worth while to look at some of them only."""
+    return clustered_rows(24_000, 128, size=600, seed=5)
+
+
+@pytest.fixture(scope="module")
+def lists(parted_rows: Floats) -> VectorScan:
+    return build_scan(parted_rows)
+
+
+def test_well_parted_clusters_are_kept_in_lists_and_found_all_the_same(parted_rows: Floats, lists: VectorScan) -> None:
+    assert lists.kind == "fastscan_lists"
+    exact = ExactScan(parted_rows)
+    for queries in (queries_near(parted_rows), unlike_pairs(parted_rows)):
+        assert recall(lists.search(queries, 200), exact.search(queries, 200)) >= 0.98
+
+
+def test_few_numbers_are_not_worth_lists() -> None:
+    assert build_scan(clustered_rows(24_000, DIM, size=600, seed=5)).kind == "fastscan"
+
+
+def test_what_lies_near_unlike_likes_is_found_too(rows: Floats, fast: VectorScan) -> None:
+    queries = unlike_pairs(rows)
+    assert recall(fast.search(queries, 200), ExactScan(rows).search(queries, 200)) >= 0.98
+
+
+def test_the_recall_told_is_that_of_the_kind_of_query_that_fares_worst(rows: Floats) -> None:
+    sample = vector_scan._Sample(rows, rows, seed=1)
+    shares = np.ones(len(sample.queries))
+    shares[-vector_scan._N_OF_A_KIND :] = 0.5
+    assert sample.worst(shares) == 0.5
+
+
+def test_candidates_are_not_multiplied_by_what_is_left_out() -> None:
+    tuning = Tuning(k_factor=4.0, n_probes=3)
+    few, many = (vector_scan._parameters(tuning, 200, n_besides) for n_besides in (0, 300))
+    assert few.k_factor * 200 == pytest.approx(800)
+    assert many.k_factor * 500 == pytest.approx(1100)
+
+
+# --- parts ---
+
+
+@pytest.fixture
+def small_parts_have_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_scan, "_PART_EXACT_BELOW", 1000)
+
+
+@pytest.mark.usefixtures("small_parts_have_codes")
+@pytest.mark.parametrize("whole", ["fast", "lists"])
+def test_a_part_finds_what_an_exact_scan_of_it_finds(whole: str, request: pytest.FixtureRequest) -> None:
+    scan: VectorScan = request.getfixturevalue(whole)
+    rows = scan.rows.astype(np.float32)
+    places = np.flatnonzero(rows[:, 0] > 0)
+    part = scan.part(places)
+    # From both sides: those that ask are not of the part alone.
+    queries = np.concatenate([queries_near(rows[rows[:, 0] < -0.1]), queries_near(rows), unlike_pairs(rows)])
+    assert (part.kind, len(part.rows)) == ("fastscan", len(places))
+    assert part.recall >= RECALL_AIM
+    assert recall(part.search(queries, 200), ExactScan(rows[places]).search(queries, 200)) >= 0.98
+
+
+@pytest.mark.usefixtures("small_parts_have_codes")
+def test_a_part_leaves_the_whole_as_it_was(rows: Floats, fast: VectorScan) -> None:
     queries = queries_near(rows)
-    assert scan.kind == "fastscan_lists"
-    assert recall(scan.search(queries, 200), ExactScan(rows).search(queries, 200)) >= 0.98
+    before = fast.search(queries, 100)
+    fast.part(np.arange(0, len(rows), 2))
+    for one, other in zip(before, fast.search(queries, 100), strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
 
 
-def test_lists_are_not_used_where_queries_come_from_elsewhere() -> None:
-    everything = clustered_rows(48_000, DIM, size=600, seed=5)
-    rows = everything[everything[:, 0] > 0]
-    scan = build_scan(rows, asked_like=everything)
-    queries = queries_near(everything[everything[:, 0] < -0.1])
-    assert recall(scan.search(queries, 200), ExactScan(rows).search(queries, 200)) >= 0.98
+def test_a_small_part_is_scanned_exactly(fast: VectorScan) -> None:
+    assert fast.part(np.arange(300)).kind == "exact"
 
 
-def test_more_may_be_asked_for_than_one_list_holds() -> None:
-    rows = clustered_rows(24_000, DIM, size=600, seed=5)
-    [(places, _)] = build_scan(rows).search(rows[:1], 3000)
+def test_an_empty_part_finds_nothing(fast: VectorScan, rows: Floats) -> None:
+    [(places, scores)] = fast.part(np.zeros(0, dtype=np.int64)).search(rows[:1], 5)
+    assert (len(places), len(scores)) == (0, 0)
+
+
+def test_more_may_be_asked_for_than_one_list_holds(parted_rows: Floats, lists: VectorScan) -> None:
+    [(places, _)] = lists.search(parted_rows[:1], 3000)
     assert len(places) == len(set(places.tolist())) == 3000
+
+
+@pytest.mark.parametrize("exact_below", [100, 10_000])
+def test_what_is_asked_for_besides_comes_after_the_rest(exact_below: int) -> None:
+    rows = clustered_rows(3000, DIM)
+    scan = build_scan(rows, exact_below=exact_below)
+    [(places, _)], [(more, _)] = scan.search(rows[:1], 200), scan.search(rows[:1], 200, 50)
+    assert (len(places), len(more)) == (200, 250)
+    assert np.isin(places, more[:210]).mean() >= 0.98
 
 
 def test_the_same_rows_give_the_same_scan(rows: Floats, fast: VectorScan) -> None:
@@ -115,7 +196,7 @@ def test_where_codes_tell_nothing_apart_the_scan_is_exact() -> None:
 class HeldScan:
     """A scan that waits until it is let go, and notes how many queries it is asked at once."""
 
-    kind, recall, n_steps = "fastscan", 1.0, 1
+    kind, recall, cost_us = "fastscan", 1.0, 1.0
 
     def __init__(self, rows: Floats) -> None:
         self.rows = rows
@@ -123,18 +204,21 @@ class HeldScan:
         self.begun, self.let_go = threading.Event(), threading.Event()
         self.broken = False
 
-    def search(self, units: Floats, n: int) -> list[Found]:
+    def part(self, places: Places) -> VectorScan:
+        return ExactScan(self.rows[places])
+
+    def search(self, units: Floats, n: int, n_besides: int = 0) -> list[Found]:
         self.sizes.append(len(units))
         self.begun.set()
         assert self.let_go.wait(10)
         if self.broken:
             raise RuntimeError("broken")
-        return ExactScan(self.rows).search(units, n)
+        return ExactScan(self.rows).search(units, n, n_besides)
 
 
 @pytest.fixture
 def held(rows: Floats, monkeypatch: pytest.MonkeyPatch) -> HeldScan:
-    monkeypatch.setattr(scan_queue, "_MAX_STEPS_IN_LOOP", 0)
+    monkeypatch.setattr(scan_queue, "_MAX_IN_LOOP_US", 0)
     return HeldScan(rows)
 
 
@@ -151,7 +235,7 @@ async def test_searches_that_wait_are_made_together_and_each_gets_its_own(held: 
     queries = queries_near(held.rows, 9)
     searches = await begin(QueuedScan(held), held, queries)
     held.let_go.set()
-    for search, expected in zip(searches, ExactScan(held.rows).search(queries, 64), strict=True):
+    for search, expected in zip(searches, ExactScan(held.rows).search(queries, 5), strict=True):
         [(places, _)] = await search
         np.testing.assert_array_equal(places, expected[0])
     assert held.sizes == [1, 8]
