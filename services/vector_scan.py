@@ -382,13 +382,16 @@ def _best(scores: Floats, n: int) -> Found:
     lowest = np.partition(scores, len(scores) - n)[len(scores) - n]
     # Only what may round to the lowest or above need be rounded.
     [reaching] = np.nonzero(scores >= lowest - 2 * 10**-_SCORE_DECIMALS)
+    reaching = reaching[np.argsort(-scores[reaching])]
     return _ordered(reaching, scores[reaching], n)
 
 
 def _ordered(places: Places, scores: Floats, n: int) -> Found:
-    """The first ``n`` by rounded score, then place; faiss says -1 where there is nothing more."""
+    """The first ``n`` by rounded score, then place, of ``scores`` that fall; faiss says -1 where there are no more."""
     if places[-1] < 0:
         places, scores = places[places >= 0], scores[places >= 0]
     scores = scores.round(_SCORE_DECIMALS).clip(-1, 1)
-    order = np.lexsort((places, -scores))[:n]
-    return places[order], scores[order]
+    if (scores[1:] == scores[:-1]).any():
+        order = np.lexsort((places, -scores))
+        places, scores = places[order], scores[order]
+    return places[:n], scores[:n]
