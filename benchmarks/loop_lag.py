@@ -13,6 +13,7 @@ import time
 from statistics import quantiles
 
 import numpy as np
+import uvloop
 from threadpoolctl import threadpool_limits
 
 from benchmarks.retrieval import clusters, console
@@ -83,4 +84,4 @@ async def main() -> None:
 
 if __name__ == "__main__":
     with threadpool_limits(1):
-        asyncio.run(main())
+        uvloop.run(main())

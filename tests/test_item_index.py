@@ -14,6 +14,7 @@ from models.catalogue import ItemFacts
 from services import scan_queue
 from services.item_index import InMemoryItemIndex
 from services.vector_scan import build_scan
+from tests.support.clustered import clustered_rows
 from tests.support.index_rows import make_rows
 
 T = TypeVar("T")
@@ -188,6 +189,36 @@ async def test_a_large_scan_leaves_the_event_loop_free_and_finds_the_same(monkey
     await asyncio.sleep(0)
     assert not in_thread.done()
     assert [hits.ids.tolist() for hits in await in_thread] == [in_loop.ids.tolist()]
+
+
+async def test_others_have_their_turn_before_the_facts_are_used() -> None:
+    index = InMemoryItemIndex(make_rows([[1, 0], [0, 1]]), NAME)
+    turns: list[str] = []
+
+    async def note(name: str) -> None:
+        turns.append(name)
+
+    other = asyncio.create_task(note("another task"))
+    await index.facts([1, 2])
+    turns.append("the one that asked")
+    await other
+    assert turns == ["another task", "the one that asked"]
+
+
+async def test_a_search_finds_the_same_alone_and_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_queue, "_MAX_IN_LOOP_US", 0)
+    vectors = clustered_rows(2000, 16)
+    index = InMemoryItemIndex(make_rows(vectors.tolist()), NAME, build_scan(vectors, exact_below=100))
+    excluded = [range(1 + place, 40, 3) for place in range(12)]
+    alone = [await index.search(vectors[[place]], 30, excluded=excluded[place]) for place in range(12)]
+    among = await asyncio.gather(
+        *(index.search(vectors[[place]], 30, excluded=excluded[place]) for place in range(12)),
+        *(index.search(vectors[place : place + 3], 20) for place in range(0, 60, 3)),
+    )
+    for [one], [other] in zip(alone, among[:12], strict=True):
+        assert one.ids.tolist() == other.ids.tolist()
+        assert one.scores.tolist() == other.scores.tolist()
+        assert len(one.ids) == 30
 
 
 async def test_a_predicate_keeps_its_items_in_a_large_index_too() -> None:

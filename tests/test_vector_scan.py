@@ -260,3 +260,25 @@ async def test_a_scan_that_fails_fails_those_who_wait_and_no_later_one(held: Hel
             await search
     held.broken = False
     assert len(await queue.search(held.rows[:1], 5)) == 1
+
+
+async def test_those_who_waited_together_go_on_one_at_a_time(held: HeldScan) -> None:
+    queue = QueuedScan(held)
+    gone_on: list[int] = []
+    most_at_once = 0
+
+    async def go_on(query: Floats) -> None:
+        await queue.search(query[None], 5)
+        gone_on.append(1)
+
+    queries = queries_near(held.rows, 6)
+    first = asyncio.create_task(go_on(queries[0]))
+    assert await asyncio.to_thread(held.begun.wait, 10)
+    others = [asyncio.create_task(go_on(query)) for query in queries[1:]]
+    await asyncio.sleep(0)
+    held.let_go.set()
+    while not all(task.done() for task in (first, *others)):
+        before = len(gone_on)
+        await asyncio.sleep(0)
+        most_at_once = max(most_at_once, len(gone_on) - before)
+    assert (len(gone_on), most_at_once) == (6, 1)
