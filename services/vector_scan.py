@@ -7,6 +7,7 @@ cheaper, and with how many lists, is reckoned by a model of what each step costs
 for are compared again (``k_factor``) is found out on a sample.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -332,13 +333,23 @@ def _tuned(ways: Iterable[_Way], rows: Rows, sample: _Sample) -> VectorScan:
     _fill(kept, rows)
     for codes, n_probes in ways:
         _fill(codes, rows)
-        refined = faiss.IndexRefine(codes, kept)
-        for k_factor in _K_FACTORS:
-            scores, _ = refined.search(sample.queries, _AT, params=_parameters(Tuning(k_factor, n_probes), _AT, 0))
-            recall = sample.recall(scores)
-            if recall >= _SAMPLE_AIM:
-                return FastScan(codes, kept, Tuning(k_factor, n_probes, recall))
+        tuning = _tuning(faiss.IndexRefine(codes, kept), n_probes, sample)
+        if tuning:
+            return FastScan(codes, kept, tuning)
     return ExactScan(rows)
+
+
+def _tuning(refined: faiss.IndexRefine, n_probes: int, sample: _Sample) -> Tuning | None:
+    """The least ``k_factor`` that finds enough; None where none does. More candidates never find less."""
+
+    def recall(k_factor: float) -> float:
+        scores, _ = refined.search(sample.queries, _AT, params=_parameters(Tuning(k_factor, n_probes), _AT, 0))
+        return sample.recall(scores)
+
+    place = bisect_left(_K_FACTORS, _SAMPLE_AIM, key=recall)
+    if place == len(_K_FACTORS):
+        return None
+    return Tuning(_K_FACTORS[place], n_probes, recall(_K_FACTORS[place]))
 
 
 def _fill(index: faiss.Index, rows: Rows) -> None:

@@ -105,6 +105,18 @@ def test_the_recall_told_is_that_of_the_kind_of_query_that_fares_worst(rows: Flo
     assert sample.worst(shares) == 0.5
 
 
+def test_the_least_k_factor_that_finds_enough_is_taken(rows: Floats, fast: VectorScan) -> None:
+    assert isinstance(fast, FastScan)
+    least = vector_scan._K_FACTORS.index(fast.tuning.k_factor)
+    sample = vector_scan._Sample(rows, rows, seed=0)
+    for k_factor in vector_scan._K_FACTORS[max(least - 1, 0) : least + 1]:
+        scan = FastScan(fast._codes, fast._rows, Tuning(k_factor, 0))
+        parameters = vector_scan._parameters(scan.tuning, 200, 0)
+        recall_then = sample.recall(scan._refined.search(sample.queries, 200, params=parameters)[0])
+        assert (recall_then >= vector_scan._SAMPLE_AIM) == (k_factor == fast.tuning.k_factor)
+    assert fast.recall == recall_then
+
+
 def test_candidates_are_not_multiplied_by_what_is_left_out() -> None:
     tuning = Tuning(k_factor=4.0, n_probes=3)
     few, many = (vector_scan._parameters(tuning, 200, n_besides) for n_besides in (0, 300))
