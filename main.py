@@ -3,7 +3,8 @@
 import asyncio
 import sys
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,8 @@ import typer
 import uvloop
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from threadpoolctl import threadpool_limits
 
 from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError, SongsAIError
@@ -40,6 +42,8 @@ complaints = Console(stderr=True)
 Step = Callable[[Settings], Coroutine[Any, Any, None]]
 
 N_PROBLEMS_SHOWN = 20
+# Wide enough for every figure where no terminal says how wide it is.
+TABLE_WIDTH = 180
 METRICS_SHOWN = (
     "songs_ai_recommendations_total",
     "songs_ai_deliveries_settled_total",
@@ -259,14 +263,25 @@ def rank(
     seed: Annotated[int, typer.Option(help="The same seed and files give the same lists.")] = 0,
 ) -> None:
     """Fit collaborative models on interactions and rank items for lists of liked ones; all from files."""
-    _quality("rank", train, queries, out, items=items, n=n, budget_s=budget_s, seed=seed, tell=_tell)
+    _quality("rank", train, queries, out, items=items, n=n, budget_s=budget_s, seed=seed)
 
 
 @app.command(rich_help_panel="Quality")
 def evaluate(
-    dataset: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="CSV: user_id,item_id[,weight,...].")],
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            help="CSV (or tab-separated): user_id,item_id[,weight,occurred_at]; or a directory with "
+            "interactions.csv and perhaps items.csv.",
+        ),
+    ],
     protocol: Annotated[
-        str, typer.Option(help="known: items of each user; new: whole users; cold: items; time.")
+        str,
+        typer.Option(
+            help="What is held out: known, some items of each user; new, users whole; cold, items whole (needs items); "
+            "time, the last fifth."
+        ),
     ] = "new",
     items: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: item_id and any text and numeric columns.")
@@ -277,9 +292,7 @@ def evaluate(
     json_out: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the figures here too.")] = None,
 ) -> None:
     """Measure the collaborative models on a data set, baselines beside them."""
-    _quality(
-        "evaluate", dataset, protocol, items=items, k=k, budget_s=budget_s, seed=seed, json_out=json_out, tell=_tell
-    )
+    _quality("evaluate", dataset, protocol, items=items, k=k, budget_s=budget_s, seed=seed, json_out=json_out)
 
 
 def _quality(step: str, *arguments: object, **options: object) -> None:
@@ -289,14 +302,30 @@ def _quality(step: str, *arguments: object, **options: object) -> None:
     except ModuleNotFoundError as error:
         _stop(f"{error.name} is missing: pip install -r requirements-train.txt", MISCONFIGURED)
     try:
-        for line in getattr(module, step)(*arguments, **options):
-            typer.echo(line)
+        # most of the algebra is of small matrices, which a second BLAS thread makes many times slower
+        with threadpool_limits(1, user_api="blas"), _telling() as tell:
+            found = list(getattr(module, step)(*arguments, **options, tell=tell))
     except SongsAIError as error:
         _stop(f"{type(error).__name__}: {error}", FAILED)
+    for part in found:
+        if isinstance(part, str):
+            typer.echo(part)
+        else:
+            console.print(part, width=None if console.is_terminal else TABLE_WIDTH)
 
 
-def _tell(line: str) -> None:
-    complaints.print(line, style="dim", markup=False, highlight=False)
+@contextmanager
+def _telling() -> Iterator[Callable[[str], None]]:
+    """Lines on what is done, and beneath them on a terminal the last one with the time since it began."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
+        task = progress.add_task("")
+
+        def tell(line: str) -> None:
+            complaints.print(line, style="dim", markup=False, highlight=False)
+            progress.reset(task, description=line.partition(":")[0])
+
+        yield tell
 
 
 # --- demonstration ---

@@ -80,24 +80,36 @@ def _split(data: Path, protocol: str, lines: list[Line], hidden: set[Pair]) -> S
 
 @dataclass(frozen=True, slots=True)
 class ColdSplit:
-    """All listeners' warm items to train on, and their cold ones to be found among the cold by tags."""
+    """All listeners' warm items to train on, and their cold ones to be found among the cold by tags.
+
+    ``counts`` (n_items, n_tags) says how often each tag was given, by anybody.
+    """
 
     interactions: Matrix
-    content: Matrix
+    counts: Matrix
     targets: Likes
     cold: Indices
 
 
-def load_cold(data: Path) -> ColdSplit:
-    """Every pair whose item is cold is a target; ``interactions`` hold the others."""
+def load_cold(data: Path, seed: int | None = None) -> ColdSplit:
+    """Every pair whose item is cold is a target; ``interactions`` hold the others.
+
+    With a seed, a fresh split of the same kind within the warm items, whose test part was never used: items that are
+    cold in the file are left out of it.
+    """
     kind = dict(line[:2] for line in _table(data / "splits" / "lastfm.COLD.seed0.tsv"))
     pairs = [(user, item) for user, item, *_ in _table(data / "splits" / "lastfm.W.seed0.tsv")]
+    if seed is not None:
+        warm_items = sorted(item for item in kind if kind[item] == "warm")
+        n_cold = round(len(warm_items) * (1 - len(warm_items) / len(kind)))
+        drawn = set(np.random.default_rng(seed).choice(warm_items, n_cold, replace=False).tolist())
+        kind = {item: "cold" if item in drawn else "warm" for item in warm_items}
     items, users = sorted(kind), sorted({user for user, _ in pairs})
-    warm = [pair for pair in pairs if kind[pair[1]] == "warm"]
-    cold = [pair for pair in pairs if kind[pair[1]] == "cold"]
+    warm = [pair for pair in pairs if kind.get(pair[1]) == "warm"]
+    cold = [pair for pair in pairs if kind.get(pair[1]) == "cold"]
     return ColdSplit(
         _matrix(warm, users, items),
-        content_rows(tag_counts(list(_tags(data)), items)),
+        tag_counts(list(_tags(data)), items),
         likes_of(_matrix(cold, users, items)),
         np.array([index for index, item in enumerate(items) if kind[item] == "cold"], np.int64),
     )

@@ -31,8 +31,8 @@ TOP = np.array([[4, 1, 7], [2, 3, -1]])
 def interactions(n_users: int = 40, n_items: int = 25, seed: int = 0, *, timed: bool = True) -> Interactions:
     users, items = np.nonzero(np.random.default_rng(seed).random((n_users, n_items)) < 0.4)
     times = np.random.default_rng(seed + 1).random(len(users)) * 1e9
-    names = [[f"{kind}{place}" for place in range(n)] for kind, n in (("u", n_users), ("i", n_items))]
-    return Interactions(users, items, np.ones(len(users)), times if timed else None, *names)
+    user_ids, item_ids = [f"u{place}" for place in range(n_users)], [f"i{place}" for place in range(n_items)]
+    return Interactions(users, items, np.ones(len(users)), times if timed else None, user_ids, item_ids)
 
 
 # --- measures ---

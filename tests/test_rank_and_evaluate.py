@@ -1,25 +1,38 @@
 """Ranking and measuring from files, by the command line and by the functions behind it."""
 
+import asyncio
 import csv
 import json
+import signal
+import sys
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 from core.errors import ConfigurationError
 from core.splits import Interactions
 from tests.support.command import run_command
+from tests.support.worker_process import ROOT
 from training.evaluate import Row, evaluate, fit_methods, split_of
-from training.interaction_files import read_interactions, read_items, read_queries
+from training.interaction_files import dataset_files, read_interactions, read_items, read_queries
 from training.item_content import content_counts, content_of
-from training.rank import RankReport, rank
+from training.rank import Ranker, RankReport, rank
 from training.validation import listeners_of
 
 N_GENRES, N_ITEMS = 4, 40
 BASELINES = ["popularity", "item-kNN", "ALS", "EASE"]
+
+
+@pytest.fixture(autouse=True)
+def _one_blas_thread() -> Iterator[None]:
+    """As the commands have it: on matrices this small a second thread only spins."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @pytest.fixture
@@ -92,6 +105,102 @@ def test_a_list_ends_where_the_items_end(files: Path) -> None:
     assert len(set(lists["a"])) == N_ITEMS - 2
 
 
+def test_ids_are_kept_to_the_letter(files: Path) -> None:
+    odd = ["007", "7", "ヨルシカ", '"a, ""b"""', "1e3"]
+    rows = [f"u{user},{odd[(user + step) % 5]}" for user in range(40) for step in range(3)]
+    write(files / "train.csv", ["user_id,item_id", *rows])
+    write(files / "queries.csv", ["query_id,item_id", "007,7", '"q, 1",007'])
+    _, lists = ranked(files, items=False)
+    assert set(lists) == {"007", "q, 1"}
+    assert set(lists["007"]) == {"007", "ヨルシカ", 'a, "b"', "1e3"}
+    assert set(lists["q, 1"]) == {"7", "ヨルシカ", 'a, "b"', "1e3"}
+
+
+def test_a_heavier_like_counts_more_in_a_query(files: Path) -> None:
+    write(files / "queries.csv", ["query_id,item_id,weight", "a,i0,9", "a,i1,1", "b,i0,1", "b,i1,9"])
+    _, lists = ranked(files, items=False, n=38)
+
+    def mean_place(query: str, of_genre: int) -> float:
+        return float(np.mean([place for place, item in enumerate(lists[query]) if genre(item) == of_genre]))
+
+    assert mean_place("a", 0) < mean_place("b", 0)
+    assert mean_place("b", 1) < mean_place("a", 1)
+
+
+def test_a_user_who_played_an_item_more_says_more_about_it(files: Path) -> None:
+    users = [
+        f"u{user},{item},{weight}" for user in range(30) for item, weight in (("seed", 5), ("often", 50), ("x", 5))
+    ]
+    others = [
+        f"v{user},{item},{weight}" for user in range(30) for item, weight in (("seed", 5), ("rarely", 1), ("x", 5))
+    ]
+    write(files / "train.csv", ["user_id,item_id,weight", *users, *others])
+    write(files / "queries.csv", ["query_id,item_id", "q,seed"])
+    _, lists = ranked(files, items=False)
+    assert lists["q"].index("often") < lists["q"].index("rarely")
+
+
+@pytest.mark.parametrize(
+    ("train", "asked", "expected"),
+    [
+        (["u,i"], ["q,i"], {}),
+        (["u,i", "u,j"], ["q,i", "p,j"], {"q": ["j"], "p": ["i"]}),
+        (["u,i", "v,i"], ["q,nosuch"], {"q": ["i"]}),
+        (["u,i", "u,j", "v,i"], ["u,i", "u,j"], {}),
+        (["u,i", "u,i", "u,j", "v,i"], ["q,"], {"q": ["i", "j"]}),
+        (["u,i", "v,j"], [], {}),
+    ],
+    ids=["one user, one item", "one user", "one item", "everything liked", "nothing asked, a pair twice", "no query"],
+)
+def test_the_smallest_of_data_is_ranked(
+    files: Path, train: list[str], asked: list[str], expected: dict[str, list[str]]
+) -> None:
+    write(files / "train.csv", ["user_id,item_id", *train])
+    write(files / "queries.csv", ["query_id,item_id", *asked])
+    report, lists = ranked(files, items=False)
+    assert lists == expected
+    assert report.n_complete == (1 if asked and not expected else 0)
+
+
+def test_progress_is_told_up_to_the_last_query(files: Path) -> None:
+    told: list[str] = []
+    rank(files / "train.csv", files / "queries.csv", files / "ranked.csv", budget_s=0, tell=told.append)
+    assert told[0].startswith("480 pairs of 80 users and 40 items")
+    assert told[-1] == "ranking for query 1 of 5"
+
+
+def test_what_stops_half_way_leaves_the_file_that_was_there(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    write(files / "ranked.csv", ["as it was"])
+    monkeypatch.setattr(Ranker, "top", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rank(files / "train.csv", files / "queries.csv", files / "ranked.csv", budget_s=0)
+    assert (files / "ranked.csv").read_text(encoding="utf-8") == "as it was"
+    assert not list(files.glob("*.partial"))
+
+
+async def test_control_c_ends_a_command_without_a_traceback(files: Path) -> None:
+    arguments = [f"--{name}={files / name}.csv" for name in ("train", "queries")]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(ROOT / "main.py"),
+        "rank",
+        *arguments,
+        f"--out={files / 'out.csv'}",
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    assert process.stderr is not None
+    await asyncio.wait_for(process.stderr.readline(), 60)
+    process.send_signal(signal.SIGINT)
+    _, complaints = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 130
+    assert b"Traceback" not in complaints
+    assert not await asyncio.to_thread(lambda: list(files.glob("out.csv*")))
+
+
 async def test_the_command_ranks(files: Path) -> None:
     arguments = [f"--{name}={files / name}.csv" for name in ("train", "queries", "items")]
     outcome = await run_command(
@@ -105,10 +214,10 @@ async def test_the_command_ranks(files: Path) -> None:
 
 
 async def test_a_file_without_the_columns_is_said_in_one_sentence(files: Path) -> None:
-    write(files / "train.csv", ["user,item", "1,2"])
+    write(files / "train.csv", ["who,what", "1,2"])
     outcome = await run_command("evaluate", str(files / "train.csv"), environment={})
     assert outcome.code == 1
-    assert "no column user_id, item_id; it has user, item" in outcome.err.replace("\n", " ")
+    assert "no column user_id, item_id; it has who, what" in outcome.err.replace("\n", " ")
 
 
 # --- evaluate ---
@@ -141,7 +250,7 @@ def test_what_was_liked_in_the_test_part_changes_no_list(files: Path, protocol: 
     inputs, _ = listeners_of(data, split, len(places))
 
     def lists(of: Interactions) -> dict[str, list[list[int]]]:
-        found = fit_methods(of, split, protocol, counts, k=5, budget_s=60).lists
+        found = fit_methods(of, split, protocol, counts, k=5, budget_s=0).lists
         return {name: lister(inputs).tolist() for name, lister in found.items()}
 
     assert lists(data) == lists(replace(data, items=others))
@@ -191,6 +300,9 @@ def test_repeated_pairs_add_up_and_dislikes_are_left_out(tmp_path: Path) -> None
         (["user_id,item_id,weight", "1,2,much"], "line 2: weight is no number, got 'much'"),
         (["user_id,item_id", ""], "no interaction"),
         (["user_id", "1"], "no column item_id; it has user_id"),
+        (["user_id,item_id", "1,2", ",2"], "line 3: user_id is empty, got ''"),
+        (["user_id,item_id", "1,"], "line 2: item_id is empty, got ''"),
+        (["user_id,item_id,occurred_at", "1,2,soon"], "line 2: occurred_at is no instant, got 'soon'"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, lines: list[str], sentence: str) -> None:
@@ -199,6 +311,34 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, lines: list[str], sen
         read_interactions(tmp_path / "train.csv")
     with pytest.raises(ConfigurationError, match="No such file"):
         read_interactions(tmp_path / "nothing.csv")
+
+
+def test_tabs_and_names_of_other_data_sets_are_taken_too(tmp_path: Path) -> None:
+    write(tmp_path / "plays.dat", ["userID\tartistID\tweight", '2\t51"\t13883', "3\t51\t2"])
+    data = read_interactions(tmp_path / "plays.dat")
+    assert (data.user_ids, data.item_ids, data.weights.tolist()) == (["2", "3"], ['51"', "51"], [13883, 2])
+    write(tmp_path / "named.csv", ["user,user_id,item_id", "no,yes,x"])
+    assert read_interactions(tmp_path / "named.csv").user_ids == ["yes"]
+
+
+def test_a_directory_holds_both_files(files: Path) -> None:
+    (files / "train.csv").rename(files / "interactions.csv")
+    assert dataset_files(files) == (files / "interactions.csv", files / "items.csv")
+    assert dataset_files(files, files / "other.csv")[1] == files / "other.csv"
+    assert dataset_files(files / "queries.csv") == (files / "queries.csv", None)
+
+
+def test_rows_of_one_item_are_joined(tmp_path: Path) -> None:
+    write(tmp_path / "items.csv", ["item_id,tag,year", "x,rock,1990", "x,metal,1991", "x,rock,", "y,,"])
+    table = read_items(tmp_path / "items.csv")
+    assert table.texts == {"tag": ["rock metal rock", ""]}
+    assert table.numbers["year"][0] == 1990
+
+
+def test_weights_of_a_query_add_up(tmp_path: Path) -> None:
+    write(tmp_path / "queries.csv", ["query_id,item_id,weight", "q,x,2", "q,x,", "q,y,0.5", "q,z,-1"])
+    queries, _ = read_queries(tmp_path / "queries.csv", {"x": 0, "y": 1, "z": 2})
+    assert (queries.likes.items.tolist(), queries.likes.weights.tolist()) == ([0, 1], [3, 0.5])
 
 
 def test_items_that_nobody_knows_are_told_apart(tmp_path: Path) -> None:

@@ -29,10 +29,11 @@ from training import baselines
 from training.baselines import BaselineConfigs, Scorer, Tell
 from training.cold_items import ColdConfig, ColdModel, mean_cosines, tune_cold
 from training.collaborative_fit import Matrix, content_rows
-from training.interaction_files import read_interactions, read_items
+from training.interaction_files import dataset_files, read_interactions, read_items
 from training.item_content import content_counts
 from training.tuning import Parameters, fit, popularity_of, tune
 from training.validation import interaction_matrix, listeners_of, validation_of
+from training.weighing import Weighing, choose_weighing, weighed, weighed_likes
 
 _LISTENERS_AT_ONCE = 500
 _N_DIRECTIONS = 256
@@ -78,6 +79,7 @@ class Evaluation:
     seed: int
     n_listeners: int
     parameters: Parameters | ColdConfig
+    weighing: Weighing | None
     baselines: BaselineConfigs | None
     rows: tuple[Row, ...]
 
@@ -91,7 +93,7 @@ class Evaluation:
             gains = [row.ours_above_in_recall, row.ours_above_in_ndcg]
             table.add_row(row.method, *cells, "\n".join(_shown_gain(gain) for gain in gains if gain is not None))
         yield table
-        yield f"chosen on validation splits of the training part: {self.parameters}"
+        yield f"chosen on validation splits of the training part: {self.parameters}, {self.weighing}"
         if self.baselines is not None:
             yield f"and for the baselines: {self.baselines}"
 
@@ -120,7 +122,8 @@ def evaluate(
     ``protocol`` is ``known`` (some items of each user are asked for), ``new`` (users held out whole), ``cold`` (items
     held out whole) or ``time`` (the last fifth). Raises ``ConfigurationError``.
     """
-    data = read_interactions(dataset)
+    interactions, items = dataset_files(dataset, items)
+    data = read_interactions(interactions)
     counts = _content(data, items)
     split = split_of(data, protocol, seed)
     if not split.targets.any():
@@ -129,7 +132,9 @@ def evaluate(
     methods = fit_methods(data, split, protocol, counts, k=k, budget_s=budget_s, seed=seed, tell=tell)
     rows, n_listeners = _rows(data, split, counts, methods.lists, k, seed, tell)
     name = dataset.resolve().name
-    found = Evaluation(name, protocol, k, seed, n_listeners, methods.parameters, methods.baselines, rows)
+    found = Evaluation(
+        name, protocol, k, seed, n_listeners, methods.parameters, methods.weighing, methods.baselines, rows
+    )
     if json_out is not None:
         json_out.write_text(json.dumps(dataclasses.asdict(found), indent=2), encoding="utf-8")
     return found
@@ -165,6 +170,7 @@ class Methods:
 
     lists: Mapping[str, Lister]
     parameters: Parameters | ColdConfig
+    weighing: Weighing | None
     baselines: BaselineConfigs | None
 
 
@@ -183,16 +189,23 @@ def fit_methods(
     if protocol == "cold":
         return _cold_methods(data, split, counts, k, budget_s, seed, tell)
     content = None if counts is None else content_rows(counts)
-    folds = [validation_of(data, _inner(data, split, protocol, seed + 1), content)]
+    inner = _inner(data, split, protocol, seed + 1)
+    if not inner.targets.any() or not inner.train.any():
+        raise ConfigurationError(
+            f"too little data to choose parameters by on a split of the training part ({protocol})"
+        )
+    folds = [validation_of(data, inner, content)]
     parameters = tune(folds, budget_s=budget_s, seed=seed, tell=tell)
+    weighing = choose_weighing(data, inner, content, parameters, seed=seed, tell=tell)
     configs = baselines.tuned(folds, len(data.item_ids), seed=seed, tell=tell)
     train = _train(data, split)
     tell("fitting on the whole training part")
-    scorers = baselines.collaborative(train, configs, seed=seed)
-    scorers[_OURS] = fit(train, content, parameters, seed=seed).scores
+    scorers = {name: _unweighed(scorer) for name, scorer in baselines.collaborative(train, configs, seed=seed).items()}
+    model = fit(_train(weighed(data, weighing.train), split), content, parameters, seed=seed)
+    scorers[_OURS] = lambda likes: model.scores(weighed_likes(likes, weighing.asked))
     popularity = popularity_of(train)
     lists = {name: _lister(scorer, popularity, k) for name, scorer in scorers.items()}
-    return Methods(lists, parameters, configs)
+    return Methods(lists, parameters, weighing, configs)
 
 
 def _inner(data: Interactions, split: Split, protocol: str, seed: int) -> Split:
@@ -229,7 +242,18 @@ def _cold_methods(
         "mean content, cosine": lambda likes: mean_cosines(likes, counts, cold),
         _OURS: lambda likes: model.scores(likes, cold),
     }
-    return Methods({name: _cold_lister(scorer, cold, k) for name, scorer in scorers.items()}, config, None)
+    return Methods(
+        {name: _cold_lister(_unweighed(scorer), cold, k) for name, scorer in scorers.items()}, config, None, None
+    )
+
+
+def with_raw_weights(data: Interactions) -> Interactions:
+    """Lists made of it have the weights of the file."""
+    return dataclasses.replace(data, confidences=data.weights.astype(np.float32))
+
+
+def _unweighed(scorer: Scorer) -> Scorer:
+    return lambda likes: scorer(dataclasses.replace(likes, weights=np.ones_like(likes.weights)))
 
 
 def _lister(scorer: Scorer, popularity: Doubles, k: int) -> Lister:
@@ -256,7 +280,7 @@ def _rows(
     tell: Tell,
 ) -> tuple[tuple[Row, ...], int]:
     train = _train(data, split)
-    inputs, targets = listeners_of(data, split, train.shape[1])
+    inputs, targets = listeners_of(with_raw_weights(data), split, train.shape[1])
     tops = {}
     for name, lister in methods.items():
         tell(f"lists of {inputs.n_rows} listeners: {name}")

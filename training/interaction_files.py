@@ -1,13 +1,18 @@
-"""Reads interactions, queries and items from CSV files whose ids are strings."""
+"""Reads interactions, queries and items from files of columns with a header, whose ids are strings.
+
+Commas or, where the header holds any, tabs (unquoted, as in the HetRec data sets) part the columns. Names of columns
+are compared without case and underscores, and some that other data sets use are taken too: ``userID``, ``artistID``.
+"""
 
 import csv
 import math
 import sys
 from array import array
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
@@ -15,7 +20,26 @@ from core.collaborative import Likes
 from core.errors import ConfigurationError
 from core.splits import Interactions
 
+if TYPE_CHECKING:
+    from _csv import Reader
+
 _MILLISECONDS_FROM = 1e11
+_INTERACTIONS, _ITEMS = "interactions.csv", "items.csv"
+_ALIASES = {
+    **dict.fromkeys(("userid", "user", "memberid", "listenerid"), "user_id"),
+    **dict.fromkeys(("itemid", "item", "artistid", "songid", "trackid", "movieid", "gameid"), "item_id"),
+    **dict.fromkeys(("queryid", "query"), "query_id"),
+    **dict.fromkeys(("weight", "plays", "rating"), "weight"),
+    **dict.fromkeys(("occurredat", "timestamp"), "occurred_at"),
+}
+
+
+def dataset_files(dataset: Path, items: Path | None = None) -> tuple[Path, Path | None]:
+    """The files of interactions and of items: a directory holds ``interactions.csv`` and perhaps ``items.csv``."""
+    if not dataset.is_dir():
+        return dataset, items
+    described = dataset / _ITEMS
+    return dataset / _INTERACTIONS, items or (described if described.is_file() else None)
 
 
 def read_interactions(path: Path) -> Interactions:
@@ -28,10 +52,10 @@ def read_interactions(path: Path) -> Interactions:
     for line, row in _rows(path, ("user_id", "item_id")):
         weight = _weight(row.get("weight"), path, line)
         if weight > 0:
-            rows.append(users.place(row["user_id"]))
-            columns.append(items.place(row["item_id"]))
+            rows.append(users.place(_id(row, "user_id", path, line)))
+            columns.append(items.place(_id(row, "item_id", path, line)))
             weights.append(weight)
-            times.append(_seconds(row.get("occurred_at")))
+            times.append(_seconds(row.get("occurred_at"), path, line))
     if not rows:
         raise ConfigurationError(f"{path}: no interaction of a weight above 0")
     return _distinct(rows, columns, weights, times, users.ids, items.ids)
@@ -56,7 +80,10 @@ def _distinct(
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """What each query likes; ``likes`` are indices of ``item_ids``, which may go on beyond those given to read it."""
+    """What each query likes; ``likes`` are indices of ``item_ids``, which may go on beyond those given to read it.
+
+    Their weights are those of the file.
+    """
 
     query_ids: Sequence[str]
     likes: Likes
@@ -65,19 +92,22 @@ class Queries:
 def read_queries(path: Path, item_places: Mapping[str, int]) -> tuple[Queries, list[str]]:
     """``query_id,item_id[,weight]``, and the ids of items that nothing was known of, which get the next indices.
 
-    A line of a weight not above 0 (or without an item) still makes its query known. Raises ``ConfigurationError``.
+    Weights add up over repeated items. A line of a weight not above 0 (or without an item) still makes its query
+    known. Raises ``ConfigurationError``.
     """
     queries, unknown = _Names(), _Names()
-    lists: list[dict[int, None]] = []
+    lists: list[dict[int, float]] = []
     for line, row in _rows(path, ("query_id", "item_id")):
-        place = queries.place(row["query_id"])
+        place = queries.place(_id(row, "query_id", path, line))
         if place == len(lists):
             lists.append({})
-        item = row["item_id"]
-        if item and _weight(row.get("weight"), path, line) > 0:
+        item, weight = row["item_id"], _weight(row.get("weight"), path, line)
+        if item and weight > 0:
             known = item_places.get(item)
-            lists[place][len(item_places) + unknown.place(item) if known is None else known] = None
-    return Queries(queries.ids, Likes.of([list(row) for row in lists])), unknown.ids
+            index = len(item_places) + unknown.place(item) if known is None else known
+            lists[place][index] = lists[place].get(index, 0.0) + weight
+    weights = np.array([weight for row in lists for weight in row.values()], np.float32)
+    return Queries(queries.ids, replace(Likes.of([list(row) for row in lists]), weights=weights)), unknown.ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +129,14 @@ class ItemTable:
 
 
 def read_items(path: Path) -> ItemTable:
-    """``item_id`` and any columns: one is numeric when every cell that is not empty is a number."""
-    rows = {row["item_id"]: row for _, row in _rows(path, ("item_id",))}
+    """``item_id`` and any columns: one is numeric when every cell that is not empty is a number.
+
+    Rows of the same item are one, their different texts side by side (an item may stand in a row for each genre).
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for line, row in _rows(path, ("item_id",)):
+        item = _id(row, "item_id", path, line)
+        rows[item] = _joined(rows[item], row) if item in rows else row
     columns = list(dict.fromkeys(name for row in rows.values() for name in row if name and name != "item_id"))
     texts: dict[str, list[str]] = {}
     numbers: dict[str, list[float]] = {}
@@ -128,24 +164,56 @@ class _Names:
         return self._places.setdefault(name, len(self._places))
 
 
+def _joined(first: dict[str, str], further: dict[str, str]) -> dict[str, str]:
+    return {name: _joined_cells(first.get(name, ""), further.get(name, "")) for name in {**first, **further}}
+
+
+def _joined_cells(first: str, further: str) -> str:
+    """A number stays the first number."""
+    if not further or further == first or (first and _number(first) is not None):
+        return first
+    return f"{first} {further}".strip()
+
+
 def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows by column name with stripped cells, and their lines."""
     csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            reader = csv.reader(file)
+            reader = _reader(file)
             header = [name.strip() for name in next(reader, [])]
-            missing = [name for name in needed if name not in header]
+            columns = _columns(header)
+            missing = [name for name in needed if name not in columns]
             if missing:
                 raise ConfigurationError(
-                    f"{path}: no column {', '.join(missing)}; it has {', '.join(header) or 'none'}"
+                    f"{path}, line 1: no column {', '.join(missing)}; it has {', '.join(header) or 'none'}"
                 )
             for cells in reader:
                 if cells:
-                    row = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
+                    row = {name: cell.strip() for name, cell in zip(columns, cells, strict=False)}
                     yield reader.line_num, {**dict.fromkeys(needed, ""), **row}
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
+
+
+def _reader(file: TextIO) -> "Reader":
+    with_tabs = "\t" in file.readline()
+    file.seek(0)
+    return csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if with_tabs else csv.reader(file)
+
+
+def _columns(header: Sequence[str]) -> list[str]:
+    """A column's own name goes before what another one is taken for."""
+    known = {"user_id", "item_id", "query_id", "weight", "occurred_at"}
+    meant = [_ALIASES.get(name.lower().replace("_", ""), name) for name in header]
+    taken = {name for name in header if name in known}
+    return [name if name in known or alias in taken else alias for name, alias in zip(header, meant, strict=True)]
+
+
+def _id(row: Mapping[str, str], column: str, path: Path, line: int) -> str:
+    if not row[column]:
+        raise ConfigurationError(f"{path}, line {line}: {column} is empty, got {row[column]!r}")
+    return row[column]
 
 
 def _weight(cell: str | None, path: Path, line: int) -> float:
@@ -168,7 +236,7 @@ def _number(cell: str) -> float | None:
     return value if math.isfinite(value) else math.nan
 
 
-def _seconds(cell: str | None) -> float:
+def _seconds(cell: str | None, path: Path, line: int) -> float:
     """Unix time in seconds or milliseconds, or ISO 8601 (UTC where no zone is said); -inf where there is none."""
     if not cell:
         return -math.inf
@@ -177,6 +245,6 @@ def _seconds(cell: str | None) -> float:
         return value / 1000 if value > _MILLISECONDS_FROM else value
     try:
         instant = datetime.fromisoformat(cell)
-    except ValueError:
-        return -math.inf
+    except ValueError as error:
+        raise ConfigurationError(f"{path}, line {line}: occurred_at is no instant, got {cell!r}") from error
     return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()

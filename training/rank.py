@@ -2,37 +2,50 @@
 
 import csv
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
 from core.collaborative import CollaborativeModel, Floats, Indices, Likes, top_items
-from core.splits import Interactions, Mask, hold_out_per_user, hold_out_users
+from core.errors import ConfigurationError
+from core.splits import Interactions, Mask, Split, hold_out_per_user, hold_out_users
 from training.baselines import matrix_of
 from training.collaborative_fit import Matrix
 from training.interaction_files import Queries, read_interactions, read_items, read_queries
 from training.item_content import content_of
-from training.tuning import Parameters, fit, tune
+from training.tuning import DEFAULTS, Parameters, fit, tune
 from training.validation import interaction_matrix, validation_of
+from training.weighing import Weighing, choose_weighing, weighed, weighed_likes
 
 _QUERIES_AT_ONCE = 1000
+# Users enough to choose parameters by: what is chosen on more of them takes longer and is hardly ever another.
+_MAX_USERS_TUNED_ON = 12_000
+
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class RankReport:
-    """What was ranked: how many queries, and how many of them by content or by popularity alone."""
+    """What was ranked: how many queries, and how many of them by content or by popularity alone.
+
+    ``n_complete`` queries like every item there is, so that nothing is left to rank for them.
+    """
 
     n_queries: int
     n_by_content: int
     n_by_popularity: int
+    n_complete: int
     parameters: Parameters
+    weighing: Weighing
 
     def __iter__(self) -> Iterator[str]:
         """As lines for people."""
         yield f"{self.n_queries} queries ranked; {self.n_by_content} by content, {self.n_by_popularity} by popularity"
-        yield f"chosen: {self.parameters}"
+        if self.n_complete:
+            yield f"{self.n_complete} queries like every item there is: nothing is left to rank for them"
+        yield f"chosen: {self.parameters}, {self.weighing}"
 
 
 def rank(
@@ -44,21 +57,25 @@ def rank(
     n: int = 20,
     budget_s: float = 120.0,
     seed: int = 0,
-    tell: Callable[[str], None] = lambda _: None,
+    tell: Tell = lambda _: None,
 ) -> RankReport:
     """Write ``query_id,rank,item_id,score`` for every query; raises ``ConfigurationError`` on unusable files."""
     data = read_interactions(train)
     tell(f"{len(data.users)} pairs of {len(data.user_ids)} users and {len(data.item_ids)} items")
     item_ids, content = _with_items(data, items)
-    interactions = interaction_matrix(data, n_items=len(item_ids))
-    places = {item: place for place, item in enumerate(item_ids)}
-    asked, unknown = read_queries(queries, places)
+    asked, unknown = read_queries(queries, {item: place for place, item in enumerate(item_ids)})
     asked = Queries(asked.query_ids, _without(asked.likes, len(item_ids)))
     tell(f"{len(asked.query_ids)} queries; {len(unknown)} of their items are in no file")
-    split = hold_out_per_user if _are_known(asked, data) else hold_out_users
-    parameters = tune([validation_of(data, split(data, seed=seed), content)], budget_s=budget_s, seed=seed, tell=tell)
+    parameters, weighing = _tuned(data, asked, content, budget_s, seed, tell)
+    tell("fitting on all interactions")
+    interactions = interaction_matrix(weighed(data, weighing.train), n_items=len(item_ids))
     model = fit(interactions, content, parameters, seed=seed)
-    return _write(out, asked, item_ids, Ranker(model, interactions, content), n, parameters)
+    asked = replace(asked, likes=weighed_likes(asked.likes, weighing.asked))
+    ranker = Ranker(model, interactions, content)
+    _write(out, asked, item_ids, ranker, n, tell)
+    by_content, by_popularity = len(ranker.by_content(asked.likes)), len(ranker.by_popularity(asked.likes))
+    n_complete = int((asked.likes.counts == len(item_ids)).sum())
+    return RankReport(asked.likes.n_rows, by_content, by_popularity, n_complete, parameters, weighing)
 
 
 def _with_items(data: Interactions, items: Path | None) -> tuple[list[str], Matrix | None]:
@@ -70,17 +87,38 @@ def _with_items(data: Interactions, items: Path | None) -> tuple[list[str], Matr
     return item_ids, content_of(table, {item: place for place, item in enumerate(item_ids)}, len(item_ids))
 
 
-def _are_known(queries: Queries, data: Interactions) -> bool:
-    """Whether most queries are users of the training data, so that tuning asks what the queries ask."""
-    n_known = len(set(queries.query_ids) & set(data.user_ids))
-    return 2 * n_known > len(queries.query_ids)
-
-
 def _without(likes: Likes, n_items: int) -> Likes:
     """Without the items that no file knows."""
     kept = likes.items < n_items
     starts = np.concatenate([[0], np.cumsum(kept)])[likes.starts]
     return Likes(starts.astype(np.int64), likes.items[kept], likes.weights[kept])
+
+
+def _tuned(
+    data: Interactions, queries: Queries, content: Matrix | None, budget_s: float, seed: int, tell: Tell
+) -> tuple[Parameters, Weighing]:
+    """Chosen on a split that asks as the queries do; the defaults where there is too little to split."""
+    sample = _some_users(data, seed)
+    split = _split(sample, queries, seed)
+    if not split.targets.any() or not split.train.any():
+        tell("too little data to choose parameters by: the defaults it is")
+        return DEFAULTS, Weighing()
+    parameters = tune([validation_of(sample, split, content)], budget_s=budget_s, seed=seed, tell=tell)
+    return parameters, choose_weighing(sample, split, content, parameters, seed=seed, tell=tell)
+
+
+def _some_users(data: Interactions, seed: int) -> Interactions:
+    n_users = len(data.user_ids)
+    if n_users <= _MAX_USERS_TUNED_ON:
+        return data
+    chosen = np.random.default_rng(seed).choice(n_users, _MAX_USERS_TUNED_ON, replace=False)
+    return data.only(np.isin(data.users, chosen))
+
+
+def _split(data: Interactions, queries: Queries, seed: int) -> Split:
+    """Users held out whole, but where most queries are users of the training data."""
+    n_known = len(set(queries.query_ids) & set(data.user_ids))
+    return (hold_out_per_user if 2 * n_known > len(queries.query_ids) else hold_out_users)(data, seed=seed)
 
 
 class Ranker:
@@ -115,19 +153,27 @@ def _any(likes: Likes, flags: Mask) -> Mask:
     return np.asarray(np.bincount(likes.owners(), flags[likes.items], minlength=likes.n_rows) > 0)
 
 
-def _write(
-    out: Path, queries: Queries, item_ids: list[str], ranker: Ranker, n: int, parameters: Parameters
-) -> RankReport:
-    likes = queries.likes
-    with out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("query_id", "rank", "item_id", "score"))
-        for start in range(0, likes.n_rows, _QUERIES_AT_ONCE):
-            places, scores = ranker.top(likes.rows(start, start + _QUERIES_AT_ONCE), n)
-            for query, row, row_scores in zip(queries.query_ids[start:], places, scores, strict=False):
-                ranked = ((place, score) for place, score in zip(row, row_scores, strict=True) if np.isfinite(score))
-                writer.writerows(
-                    (query, rank, item_ids[place], f"{score:.6g}") for rank, (place, score) in enumerate(ranked, 1)
-                )
-    by_content, by_popularity = len(ranker.by_content(likes)), len(ranker.by_popularity(likes))
-    return RankReport(likes.n_rows, by_content, by_popularity, parameters)
+def _write(out: Path, queries: Queries, item_ids: list[str], ranker: Ranker, n: int, tell: Tell) -> None:
+    """All or nothing: who stops it half-way finds no file, or the one that was there."""
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("query_id", "rank", "item_id", "score"))
+            for start in range(0, queries.likes.n_rows, _QUERIES_AT_ONCE):
+                tell(f"ranking for query {start + 1} of {queries.likes.n_rows}")
+                places, scores = ranker.top(queries.likes.rows(start, start + _QUERIES_AT_ONCE), n)
+                for query, row, row_scores in zip(queries.query_ids[start:], places, scores, strict=False):
+                    writer.writerows(_ranked(query, row, row_scores, item_ids))
+        partial.replace(out)
+    except OSError as error:
+        raise ConfigurationError(f"{out}: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _ranked(query: str, places: Indices, scores: Floats, item_ids: list[str]) -> Iterator[tuple[str, int, str, str]]:
+    """What is liked already stands at the end, at -inf."""
+    for position, (place, score) in enumerate(zip(places, scores, strict=True), 1):
+        if np.isfinite(score):
+            yield query, position, item_ids[place], f"{score:.6g}"
