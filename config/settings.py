@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     embedding_dim: int = Field(128, ge=64, le=256, description="dimensions of the embedding vectors")
     embedding_model: str = Field("text-embedding-3-small", description="model of the openai embedder")
     index_dir: str = Field("", description="directory of index files that the workers of a host share; empty: none")
+    retrieval: Literal["memory", "database"] = Field(
+        "memory", description="where candidates are searched for; database: MySQL or MariaDB, for small workers"
+    )
     index_refresh_s: float = Field(30.0, gt=0, description="seconds until a new or changed item is a candidate")
 
     # Messaging

@@ -167,7 +167,7 @@ item_code = sa.Table(
     sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("item_id", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("change_no", sa.BigInteger, nullable=False, comment="of the vector that the codes were made from"),
-    sa.Column("digest", sa.String(32), nullable=False, comment="MD5 of the attributes as the item table has them"),
+    sa.Column("digest", sa.String(32), nullable=False, comment="SHA-2 of the attributes as the item table has them"),
     *(sa.Column(f"code_{place}", _CODE) for place in range(N_CODES)),
     sa.Column("genres", sa.String(1023), nullable=False, comment="comma-separated, casefolded"),
     sa.Column("moods", sa.String(1023), nullable=False, comment="comma-separated, casefolded"),

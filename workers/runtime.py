@@ -40,15 +40,15 @@ from services.answer_cache import RedisAnswerCache
 from services.catalogue import SqlCatalogue
 from services.clock import SystemClock
 from services.database import Database, open_database
+from services.database_index import RefreshingDatabaseIndex
 from services.embedding_store import SqlEmbeddingStore
-from services.index_snapshot import SnapshotDirectory
 from services.listener_store import SqlListenerStore
 from services.loop_lag import watch_loop_lag
 from services.metrics import PrometheusMetrics
 from services.redis_client import appendonly_enabled, open_redis, ping
 from services.refreshing_index import RefreshingIndex
 from services.result_cache import RedisResultCache
-from training.embed import embed_catalogue
+from training.embed import CatalogueFollower
 from workers.amqp_broker import AmqpBroker
 from workers.broker import Broker
 from workers.consumer import Consumer
@@ -89,7 +89,7 @@ class Parts:
     catalogue: SqlCatalogue
     embedder: Embedder
     embeddings: SqlEmbeddingStore
-    index: RefreshingIndex
+    index: RefreshingIndex | RefreshingDatabaseIndex
     members: SqlActiveMembers
     pipeline: RecommendationPipeline
     broker: Broker
@@ -125,15 +125,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         catalogue = SqlCatalogue(database, profile)
         embedder = await stack.enter_async_context(_open_embedder(settings, profile))
         embeddings = SqlEmbeddingStore(database, profile)
-        index = RefreshingIndex(
-            embeddings,
-            embedder.name,
-            refresh_s=settings.index_refresh_s,
-            observer=metrics,
-            clock=clock,
-            snapshots=SnapshotDirectory(Path(settings.index_dir), embedder.name) if settings.index_dir else None,
-            before_load=partial(embed_catalogue, catalogue, embedder, embeddings, text_columns=profile.item.text),
-        )
+        index = _index(settings, profile, database, embedder, catalogue, embeddings, metrics, clock)
         model = await stack.enter_async_context(_open_language_model(settings, metrics, clock))
         results = RedisResultCache(
             redis,
@@ -449,6 +441,39 @@ async def _open_embedder(settings: Settings, profile: CatalogueProfile) -> Async
         yield embedder
     finally:
         await embedder.aclose()
+
+
+def _index(
+    settings: Settings,
+    profile: CatalogueProfile,
+    database: Database,
+    embedder: Embedder,
+    catalogue: SqlCatalogue,
+    embeddings: SqlEmbeddingStore,
+    metrics: PrometheusMetrics,
+    clock: SystemClock,
+) -> RefreshingIndex | RefreshingDatabaseIndex:
+    follower = CatalogueFollower(catalogue, embedder, embeddings, text_columns=profile.item.text)
+    if settings.retrieval == "database":
+        return RefreshingDatabaseIndex(
+            database,
+            profile,
+            embeddings,
+            embedder,
+            refresh_s=settings.index_refresh_s,
+            observer=metrics,
+            clock=clock,
+            before_load=follower.follow,
+        )
+    return RefreshingIndex(
+        embeddings,
+        embedder,
+        refresh_s=settings.index_refresh_s,
+        observer=metrics,
+        clock=clock,
+        snapshot_directory=Path(settings.index_dir) if settings.index_dir else None,
+        before_load=follower.follow,
+    )
 
 
 @asynccontextmanager

@@ -45,7 +45,7 @@ def upgrade() -> None:
         sa.Column("generation", sa.BigInteger, nullable=False, autoincrement=False),
         sa.Column("item_id", sa.BigInteger, nullable=False, autoincrement=False),
         sa.Column("change_no", sa.BigInteger, nullable=False, comment="of the vector that the codes were made from"),
-        sa.Column("digest", sa.String(32), nullable=False, comment="MD5 of the attributes as the item table has them"),
+        sa.Column("digest", sa.String(32), nullable=False, comment="SHA-2 of the attributes as the item table has them"),
         *(sa.Column(f"code_{place}", CODE) for place in range(4)),
         sa.Column("genres", sa.String(1023), nullable=False, comment="comma-separated, casefolded"),
         sa.Column("moods", sa.String(1023), nullable=False, comment="comma-separated, casefolded"),
