@@ -11,7 +11,7 @@ Only numpy is needed; ``training.collaborative_fit`` makes the models.
 import io
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,12 +22,14 @@ from core.errors import ConfigurationError
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.int8]
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 _TINY = 1e-12
 _MAX_GATHERED = 1 << 22
 _MAX_SCORES = 1 << 24
 _FORMAT = 1
+_LARGEST = np.float32(127)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +90,32 @@ class Block(Protocol):
     def fold_in(self, likes: Likes) -> Floats:
         """The listeners' vectors, shape (likes.n_rows, dim); zero where a list is empty."""
 
+    def over(self, vectors: Floats) -> "Block":
+        """The same block with ``vectors``, equal to its own, in another place of memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class LinearBlock:
     """An item-to-item regression ``inputs @ vectors.T``: a listener is the weighted sum of the inputs liked.
 
-    ``inputs`` float32 (n_items, dim) is what an item says as a like, ``vectors`` what it is as a candidate.
+    ``vectors`` are what items are as candidates. What an item says as a like is ``scales`` (n_items,) times ``inputs``
+    int8 (n_items, dim): only rows of what is liked are ever multiplied, and the rounding errors of a list even out.
     """
 
     vectors: Floats
-    inputs: Floats
+    inputs: Bytes
+    scales: Floats
+
+    @classmethod
+    def of(cls, vectors: Floats, inputs: Floats) -> "LinearBlock":
+        """Rounds ``inputs``, both of shape (n_items, dim)."""
+        scales = (np.abs(inputs).max(axis=1, initial=0.0) / _LARGEST).astype(np.float32)
+        quotients = inputs / np.maximum(scales, np.finfo(np.float32).tiny)[:, None]
+        return cls(vectors, np.rint(quotients).clip(-_LARGEST, _LARGEST).astype(np.int8), scales)
+
+    def over(self, vectors: Floats) -> "LinearBlock":
+        """The same with ``vectors``."""
+        return replace(self, vectors=vectors)
 
     def fold_in(self, likes: Likes) -> Floats:
         """The sum over a list of ``weight * input``."""
@@ -107,7 +125,8 @@ class LinearBlock:
         for start in range(0, len(likes.items), step):
             part = slice(start, start + step)
             rows = owners[part]
-            gathered = self.inputs[likes.items[part]] * likes.weights[part, None]
+            items = likes.items[part]
+            gathered = self.inputs[items] * (self.scales[items] * likes.weights[part])[:, None]
             firsts = np.flatnonzero(np.diff(rows, prepend=-1))
             listeners[rows[firsts]] += np.add.reduceat(gathered, firsts, axis=0)
         return listeners
@@ -140,6 +159,10 @@ class FactorBlock:
     vectors: Floats
     spectrum: Doubles
     ridge: Ridge
+
+    def over(self, vectors: Floats) -> "FactorBlock":
+        """The same with ``vectors``."""
+        return replace(self, vectors=vectors)
 
     def fold_in(self, likes: Likes) -> Floats:
         """Least squares, exactly, list by list."""
@@ -237,14 +260,19 @@ class CollaborativeModel:
     ) -> None:
         if len(blocks) != len(weights):
             raise ValueError(f"{len(blocks)} blocks need as many weights, got {len(weights)}")
-        self._blocks = tuple(blocks)
         self._weights = tuple(weights)
         self._popularity = popularity
         self._popularity_weight = max(popularity_weight, _TINY)
-        self._moments = list(moments or (Moments.of(block.vectors) for block in self._blocks))
+        self._moments = list(moments or (Moments.of(block.vectors) for block in blocks))
         common = np.log1p(np.maximum(popularity, 0.0))
         column = ((common - common.mean()) / (common.std() + _TINY)).astype(np.float32)[:, None]
-        self._vectors = np.hstack([*(block.vectors for block in self._blocks), column])
+        self._vectors = np.hstack([*(block.vectors for block in blocks), column])
+        # views, so that every vector is in memory once
+        ends = np.cumsum([block.vectors.shape[1] for block in blocks]).tolist()
+        self._blocks = tuple(
+            block.over(self._vectors[:, end - block.vectors.shape[1] : end])
+            for block, end in zip(blocks, ends, strict=True)
+        )
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -255,6 +283,15 @@ class CollaborativeModel:
     def item_vectors(self) -> Floats:
         """What an index for inner products would hold, shape (n_items, dim)."""
         return self._vectors
+
+    @property
+    def nbytes(self) -> int:
+        """What the model takes in memory."""
+        inputs = sum(
+            block.inputs.nbytes + block.scales.nbytes for block in self._blocks if isinstance(block, LinearBlock)
+        )
+        moments = sum(moments.covariance.nbytes + moments.mean.nbytes for moments in self._moments)
+        return self._vectors.nbytes + inputs + moments + self._popularity.nbytes
 
     @property
     def popularity(self) -> Doubles:
@@ -359,35 +396,32 @@ def rounded(block: Block) -> Block:
 
 def as_arrays(block: Block) -> Arrays:
     """A block as named arrays, for a file."""
+    vectors, exponents = _halved(block.vectors)
+    arrays: dict[str, npt.NDArray[np.generic]] = {"vectors": vectors, "exponents": exponents}
     match block:
         case LinearBlock():
-            return {"kind": np.array("linear"), **_halved("vectors", block.vectors), **_halved("inputs", block.inputs)}
+            return {**arrays, "kind": np.array("linear"), "inputs": block.inputs, "scales": block.scales}
         case FactorBlock():
             ridge = np.array([block.ridge.unobserved, block.ridge.strength, block.ridge.exponent])
-            vectors = _halved("vectors", block.vectors)
-            return {"kind": np.array("factors"), **vectors, "spectrum": block.spectrum, "ridge": ridge}
+            return {**arrays, "kind": np.array("factors"), "spectrum": block.spectrum, "ridge": ridge}
     raise TypeError(f"no arrays are known for {type(block).__name__}")
 
 
 def block_of(arrays: Arrays) -> Block:
     """What ``as_arrays`` took apart."""
     kind = str(arrays["kind"])
-    vectors = _doubled("vectors", arrays)
+    halves, exponents = np.asarray(arrays["vectors"], np.float32), np.asarray(arrays["exponents"], np.int16)
+    vectors = np.ldexp(halves, exponents).astype(np.float32)
     if kind == "linear":
-        return LinearBlock(vectors, _doubled("inputs", arrays))
+        return LinearBlock(vectors, np.asarray(arrays["inputs"], np.int8), np.asarray(arrays["scales"], np.float32))
     if kind == "factors":
         unobserved, strength, exponent = np.asarray(arrays["ridge"], np.float64).tolist()
         return FactorBlock(vectors, np.asarray(arrays["spectrum"], np.float64), Ridge(unobserved, strength, exponent))
     raise ConfigurationError(f"the collaborative model has a block of unknown kind {kind!r}; fit it again")
 
 
-def _halved(name: str, values: Floats) -> dict[str, npt.NDArray[np.generic]]:
+def _halved(values: Floats) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int16]]:
     """At 16 bits, each column first brought near 1 by a power of two, so that small values keep their 11 bits."""
     largest = np.maximum(np.abs(values).max(axis=0, initial=0.0), np.finfo(np.float32).tiny)
     exponents = np.frexp(largest)[1].astype(np.int16)
-    return {name: np.ldexp(values, -exponents).astype(np.float16), f"{name}.exponents": exponents}
-
-
-def _doubled(name: str, arrays: Arrays) -> Floats:
-    halves = np.asarray(arrays[name], np.float32)
-    return np.ldexp(halves, np.asarray(arrays[f"{name}.exponents"], np.int16)).astype(np.float32)
+    return np.ldexp(values, -exponents).astype(np.float16), exponents
