@@ -53,6 +53,41 @@ class Catalogue(Protocol):
         """All active items, complete, in order of id and in batches: for offline steps, never for a job."""
 
 
+@dataclass(frozen=True, slots=True)
+class ItemsMark:
+    """What was known of the items at some time: ``active_ids`` int64 (n,), rising, and when each was changed.
+
+    ``dates`` int64 (n,): numbers that differ where the dates do. ``modified_at`` is the last of the dates, None where no
+    item has one.
+    """
+
+    modified_at: datetime | None
+    active_ids: Ids
+    dates: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class ItemChanges:
+    """``changed``: active items that are new or may have changed; ``gone``: those that no longer are; ids, rising."""
+
+    changed: Ids
+    gone: Ids
+    mark: ItemsMark
+
+
+class ChangingCatalogue(Catalogue, Protocol):
+    """A catalogue that tells what has changed: for steps that keep something of every item."""
+
+    async def mark(self) -> ItemsMark:
+        """What there is now."""
+
+    async def changes(self, mark: ItemsMark) -> ItemChanges:
+        """What is not as it was at ``mark``."""
+
+    async def complete_items(self, item_ids: Collection[int]) -> Sequence[Item]:
+        """The active items among ``item_ids``, complete as ``stream`` has them, in order of id."""
+
+
 class ListenerStore(Protocol):
     """What members like and have."""
 
@@ -142,11 +177,21 @@ class IndexProvider(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IndexMark:
+    """Up to where an ``EmbeddingStore`` was read: which store it was, its last change of a vector, and the items."""
+
+    origin: int
+    change_no: int
+    items: ItemsMark
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexRows:
     """What an index is built of: all active items that have a vector, in order of id.
 
     ``ids`` int64 (n,); ``vectors`` float32 or float16 (n, dim), unit length; ``popularity`` float32 (n,), 0 to 1;
-    ``genres``, ``moods``, ``languages``, ``creators``: one entry an item. ``version`` identifies this content.
+    ``genres``, ``moods``, ``languages``, ``creators``: one entry an item. ``version`` identifies this content, and
+    ``mark`` lets the store tell what has changed since.
     """
 
     ids: Ids
@@ -157,6 +202,15 @@ class IndexRows:
     languages: Sequence[str | None]
     creators: Sequence[str | None]
     version: str
+    mark: IndexMark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexChanges:
+    """``rows``: new or changed items, with the version and the mark of what they lead to; ``removed``: ids, rising."""
+
+    rows: IndexRows
+    removed: Ids
 
 
 class EmbeddingStore(Protocol):
@@ -168,8 +222,17 @@ class EmbeddingStore(Protocol):
     async def load(self, embedder_name: str) -> IndexRows:
         """Everything of that embedder."""
 
-    async def content_hashes(self, embedder_name: str) -> dict[int, bytes]:
-        """The hash of the content that each stored vector was made from, by item id."""
+    async def changes(self, embedder_name: str, mark: IndexMark, max_items: int) -> IndexChanges | None:
+        """What is not as it was at ``mark``, where that is at most ``max_items`` items; None: ``load`` it all.
+
+        An item may be among them that is as it was.
+        """
+
+    async def pack(self, embedder_name: str) -> int:
+        """Bring the copy that ``load`` reads fastest up to date; how many vectors that wrote."""
+
+    async def content_hashes(self, embedder_name: str, item_ids: Collection[int] | None = None) -> dict[int, bytes]:
+        """The hash of the content that each stored vector (those of ``item_ids``) was made from, by item id."""
 
     async def save(self, embedder_name: str, ids: Ids, vectors: Floats, content_hashes: Sequence[bytes]) -> None:
         """Insert or replace vectors, float32 (len(ids), dim), in one transaction."""

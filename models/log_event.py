@@ -30,6 +30,8 @@ class LogEvent(StrEnum):
     INDEX_LOADED = "index_loaded"
     INDEX_REFRESH_FAILED = "index_refresh_failed"
     INDEX_SNAPSHOT_FAILED = "index_snapshot_failed"
+    INDEX_CHANGED = "index_changed"
+    EMBEDDING_BLOCK_DAMAGED = "embedding_block_damaged"
     LEASE_RENEWAL_FAILED = "lease_renewal_failed"
     HTTP_STARTED = "http_started"
     HTTP_REQUEST_FAILED = "http_request_failed"

@@ -11,8 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.catalogue_profile import CatalogueProfile
+from core.ports import ItemChanges, ItemsMark
 from models.catalogue import Item, Scalar
 from services.database import Database
+from services.item_changes import SqlItemChanges
 from services.popularity import popularity
 from services.schema import LazyTables, ProfileTables, item_columns, item_feature, result_columns
 
@@ -29,6 +31,7 @@ class SqlCatalogue:
         self._database = database
         self._profile = profile
         self._tables = LazyTables(database, profile)
+        self._changes = SqlItemChanges(database, profile, self._tables)
         self._reader = _ItemReader(profile)
 
     async def check(self) -> None:
@@ -60,6 +63,19 @@ class SqlCatalogue:
             if items:
                 yield sorted(items, key=lambda item: item.item_id)
             last = ids[-1]
+
+    async def mark(self) -> ItemsMark:
+        """What there is now."""
+        return await self._changes.mark()
+
+    async def changes(self, mark: ItemsMark) -> ItemChanges:
+        """What is not as it was at ``mark``: by ``modified_at`` where the table has it, and by what is there."""
+        return await self._changes.since(mark)
+
+    async def complete_items(self, item_ids: Collection[int]) -> Sequence[Item]:
+        """The active items among ``item_ids``, complete as ``stream`` has them, in order of id."""
+        query = _complete_query(await self._tables.get(), self._profile)
+        return sorted(self._reader.complete(await self._rows(query, item_ids)), key=lambda item: item.item_id)
 
     async def _rows(self, query: sa.Select[Any], item_ids: Collection[int]) -> Sequence[sa.Row[Any]]:
         if not item_ids:

@@ -1,8 +1,10 @@
 """An index as one file, which all processes of a host map into their memory and so share.
 
 The file is a magic number, the header's length and digest, the header (JSON: what it holds and where), and arrays at
-multiples of 64 bytes: ids, popularity, numbers of attribute values, rows, codes. It is written beside its place and
-renamed into it, so that there is never a half of one; a file of another format or of another length is no snapshot.
+multiples of 64 bytes: ids, popularity, numbers of attribute values, what the store had then, rows, codes. It is written
+beside its place and renamed into it, so that there is never a half of one. A file of another format or length, or whose
+arrays are not those that their checksums are of, is no snapshot; the rows alone are not looked at again, which would
+read them all before the first search.
 """
 
 import contextlib
@@ -11,20 +13,22 @@ import mmap
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
-from core.ports import IndexRows
+from core.ports import IndexMark, IndexRows, ItemsMark
 from services.coded_column import CodedColumn
 from services.vector_scan import ExactScan, FastScan, Tuning, VectorScan
 
-_MAGIC = b"SongsIx1"
+_MAGIC = b"SongsIx2"
 _DIGEST_BYTES = 16
 _ALIGNED_TO = 64
 _COLUMNS = ("genres", "moods", "languages", "creators")
@@ -55,17 +59,27 @@ class SnapshotDirectory:
         """Where the snapshot of ``version`` is, or will be."""
         return self._directory / f"{self._prefix}-{version}.index"
 
-    def read(self, version: str) -> Snapshot | None:
-        """The snapshot, if there is a whole one. Raises ``OSError``."""
-        try:
-            return read_snapshot(self.path(version))
-        except (FileNotFoundError, SnapshotUnreadable):
-            return None
+    def newest(self) -> Snapshot | None:
+        """The snapshot that was written last and is whole. Raises ``OSError``."""
+        for path in reversed(self._oldest_first()):
+            try:
+                return read_snapshot(path)
+            except (FileNotFoundError, SnapshotUnreadable):
+                continue
+        return None
+
+    def _oldest_first(self) -> list[Path]:
+        found: list[tuple[int, Path]] = []
+        for path in self._directory.glob(f"{self._prefix}-*.index"):
+            # Another process may be taking old ones away.
+            with contextlib.suppress(FileNotFoundError):
+                found.append((path.stat().st_mtime_ns, path))
+        return [path for _, path in sorted(found)]
 
     def write(self, rows: IndexRows, scan: VectorScan) -> Snapshot:
         """Write a snapshot, forget all but the one before it, and read it. Raises ``OSError``."""
         path = self.path(rows.version)
-        older = sorted(self._directory.glob(f"{self._prefix}-*.index"), key=lambda each: each.stat().st_mtime)
+        older = [each for each in self._oldest_first() if each != path]
         write_snapshot(path, rows, scan)
         for each in older[:-1]:
             each.unlink(missing_ok=True)
@@ -99,24 +113,36 @@ def write_snapshot(path: Path, rows: IndexRows, scan: VectorScan) -> None:
 
 def _write(file: IO[bytes], rows: IndexRows, scan: VectorScan) -> None:
     columns = {name: CodedColumn.of(getattr(rows, name)) for name in _COLUMNS}
-    sections: dict[str, tuple[int, int]] = {}
+    sections: dict[str, tuple[int, int, int]] = {}
 
-    def section(name: str, write: Callable[[IO[bytes]], object]) -> None:
+    def section(name: str, write: Callable[[Callable[[bytes], object]], object]) -> None:
         file.seek(-(-file.tell() // _ALIGNED_TO) * _ALIGNED_TO)
-        start = file.tell()
-        write(file)
-        sections[name] = (start, file.tell() - start)
+        start, checksum = file.tell(), 0
+
+        def out(part: bytes) -> None:
+            nonlocal checksum
+            checksum = crc32(part, checksum)
+            file.write(part)
+
+        write(out)
+        sections[name] = (start, file.tell() - start, checksum)
+
+    def array(name: str, values: npt.NDArray[Any], kind: str) -> None:
+        section(name, lambda out: out(values.astype(kind).tobytes()))
 
     file.seek(_ALIGNED_TO)
-    section("ids", lambda out: out.write(rows.ids.astype("<i8").tobytes()))
-    section("popularity", lambda out: out.write(rows.popularity.astype("<f4").tobytes()))
+    array("ids", rows.ids, "<i8")
+    array("popularity", rows.popularity, "<f4")
     for name, column in columns.items():
-        section(name, lambda out, codes=column.codes: out.write(codes.astype("<i4").tobytes()))  # type: ignore[misc]
+        array(name, column.codes, "<i4")
+    if rows.mark:
+        array("active_ids", rows.mark.items.active_ids, "<i8")
+        array("dates", rows.mark.items.dates, "<i8")
     if isinstance(scan, FastScan):
-        section("rows", lambda out: scan.write_rows(out.write))
-        section("codes", lambda out: scan.write_codes(out.write))
+        section("rows", scan.write_rows)
+        section("codes", scan.write_codes)
     else:
-        section("rows", lambda out: out.write(np.asarray(scan.rows, dtype="<f4").tobytes()))
+        array("rows", scan.rows, "<f4")
     header_at = file.tell()
     tuning = scan.tuning if isinstance(scan, FastScan) else None
     header = orjson.dumps(
@@ -125,6 +151,7 @@ def _write(file: IO[bytes], rows: IndexRows, scan: VectorScan) -> None:
             "dim": scan.rows.shape[1],
             "sections": sections,
             "values": {name: column.values for name, column in columns.items()},
+            "mark": _mark_header(rows.mark) if rows.mark else None,
             "tuning": [tuning.k_factor, tuning.n_probes, tuning.recall] if tuning else None,
         }
     )
@@ -144,7 +171,10 @@ def read_snapshot(path: Path) -> Snapshot:
             raise SnapshotUnreadable(path.name)
         whole = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
     header = _header(whole, path.name)
-    parts = {name: whole[start : start + size] for name, (start, size) in header["sections"].items()}
+    parts = {name: whole[start : start + size] for name, (start, size, _) in header["sections"].items()}
+    for name, (_, _, checksum) in header["sections"].items():
+        if name != "rows" and crc32(parts[name].data) != checksum:
+            raise SnapshotUnreadable(path.name)
     scan = _scan(parts, header)
 
     def column(name: str) -> CodedColumn[Any]:
@@ -163,6 +193,7 @@ def read_snapshot(path: Path) -> Snapshot:
         languages=languages,
         creators=creators,
         version=header["version"],
+        mark=_mark(parts, header["mark"]) if header["mark"] else None,
     )
     return Snapshot(rows, scan)
 
@@ -179,6 +210,18 @@ def _header(whole: Bytes, name: str) -> dict[str, Any]:
         raise SnapshotUnreadable(name)
     found: dict[str, Any] = orjson.loads(header)
     return found
+
+
+def _mark_header(mark: IndexMark) -> list[Any]:
+    modified_at = mark.items.modified_at
+    return [mark.origin, mark.change_no, modified_at.isoformat() if modified_at else None]
+
+
+def _mark(parts: dict[str, Bytes], header: list[Any]) -> IndexMark:
+    origin, change_no, modified_at = header
+    active_ids, dates = parts["active_ids"].view("<i8"), parts["dates"].view("<i8")
+    items = ItemsMark(datetime.fromisoformat(modified_at) if modified_at else None, active_ids, dates)
+    return IndexMark(origin=origin, change_no=change_no, items=items)
 
 
 def _scan(parts: dict[str, Bytes], header: dict[str, Any]) -> VectorScan:

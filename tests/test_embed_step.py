@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
-from functools import partial
+from datetime import datetime
 from unittest.mock import Mock
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 from config.catalogue_profile import load_profile
 from core.embedding import HashingEmbedder, content_hash
 from core.errors import DependencyUnavailable
-from core.ports import Floats, Ids, IndexRows
+from core.ports import Floats, Ids, IndexChanges, IndexMark, IndexRows
 from models.catalogue import Item
 from models.source import SourceItem
 from services.catalogue import SqlCatalogue
@@ -20,9 +20,9 @@ from services.embedding_store import SqlEmbeddingStore
 from services.ingest_store import SqlIngestStore
 from services.refreshing_index import RefreshingIndex
 from tests.support.builders import make_item
-from tests.support.catalogue import OnMySql, OnSqlite, WithTables, execute
+from tests.support.catalogue import OnMySql, OnSqlite, WithTables, execute, update_song
 from tests.support.hand_clock import HandClock
-from training.embed import EmbedReport, embed_catalogue
+from training.embed import CatalogueFollower, EmbedReport, embed_catalogue
 from training.ingest import save_items
 
 SONGS = load_profile("songs")
@@ -50,7 +50,7 @@ class InMemoryEmbeddingStore:
 
     def __init__(self, *, fail_at_save: int | None = None) -> None:
         self.rows: dict[tuple[str, int], tuple[Floats, bytes]] = {}
-        self.n_saves = 0
+        self.n_saves = self.n_packs = 0
         self.fail_at_save = fail_at_save
 
     async def version(self, embedder_name: str) -> str:
@@ -59,8 +59,19 @@ class InMemoryEmbeddingStore:
     async def load(self, embedder_name: str) -> IndexRows:
         raise NotImplementedError
 
-    async def content_hashes(self, embedder_name: str) -> dict[int, bytes]:
-        return {item_id: content for (name, item_id), (_, content) in self.rows.items() if name == embedder_name}
+    async def changes(self, embedder_name: str, mark: IndexMark, max_items: int) -> IndexChanges | None:
+        raise NotImplementedError
+
+    async def pack(self, embedder_name: str) -> int:
+        self.n_packs += 1
+        return 0
+
+    async def content_hashes(self, embedder_name: str, item_ids: Collection[int] | None = None) -> dict[int, bytes]:
+        return {
+            item_id: content
+            for (name, item_id), (_, content) in self.rows.items()
+            if name == embedder_name and (item_ids is None or item_id in item_ids)
+        }
 
     async def save(self, embedder_name: str, ids: Ids, vectors: Floats, content_hashes: Sequence[bytes]) -> None:
         self.n_saves += 1
@@ -221,18 +232,19 @@ class _EmbedTests(WithTables):
         )
         index = RefreshingIndex(
             store,
-            embedder.name,
+            embedder,
             refresh_s=1,
             clock=HandClock(),
             observer=Mock(),
-            before_load=partial(embed_catalogue, catalogue, embedder, store),
+            before_load=CatalogueFollower(catalogue, embedder, store).follow,
         )
         await index.load()
         await index.refresh()
         assert len(index.current()) == 4
         before = (await index.current().vectors([1]))[1]
         await save_items("s", items[4:], SqlIngestStore(database), 1)
-        execute(url, "UPDATE song SET title_en = 'Other' WHERE song_id = 1", "DELETE FROM song WHERE song_id = 2")
+        execute(url, "DELETE FROM song WHERE song_id = 2")
+        update_song(url, 1, title_en="Other", modified_at=datetime(2100, 1, 1))  # noqa: DTZ001 - as databases hold them
         await index.refresh()
         assert (await index.current().vectors([1, 2, 3, 4, 5]))[0].tolist() == [1, 3, 4, 5]
         assert not np.array_equal((await index.current().vectors([1]))[1], before)

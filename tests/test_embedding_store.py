@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.errors import ConfigurationError
-from core.ports import Floats
+from core.ports import Floats, IndexMark
 from services.database import Database
 from services.embedding_store import SqlEmbeddingStore
 from tests.support.catalogue import (
@@ -71,11 +72,11 @@ class EmbeddingStoreTests(WithTables):
         assert list(rows.creators) == [None, "A"]
         np.testing.assert_allclose(rows.popularity, [0, 0.5])
 
-    async def test_loaded_vectors_have_unit_length_in_float32(self, url: str, database: Database) -> None:
+    async def test_loaded_vectors_have_unit_length_at_16_bits(self, url: str, database: Database) -> None:
         insert_songs(url, *({"song_id": song_id} for song_id in range(1, 21)))
         rows = await (await saved(database, *range(1, 21))).load(NAME)
-        assert rows.vectors.dtype == rows.popularity.dtype == np.float32
-        np.testing.assert_allclose(np.linalg.norm(rows.vectors, axis=1), 1, atol=1e-6)
+        assert (rows.vectors.dtype, rows.popularity.dtype) == (np.float16, np.float32)
+        np.testing.assert_allclose(np.linalg.norm(rows.vectors.astype(np.float32), axis=1), 1, atol=1e-3)
 
     async def test_the_vector_of_an_item_without_content_stays_zero(self, url: str, database: Database) -> None:
         insert_songs(url, {"song_id": 1})
@@ -164,11 +165,13 @@ class EmbeddingStoreTests(WithTables):
         another = SqlEmbeddingStore(database, SONGS)
         assert version == await another.version(NAME) == (await store.load(NAME)).version
 
-    async def test_likes_and_inactive_items_make_no_new_version(self, url: str, database: Database) -> None:
+    async def test_popularity_and_inactive_items_make_no_new_version(self, url: str, database: Database) -> None:
         insert_songs(url, {"song_id": 1}, {"song_id": 2, "is_active": False})
+        give_features(url, 1, popularity=0.1)
         store = await saved(database, 1)
         version = await store.version(NAME)
         like(url, 9, 1)
+        execute(url, "UPDATE songs_ai_item_feature SET popularity = 0.2")
         update_song(url, 2, title_en="Still inactive")
         assert await store.version(NAME) == version
 
@@ -183,9 +186,6 @@ class EmbeddingStoreTests(WithTables):
             "swapped": lambda: execute(url, "UPDATE song SET is_active = (song_id = 1) WHERE song_id <> 2"),
             "removed": lambda: execute(url, "DELETE FROM song WHERE song_id = 2"),
             "added": lambda: insert_songs(url, {"song_id": 4}),
-            "given another popularity": lambda: execute(url, "UPDATE songs_ai_item_feature SET popularity = 0.2"),
-            "given a popularity": lambda: give_features(url, 4, popularity=0.0),
-            "vector removed": lambda: execute(url, "DELETE FROM songs_ai_embedding WHERE item_id = 1"),
         }
         versions = {await store.version(NAME): "before"}
         for name, change in changes.items():
@@ -193,6 +193,8 @@ class EmbeddingStoreTests(WithTables):
             version = await store.version(NAME)
             assert version not in versions, f"{name}: the same version as {versions[version]}"
             versions[version] = name
+        await store.delete(NAME, [1])
+        assert await store.version(NAME) not in versions
 
     async def test_the_version_changes_with_every_save(self, url: str, database: Database) -> None:
         insert_songs(url, {"song_id": 1}, {"song_id": 2})
@@ -251,6 +253,130 @@ class EmbeddingStoreTests(WithTables):
         turning.cancel()
         assert len(rows.ids) == n
         assert turns >= n / 1000
+
+    async def test_a_deleted_vector_is_gone_though_its_row_is_not(self, url: str, database: Database) -> None:
+        insert_songs(url, {"song_id": 1}, {"song_id": 2})
+        store = await saved(database, 1, 2)
+        await store.delete(NAME, [1])
+        assert (await store.load(NAME)).ids.tolist() == [2]
+        await saved(database, 1)
+        assert (await store.load(NAME)).ids.tolist() == [1, 2]
+
+    async def test_content_hashes_of_some_items_alone(self, database: Database) -> None:
+        store = await saved(database, 1, 2, 3)
+        assert set(await store.content_hashes(NAME, [2, 3, 9])) == {2, 3}
+        assert await store.content_hashes(NAME, []) == {}
+
+
+async def mark_of(store: SqlEmbeddingStore) -> IndexMark:
+    mark = (await store.load(NAME)).mark
+    assert mark is not None
+    return mark
+
+
+class ChangesTests(WithTables):
+    """What has changed since a load, told without loading again."""
+
+    async def test_nothing_changed(self, url: str, database: Database) -> None:
+        insert_songs(url, {"song_id": 1, "modified_at": None})
+        store = await saved(database, 1)
+        found = await store.changes(NAME, await mark_of(store), 10)
+        assert found is not None
+        assert (found.rows.ids.tolist(), found.removed.tolist()) == ([], [])
+        assert found.rows.version == await store.version(NAME)
+
+    async def test_new_and_changed_items_come_whole(self, url: str, database: Database) -> None:
+        insert_songs(url, *({"song_id": song_id} for song_id in range(1, 9)))
+        store = await saved(database, *range(1, 9))
+        mark = await mark_of(store)
+        update_song(url, 3, genre="jazz, blues", mood="blue", lang="en", artist="A", modified_at=LATER)
+        insert_songs(url, {"song_id": 20, "modified_at": LATER})
+        give_features(url, 20, popularity=0.75)
+        await saved(database, 20)
+        found = await store.changes(NAME, mark, 10)
+        assert found is not None
+        rows = found.rows
+        assert (rows.ids.tolist(), found.removed.tolist()) == ([3, 20], [])
+        assert (rows.genres[0], rows.moods[0], rows.languages[0], rows.creators[0]) == (
+            ("jazz", "blues"),
+            ("blue",),
+            "en",
+            "A",
+        )
+        np.testing.assert_allclose(rows.popularity, [0, 0.75])
+        np.testing.assert_allclose(rows.vectors[1], unit_vectors(1)[0], atol=5e-4)
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "UPDATE song SET is_active = 0 WHERE song_id = 2",
+            "UPDATE song SET is_active = 0, modified_at = '2026-02-01 00:00:00' WHERE song_id = 2",
+            "DELETE FROM song WHERE song_id = 2",
+        ],
+    )
+    async def test_items_that_are_gone_are_removed(self, url: str, database: Database, statement: str) -> None:
+        insert_songs(url, *({"song_id": song_id} for song_id in range(1, 5)))
+        store = await saved(database, 1, 2, 3, 4)
+        mark = await mark_of(store)
+        execute(url, statement)
+        found = await store.changes(NAME, mark, 10)
+        assert found is not None
+        assert (found.rows.ids.tolist(), found.removed.tolist()) == ([], [2])
+
+    async def test_an_item_activated_by_hand_comes_back(self, url: str, database: Database) -> None:
+        insert_songs(url, {"song_id": 1}, {"song_id": 2, "is_active": False})
+        store = await saved(database, 1, 2)
+        mark = await mark_of(store)
+        execute(url, "UPDATE song SET is_active = 1 WHERE song_id = 2")
+        found = await store.changes(NAME, mark, 10)
+        assert found is not None
+        assert 2 in found.rows.ids
+
+    async def test_a_deleted_vector_removes_its_item(self, url: str, database: Database) -> None:
+        insert_songs(url, {"song_id": 1}, {"song_id": 2})
+        store = await saved(database, 1, 2)
+        mark = await mark_of(store)
+        await store.delete(NAME, [2])
+        found = await store.changes(NAME, mark, 10)
+        assert found is not None
+        assert 2 in found.removed
+
+    async def test_too_many_changes_are_not_told_one_by_one(self, url: str, database: Database) -> None:
+        insert_songs(url, {"song_id": 1})
+        store = await saved(database, 1)
+        mark = await mark_of(store)
+        await saved(database, 2, 3, 4)
+        assert await store.changes(NAME, mark, 2) is None
+
+    async def test_the_mark_of_another_store_means_nothing(self, url: str, database: Database) -> None:
+        insert_songs(url, {"song_id": 1})
+        store = await saved(database, 1)
+        mark = await mark_of(store)
+        assert await store.changes(NAME, replace(mark, origin=mark.origin + 1), 10) is None
+        assert await store.changes(NAME, replace(mark, change_no=mark.change_no + 1), 10) is None
+
+    async def test_one_change_after_another_leads_to_what_a_load_says(self, url: str, database: Database) -> None:
+        insert_songs(url, *({"song_id": song_id} for song_id in range(1, 4)))
+        store = await saved(database, 1, 2, 3)
+        held, mark = {1, 2, 3}, await mark_of(store)
+        for step in range(4, 9):
+            insert_songs(url, {"song_id": step})
+            await saved(database, step)
+            execute(url, f"DELETE FROM song WHERE song_id = {step - 3}")
+            found = await store.changes(NAME, mark, 10)
+            assert found is not None
+            assert found.rows.mark is not None
+            mark = found.rows.mark
+            held = (held - set(found.removed.tolist())) | set(found.rows.ids.tolist())
+            assert held == set((await store.load(NAME)).ids.tolist())
+
+
+class TestChangesInMySql(OnMySql, ChangesTests):
+    pass
+
+
+class TestChangesInSqlite(OnSqlite, ChangesTests):
+    pass
 
 
 class TestEmbeddingStoreInMySql(OnMySql, EmbeddingStoreTests):

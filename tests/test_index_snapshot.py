@@ -2,12 +2,14 @@
 
 import os
 import threading
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from core.ports import IndexRows
+from core.ports import IndexMark, IndexRows, ItemsMark
 from services.coded_column import CodedColumn
 from services.index_snapshot import SnapshotDirectory, SnapshotUnreadable, read_snapshot, write_snapshot
 from services.vector_scan import FastScan, build_scan
@@ -64,7 +66,7 @@ def test_a_file_that_was_cut_off_is_no_snapshot(tmp_path: Path, kept: int) -> No
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(SnapshotUnreadable):
         read_snapshot(path)
-    assert SnapshotDirectory(tmp_path, NAME).read("v1") is None
+    assert SnapshotDirectory(tmp_path, NAME).newest() is None
 
 
 def test_a_write_that_fails_leaves_the_snapshot_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +90,10 @@ def test_the_one_before_is_kept_and_older_ones_are_not(tmp_path: Path) -> None:
         rows = rows_of(7, version)
         directory.write(rows, build_scan(rows.vectors))
         os.utime(directory.path(version), (number, number))
-    assert [directory.read(version) is not None for version in ("v1", "v2", "v3")] == [False, True, True]
+    assert [directory.path(version).exists() for version in ("v1", "v2", "v3")] == [False, True, True]
+    newest = directory.newest()
+    assert newest is not None
+    assert newest.rows.version == "v3"
 
 
 def test_a_mapped_snapshot_outlives_its_file(tmp_path: Path) -> None:
@@ -114,3 +119,32 @@ def test_one_holds_the_directory_while_others_wait(tmp_path: Path) -> None:
         order.append("first")
     thread.join(5)
     assert order == ["first", "other"]
+
+
+def test_a_file_with_a_damaged_array_is_no_snapshot_and_the_one_before_is_used(tmp_path: Path) -> None:
+    directory = SnapshotDirectory(tmp_path, NAME)
+    for number, version in enumerate(("v1", "v2")):
+        rows = rows_of(70, version)
+        directory.write(rows, build_scan(rows.vectors))
+        os.utime(directory.path(version), (number, number))
+    whole = bytearray(directory.path("v2").read_bytes())
+    whole[64 + 8] ^= 1
+    directory.path("v2").write_bytes(whole)
+    with pytest.raises(SnapshotUnreadable):
+        read_snapshot(directory.path("v2"))
+    newest = directory.newest()
+    assert newest is not None
+    assert newest.rows.version == "v1"
+
+
+@pytest.mark.parametrize("modified_at", [None, datetime(2026, 1, 2, 3, 4, 5, 6)])  # noqa: DTZ001 - as databases hold them
+def test_the_mark_is_kept(tmp_path: Path, modified_at: datetime | None) -> None:
+    items = ItemsMark(modified_at, np.array([3, 5, 9], np.int64), np.array([7, -1, 2**60], np.int64))
+    mark = IndexMark(origin=2**61, change_no=12, items=items)
+    rows = replace(rows_of(7), mark=mark)
+    write_snapshot(tmp_path / "a.index", rows, build_scan(rows.vectors))
+    found = read_snapshot(tmp_path / "a.index").rows.mark
+    assert found is not None
+    assert (found.origin, found.change_no, found.items.modified_at) == (2**61, 12, modified_at)
+    np.testing.assert_array_equal(found.items.active_ids, items.active_ids)
+    np.testing.assert_array_equal(found.items.dates, items.dates)

@@ -7,7 +7,7 @@ import numpy as np
 import structlog
 
 from core.embedding import content_hash
-from core.ports import Catalogue, Embedder, EmbeddingStore
+from core.ports import Catalogue, ChangingCatalogue, Embedder, EmbeddingStore, ItemsMark
 from models.catalogue import Item
 from models.log_event import LogEvent
 
@@ -63,7 +63,7 @@ class _Run:
         gone = self.known.keys() - self.kept_ids
         if gone:
             await self.store.delete(self.embedder.name, gone)
-        self.report.n_deleted = len(gone)
+        self.report.n_deleted += len(gone)
 
 
 async def embed_catalogue(
@@ -74,8 +74,9 @@ async def embed_catalogue(
     *,
     batch_size: int = 1000,
     text_columns: Collection[str] = (),
+    pack: bool = True,
 ) -> EmbedReport:
-    """Embed what is new or changed, and delete what is gone; ``text_columns`` are those that ``embedder`` reads.
+    """Embed what is new or changed, delete what is gone, and pack; ``text_columns`` are those that ``embedder`` reads.
 
     Each batch is saved in a transaction of its own: a run that was cut off is gone on with by the next one. Raises
     ``DependencyUnavailable`` and ``ConfigurationError`` as the ports do.
@@ -85,6 +86,67 @@ async def embed_catalogue(
         await run.batch(items)
         progress(run.report.n_items)
     await run.delete_gone()
-    report = run.report
-    _log.info(LogEvent.ITEMS_EMBEDDED, embedder=embedder.name, embedded=report.n_embedded, deleted=report.n_deleted)
-    return report
+    if pack:
+        await store.pack(embedder.name)
+    _tell(embedder.name, run.report)
+    return run.report
+
+
+class CatalogueFollower:
+    """Keeps the stored vectors up to date with a catalogue: all of it the first time, then what has changed.
+
+    Several processes may do this at once: what one has embedded, the others leave as it is.
+    """
+
+    def __init__(
+        self,
+        catalogue: ChangingCatalogue,
+        embedder: Embedder,
+        store: EmbeddingStore,
+        *,
+        text_columns: Collection[str] = (),
+        batch_size: int = 1000,
+    ) -> None:
+        self._catalogue, self._embedder, self._store = catalogue, embedder, store
+        self._text_columns = text_columns
+        self._batch_size = batch_size
+        self._mark: ItemsMark | None = None
+        self._embedder_name: str | None = None
+
+    async def follow(self) -> EmbedReport:
+        """Embed and delete what has to be since the last call that ended well. Raises as ``embed_catalogue``."""
+        if self._mark is None or self._embedder_name != self._embedder.name:
+            return await self._follow_all()
+        changes = await self._catalogue.changes(self._mark)
+        report = EmbedReport()
+        touched = [*changes.changed.tolist(), *changes.gone.tolist()]
+        for start in range(0, len(touched), self._batch_size):
+            await self._follow_some(touched[start : start + self._batch_size], report)
+        self._mark = changes.mark
+        if report.n_embedded or report.n_deleted:
+            _tell(self._embedder.name, report)
+        return report
+
+    async def _follow_all(self) -> EmbedReport:
+        # Taken first: what changes meanwhile is looked at again.
+        name, mark = self._embedder.name, await self._catalogue.mark()
+        report = await embed_catalogue(
+            self._catalogue,
+            self._embedder,
+            self._store,
+            batch_size=self._batch_size,
+            text_columns=self._text_columns,
+            pack=False,
+        )
+        self._mark, self._embedder_name = mark, name
+        return report
+
+    async def _follow_some(self, item_ids: Sequence[int], report: EmbedReport) -> None:
+        known = await self._store.content_hashes(self._embedder.name, item_ids)
+        run = _Run(self._embedder, self._store, known, self._text_columns, report=report)
+        await run.batch(await self._catalogue.complete_items(item_ids))
+        await run.delete_gone()
+
+
+def _tell(embedder_name: str, report: EmbedReport) -> None:
+    _log.info(LogEvent.ITEMS_EMBEDDED, embedder=embedder_name, embedded=report.n_embedded, deleted=report.n_deleted)
