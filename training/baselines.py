@@ -48,24 +48,27 @@ def item_knn(interactions: Matrix, config: KnnConfig | None = None) -> Scorer:
     """The sum of an item's likenesses to what is liked."""
     config = config or KnnConfig()
     binary = sp.csr_array(interactions > 0, dtype=np.float32)
-    lengths = np.sqrt(popularity_of(binary)).astype(np.float32)
+    lengths = np.sqrt(popularity_of(binary))
     columns = binary.tocsc()
     parts = []
     for start in range(0, binary.shape[1], _COLUMNS_AT_ONCE):
-        part = slice(start, start + _COLUMNS_AT_ONCE)
-        together = (columns[:, part].T @ binary).toarray()
-        together[np.arange(len(together)), np.arange(start, start + len(together))] = 0
-        likeness = (together / (lengths[part, None] * lengths + config.shrinkage + _SMALL)) ** config.power
-        parts.append(_greatest(likeness, config.n_neighbours))
+        together = sp.csr_array(columns[:, start : start + _COLUMNS_AT_ONCE].T @ binary)
+        own = start + np.repeat(np.arange(together.shape[0]), np.diff(together.indptr))
+        likeness = together.data / (lengths[own] * lengths[together.indices] + config.shrinkage + _SMALL)
+        together.data = np.where(own == together.indices, 0, likeness**config.power).astype(np.float32)
+        parts.append(_greatest(together, config.n_neighbours))
     neighbours = sp.csr_array(sp.vstack(parts).T)
     return lambda likes: np.asarray((matrix_of(likes, binary.shape[1]) @ neighbours).toarray())
 
 
-def _greatest(rows: Floats, n: int) -> Matrix:
+def _greatest(rows: Matrix, n: int) -> Matrix:
     """Each row's ``n`` greatest values, and all that are equal to the last of them."""
-    if n < rows.shape[1]:
-        rows[rows < np.partition(rows, -n, axis=1)[:, -n, None]] = 0
-    return sp.csr_array(rows)
+    for start, stop in zip(rows.indptr[:-1], rows.indptr[1:], strict=True):
+        values = rows.data[start:stop]
+        if len(values) > n:
+            values[values < np.partition(values, -n)[-n]] = 0
+    rows.eliminate_zeros()
+    return rows
 
 
 def ease(interactions: Matrix, ridge: float = 100.0) -> Scorer:
