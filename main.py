@@ -25,8 +25,10 @@ from core.submission import submit
 from models.job import Job, JobStatus, Strategy
 from services import migrations
 from services.database import parse_url
+from services.database_index import DatabaseItemIndex
 from services.ingest_store import SqlIngestStore
 from services.logs import LogLevel, configure_logging
+from services.overlaid_index import MeasuredIndex
 from training.demo import Stage, play
 from training.embed import embed_catalogue
 from training.generate import SOURCE as GENERATED
@@ -60,6 +62,12 @@ WHERE_NEXT = """
   .venv/bin/python main.py --help            what else there is
   README.md, "Run it for real"               RabbitMQ, MySQL and Redis; docker compose up
 """
+
+_WHY_IN_MEMORY = {
+    "exact": "since a scan of so few is as fast",
+    "fastscan": "since codes of all items are scanned sooner than the items themselves",
+    "fastscan_lists": "since the items lie in clusters, of which a search looks at a few",
+}
 
 FAILED = 1
 MISCONFIGURED = 2
@@ -237,6 +245,31 @@ async def _embed(parts: Parts) -> None:
     console.print(
         f"{report.n_items} items: {report.n_embedded} embedded, {report.n_unchanged} as they were, "
         f"{report.n_deleted} vectors deleted; {report.n_without_content} without content"
+    )
+
+
+@app.command(rich_help_panel="Catalogue")
+def retrieval() -> None:
+    """Say where candidates are searched for, how, and why; brings what is searched up to date."""
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            await parts.catalogue.check()
+            await parts.index.load()
+            typer.echo(_searched_by(parts.index.current()))
+
+    _run(step)
+
+
+def _searched_by(index: MeasuredIndex | DatabaseItemIndex) -> str:
+    """What ``retrieval`` prints."""
+    where = "database" if isinstance(index, DatabaseItemIndex) else "memory"
+    why = index.why if isinstance(index, DatabaseItemIndex) else _WHY_IN_MEMORY[index.kind]
+    return "\n".join(
+        (
+            f"RETRIEVAL={where}: {index.kind}, {why}",
+            f"{len(index):,} items of {index.embedder_name}, recall@200 on a sample {index.recall:.3f}",
+        )
     )
 
 
