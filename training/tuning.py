@@ -101,21 +101,19 @@ def tune(
     The blocks are judged together and not one by one: a part that is worse alone may be what the other one lacks. A
     change is taken only if it gains more than one standard error over all listeners of all ``folds`` (the rule of
     Breiman et al. 1984): of many equal values the luckiest would win otherwise. What was not tried within ``budget_s``
-    keeps its default.
+    keeps its default; without a listener to judge by everything does.
     """
+    if not any(fold.targets.n_rows for fold in folds):
+        return DEFAULTS
     search = _Search(folds, seed, tell)
     until_s = clock() + budget_s
     best = search.fitted(DEFAULTS)
     for name, directions in search.steps():
-        for changes in directions:
-            for change in changes:
-                if clock() > until_s:
-                    tell(f"the time is over before {name}")
-                    return search.with_popularity(best)
-                tried = search.fitted(change(best.parameters), best)
-                if not tried.is_better_than(best):
-                    break
-                best = tried
+        if clock() > until_s:
+            tell(f"the time is over before {name}")
+            break
+        best = search.improved(best, directions, lambda: clock() > until_s)
+    best = search.improved(best, _each(_SHARES, _share), lambda: False)
     return search.with_popularity(best)
 
 
@@ -162,7 +160,21 @@ class _Search:
         yield "ridge", _each(_RIDGES, partial(_linear, "ridge"))
         yield "ridge of the factors", _each(_FACTOR_RIDGES, partial(_factors, "ridge"))
         yield "dropout", _each(_DROPOUTS, partial(_linear, "dropout"))
-        yield "share of the linear model", _each(_SHARES, _share)
+
+    def improved(self, best: _Tried, directions: Sequence[Sequence[Change]], is_over: Callable[[], bool]) -> _Tried:
+        """After going in one direction as long as it helps; in the next one only if that did not help at all."""
+        for changes in directions:
+            before = best
+            for change in changes:
+                if is_over():
+                    return best
+                tried = self.fitted(change(best.parameters), best)
+                if not tried.is_better_than(best):
+                    break
+                best = tried
+            if best is not before:
+                return best
+        return best
 
     def fitted(self, parameters: Parameters, like: _Tried | None = None) -> _Tried:
         """Fit on every fold, but for the blocks that ``like`` has already."""
