@@ -11,7 +11,7 @@ import pytest
 from config.catalogue_profile import load_profile
 from core.embedding import HashingEmbedder, content_hash
 from core.errors import DependencyUnavailable
-from core.ports import Floats, Ids, IndexChanges, IndexMark, IndexRows
+from core.ports import Floats, Ids, IndexChanges, IndexMark, IndexRows, ItemChanges, ItemsMark
 from models.catalogue import Item
 from models.source import SourceItem
 from services.catalogue import SqlCatalogue
@@ -199,6 +199,82 @@ async def test_a_change_of_a_text_column_counts_where_it_is_read(store: InMemory
     await embed_catalogue(catalogue("a"), embedder, store, text_columns=["title_yomi"])
     report = await embed_catalogue(catalogue("b"), embedder, store, text_columns=["title_yomi"])
     assert report.n_embedded == 1
+
+
+class ChangingList(ListedCatalogue):
+    """A ``ChangingCatalogue`` of given items; ``changed_at`` are their dates, by id."""
+
+    def __init__(self, *items: Item) -> None:
+        super().__init__(*items)
+        self.n_streams = 0
+        self.changed_at: dict[int, int] = {}
+
+    def stream(self, batch_size: int = 1000) -> AsyncIterator[Sequence[Item]]:
+        self.n_streams += 1
+        return super().stream(batch_size)
+
+    async def mark(self) -> ItemsMark:
+        ids = sorted(item.item_id for item in self.given)
+        dates = [self.changed_at.get(item_id, 0) for item_id in ids]
+        return ItemsMark(None, np.array(ids, np.int64), np.array(dates, np.int64))
+
+    async def changes(self, mark: ItemsMark) -> ItemChanges:
+        now = await self.mark()
+        before = dict(zip(mark.active_ids.tolist(), mark.dates.tolist(), strict=True))
+        changed = [each for each, date in zip(now.active_ids, now.dates, strict=True) if before.get(int(each)) != date]
+        return ItemChanges(np.array(changed, np.int64), np.setdiff1d(mark.active_ids, now.active_ids), now)
+
+    async def complete_items(self, item_ids: Collection[int]) -> Sequence[Item]:
+        return [item for item in self.given if item.item_id in item_ids]
+
+
+async def test_a_catalogue_is_read_whole_once_and_then_followed(store: InMemoryEmbeddingStore) -> None:
+    catalogue, embedder = ChangingList(*songs(5)), CountingEmbedder()
+    follower = CatalogueFollower(catalogue, embedder, store, batch_size=2)
+    assert await follower.follow() == EmbedReport(n_items=5, n_embedded=5)
+    assert await follower.follow() == EmbedReport()
+    catalogue.given = [replace(catalogue.given[0], genres=("new",)), *catalogue.given[2:], make_item(9)]
+    catalogue.changed_at = {1: 1, 3: 1}
+    embedder.asked.clear()
+    assert await follower.follow() == EmbedReport(n_items=3, n_embedded=2, n_unchanged=1, n_deleted=1)
+    assert (embedder.asked, catalogue.n_streams, store.n_packs) == ([1, 9], 1, 0)
+    assert {item_id for _, item_id in store.rows} == {1, 3, 4, 5, 9}
+
+
+async def test_what_another_process_has_embedded_is_left_as_it_is(store: InMemoryEmbeddingStore) -> None:
+    catalogue, embedders = ChangingList(*songs(3)), (CountingEmbedder(), CountingEmbedder())
+    followers = [CatalogueFollower(catalogue, embedder, store) for embedder in embedders]
+    for follower in followers:
+        await follower.follow()
+    catalogue.given.append(make_item(4))
+    for follower in followers:
+        await follower.follow()
+    assert [embedder.asked for embedder in embedders] == [[1, 2, 3, 4], []]
+
+
+async def test_what_could_not_be_saved_is_followed_again() -> None:
+    store = InMemoryEmbeddingStore(fail_at_save=2)
+    catalogue = ChangingList(*songs(2))
+    follower = CatalogueFollower(catalogue, HashingEmbedder(64), store)
+    await follower.follow()
+    catalogue.given.append(make_item(3))
+    with pytest.raises(DependencyUnavailable):
+        await follower.follow()
+    assert (await follower.follow()).n_embedded == 1
+    assert len(store.rows) == 3
+
+
+async def test_an_item_that_lost_its_content_is_followed_too(store: InMemoryEmbeddingStore) -> None:
+    catalogue = ChangingList(*songs(2))
+    follower = CatalogueFollower(catalogue, HashingEmbedder(64), store)
+    await follower.follow()
+    catalogue.given[1], catalogue.changed_at = Item(item_id=2, titles={}), {2: 1}
+    assert (await follower.follow()).n_deleted == 1
+
+
+async def test_the_step_packs_what_it_saved(store: InMemoryEmbeddingStore) -> None:
+    await embed_catalogue(ListedCatalogue(*songs(2)), HashingEmbedder(64), store)
+    assert store.n_packs == 1
 
 
 class _EmbedTests(WithTables):
