@@ -206,23 +206,26 @@ def test_where_codes_tell_nothing_apart_the_scan_is_exact() -> None:
 
 
 class HeldScan:
-    """A scan that waits until it is let go, and notes how many queries it is asked at once."""
+    """A scan that waits until it is let go, and notes for how many it searches at the same time."""
 
     kind, recall, cost_us = "fastscan", 1.0, 1.0
 
     def __init__(self, rows: Floats) -> None:
         self.rows = rows
-        self.sizes: list[int] = []
         self.begun, self.let_go = threading.Event(), threading.Event()
+        self.n_searches = self.n_at_once = self.most_at_once = 0
         self.broken = False
 
     def part(self, places: Places) -> VectorScan:
         return ExactScan(self.rows[places])
 
     def search(self, units: Floats, n: int, n_besides: int = 0) -> list[Found]:
-        self.sizes.append(len(units))
+        self.n_searches += 1
+        self.n_at_once += 1
+        self.most_at_once = max(self.most_at_once, self.n_at_once)
         self.begun.set()
         assert self.let_go.wait(10)
+        self.n_at_once -= 1
         if self.broken:
             raise RuntimeError("broken")
         return ExactScan(self.rows).search(units, n, n_besides)
@@ -243,14 +246,41 @@ async def begin(queue: QueuedScan, held: HeldScan, queries: Floats) -> list[asyn
     return [first, *others]
 
 
-async def test_searches_that_wait_are_made_together_and_each_gets_its_own(held: HeldScan) -> None:
+async def test_searches_are_made_one_after_the_other_and_each_gets_its_own(held: HeldScan) -> None:
     queries = queries_near(held.rows, 9)
     searches = await begin(QueuedScan(held), held, queries)
     held.let_go.set()
-    for search, expected in zip(searches, ExactScan(held.rows).search(queries, 5), strict=True):
-        [(places, _)] = await search
-        np.testing.assert_array_equal(places, expected[0])
-    assert held.sizes == [1, 8]
+    for search, (places, _) in zip(searches, ExactScan(held.rows).search(queries, 5), strict=True):
+        np.testing.assert_array_equal((await search)[0][0], places)
+    assert (held.n_searches, held.most_at_once) == (9, 1)
+
+
+async def test_who_asked_first_is_served_first(held: HeldScan) -> None:
+    searches = await begin(QueuedScan(held), held, queries_near(held.rows, 6))
+    served: list[asyncio.Task[list[Found]]] = []
+    for search in searches:
+        search.add_done_callback(served.append)
+    held.let_go.set()
+    await asyncio.gather(*searches)
+    await asyncio.sleep(0)
+    assert served == searches
+
+
+async def test_the_event_loop_goes_on_meanwhile(held: HeldScan) -> None:
+    [search] = await begin(QueuedScan(held), held, queries_near(held.rows, 1))
+    await asyncio.sleep(0)
+    assert not search.done()
+    held.let_go.set()
+    assert len(await search) == 1
+
+
+async def test_a_short_search_needs_no_thread(held: HeldScan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_queue, "_MAX_IN_LOOP_US", 2 * held.cost_us)
+    held.let_go.set()
+    searching = QueuedScan(held).search(queries_near(held.rows, 2), 5)
+    with pytest.raises(StopIteration) as ended:
+        searching.send(None)
+    assert len(ended.value.value) == 2
 
 
 async def test_a_search_that_is_given_up_leaves_the_others_alone(held: HeldScan) -> None:
@@ -259,7 +289,7 @@ async def test_a_search_that_is_given_up_leaves_the_others_alone(held: HeldScan)
     searches[2].cancel()
     held.let_go.set()
     assert len(await searches[1]) == len(await searches[3]) == 1
-    assert held.sizes == [1, 2]
+    assert held.n_searches == 3
 
 
 async def test_a_scan_that_fails_fails_those_who_wait_and_no_later_one(held: HeldScan) -> None:
@@ -272,25 +302,3 @@ async def test_a_scan_that_fails_fails_those_who_wait_and_no_later_one(held: Hel
             await search
     held.broken = False
     assert len(await queue.search(held.rows[:1], 5)) == 1
-
-
-async def test_those_who_waited_together_go_on_one_at_a_time(held: HeldScan) -> None:
-    queue = QueuedScan(held)
-    gone_on: list[int] = []
-    most_at_once = 0
-
-    async def go_on(query: Floats) -> None:
-        await queue.search(query[None], 5)
-        gone_on.append(1)
-
-    queries = queries_near(held.rows, 6)
-    first = asyncio.create_task(go_on(queries[0]))
-    assert await asyncio.to_thread(held.begun.wait, 10)
-    others = [asyncio.create_task(go_on(query)) for query in queries[1:]]
-    await asyncio.sleep(0)
-    held.let_go.set()
-    while not all(task.done() for task in (first, *others)):
-        before = len(gone_on)
-        await asyncio.sleep(0)
-        most_at_once = max(most_at_once, len(gone_on) - before)
-    assert (len(gone_on), most_at_once) == (6, 1)
