@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 import structlog
+from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import ConfigurationError
@@ -79,14 +80,17 @@ class EmbeddingBlocks:
 
     async def begin_numbering(self, embedder_name: str) -> None:
         """Make the marks of an embedder, where there are none."""
-        absent = (
-            sa.insert(embedding_mark).prefix_with("IGNORE", dialect="mysql").prefix_with("OR IGNORE", dialect="sqlite")
-        )
-        marks = {"last": 1, "packed": 0, "origin": secrets.randbits(_ORIGIN_BITS)}
-        rows = [{"embedder": embedder_name, "mark": mark, "number": number} for mark, number in marks.items()]
-        async with self._database.connect(n_round_trips=len(rows)) as connection:
-            for row in rows:
-                await connection.execute(absent, row)
+        numbers = {"last": 1, "packed": 0, "origin": secrets.randbits(_ORIGIN_BITS)}
+        marks = [{"embedder": embedder_name, "mark": mark, "number": number} for mark, number in numbers.items()]
+        async with self._database.connect(n_round_trips=len(marks)) as connection:
+            for mark in marks:
+                await connection.execute(self._insert_absent(), mark)
+
+    def _insert_absent(self) -> sa.Insert:
+        if self._database.name == "sqlite":
+            return sqlite.insert(embedding_mark).on_conflict_do_nothing()
+        # INSERT IGNORE would warn.
+        return mysql.insert(embedding_mark).on_duplicate_key_update(number=embedding_mark.c.number)
 
     async def load(self, embedder_name: str) -> Vectors:
         """All vectors. Raises ``ConfigurationError`` where they differ in length, and so cannot be of one embedder."""
