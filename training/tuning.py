@@ -14,6 +14,7 @@ from training.collaborative_fit import FactorConfig, LinearConfig, Matrix, fit_f
 
 _K = 20
 _FEW_LIKES = 2
+_N_ERRORS = 2.0
 # Values to go through in each direction from the default, as long as they help.
 _CONTENT_WEIGHTS = ((14.0,), (3.0, 1.0, 0.0))
 _FACTOR_CONTENT_WEIGHTS = ((1.5, 3.0), (0.3, 0.0))
@@ -99,8 +100,9 @@ def tune(
     """What is better than the defaults, parameter by parameter, by Recall@20 + NDCG@20 of the whole fusion.
 
     The blocks are judged together and not one by one: a part that is worse alone may be what the other one lacks. A
-    change is taken only if it gains more than one standard error over all listeners of all ``folds`` (the rule of
-    Breiman et al. 1984): of many equal values the luckiest would win otherwise. What was not tried within ``budget_s``
+    change is taken only if it gains more than two standard errors over all listeners of all ``folds``: some twenty
+    changes are tried, of which the luckiest would win otherwise, and a validation split has less data than what is
+    fitted in the end, so that it likes more regularisation than that needs. What was not tried within ``budget_s``
     keeps its default; without a listener to judge by everything does.
     """
     if not any(fold.targets.n_rows for fold in folds):
@@ -129,9 +131,9 @@ class _Tried:
     figures: Doubles
 
     def is_better_than(self, other: "_Tried") -> bool:
-        """By more than one standard error of the difference."""
+        """By more than two standard errors of the difference."""
         gains = self.figures - other.figures
-        return bool(gains.mean() > gains.std() / np.sqrt(max(len(gains), 1)))
+        return bool(gains.mean() > _N_ERRORS * gains.std() / np.sqrt(max(len(gains), 1)))
 
 
 def _linear(name: str, value: float, parameters: Parameters) -> Parameters:
