@@ -317,6 +317,8 @@ def test_tabs_and_names_of_other_data_sets_are_taken_too(tmp_path: Path) -> None
     write(tmp_path / "plays.dat", ["userID\tartistID\tweight", '2\t51"\t13883', "3\t51\t2"])
     data = read_interactions(tmp_path / "plays.dat")
     assert (data.user_ids, data.item_ids, data.weights.tolist()) == (["2", "3"], ['51"', "51"], [13883, 2])
+    write(tmp_path / "bare.dat", ["2\t51\t13883", "3\t51\t2"])
+    assert read_interactions(tmp_path / "bare.dat").user_ids == ["2", "3"]
     write(tmp_path / "named.csv", ["user,user_id,item_id", "no,yes,x"])
     assert read_interactions(tmp_path / "named.csv").user_ids == ["yes"]
 

@@ -1,7 +1,8 @@
 """Reads interactions, queries and items from files of columns with a header, whose ids are strings.
 
-Commas or, where the header holds any, tabs (unquoted, as in the HetRec data sets) part the columns. Names of columns
-are compared without case and underscores, and some that other data sets use are taken too: ``userID``, ``artistID``.
+Commas or, where the first line holds any, tabs (unquoted, as in the HetRec data sets) part the columns. Names of
+columns are compared without case and underscores, and some that other data sets use are taken too: ``userID``,
+``artistID``. A first line of tabs and digits alone is no header: the columns are user, item and weight.
 """
 
 import csv
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 _MILLISECONDS_FROM = 1e11
+_HEADLESS = ("user_id", "item_id", "weight")
 _INTERACTIONS, _ITEMS = "interactions.csv", "items.csv"
 _ALIASES = {
     **dict.fromkeys(("userid", "user", "memberid", "listenerid"), "user_id"),
@@ -180,8 +182,7 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
     csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            reader = _reader(file)
-            header = [name.strip() for name in next(reader, [])]
+            reader, header = _reader(file)
             columns = _columns(header)
             missing = [name for name in needed if name not in columns]
             if missing:
@@ -196,10 +197,17 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
         raise ConfigurationError(f"{path}: {error.strerror}") from error
 
 
-def _reader(file: TextIO) -> "Reader":
-    with_tabs = "\t" in file.readline()
+def _reader(file: TextIO) -> "tuple[Reader, Sequence[str]]":
+    """Rows, and the names of their columns."""
+    first = file.readline()
     file.seek(0)
-    return csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if with_tabs else csv.reader(file)
+    if "\t" not in first:
+        reader = csv.reader(file)
+        return reader, [name.strip() for name in next(reader, [])]
+    reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    if first.replace("\t", "").strip().isdigit():
+        return reader, _HEADLESS
+    return reader, [name.strip() for name in next(reader)]
 
 
 def _columns(header: Sequence[str]) -> list[str]:
