@@ -12,6 +12,8 @@ from core.collaborative import (
     Likes,
     LinearBlock,
     Ridge,
+    as_arrays,
+    block_of,
     principal_axes,
     rounded,
     solve_rows,
@@ -161,6 +163,16 @@ def test_a_checkerboard_is_completed() -> None:
     assert scores[1][~even].min() > scores[1][even].max()
 
 
+def test_content_places_an_item_that_nobody_has_beside_those_like_it() -> None:
+    matrix = checkerboard().tolil()
+    matrix[:, 29] = 0
+    content = sp.csr_array(np.eye(2, dtype=np.float32)[np.arange(30) % 2])
+    config = FactorConfig(6, Ridge(0.1, 0.01), content_weight=1.0)
+    block = fit_factors(sp.csr_array(matrix), config, content=content)
+    scores = (block.fold_in(Likes.of([[29]])) @ block.vectors.T)[0]
+    assert scores[1:29:2].min() > scores[0:29:2].max()
+
+
 def test_the_same_seed_gives_the_same_block() -> None:
     first, second = (fit_factors(at_random(30, 20), FactorConfig(4, Ridge(0.1, 0.01)), seed=3) for _ in range(2))
     assert np.array_equal(first.vectors, second.vectors)
@@ -210,7 +222,31 @@ def test_blocks_need_as_many_weights() -> None:
         CollaborativeModel([block], (1.0, 1.0), np.ones(2))
 
 
+def test_every_vector_is_in_memory_once() -> None:
+    model = model_of(at_random(60, N_ITEMS))
+    assert all(np.shares_memory(block.vectors, model.item_vectors) for block in model.blocks)
+    linear = model.blocks[0]
+    assert isinstance(linear, LinearBlock)
+    assert model.item_vectors.nbytes + linear.inputs.nbytes < model.nbytes
+
+
 # --- as bytes ---
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 99), scale=st.sampled_from([1e-6, 1.0, 1e4]))
+def test_eight_bits_of_an_input_are_within_half_a_step_of_it(seed: int, scale: float) -> None:
+    inputs = np.random.default_rng(seed).normal(scale=scale, size=(8, 5)).astype(np.float32)
+    inputs[3] = 0
+    folded = LinearBlock.of(np.zeros((8, 5), np.float32), inputs).fold_in(Likes.of([[item] for item in range(8)]))
+    steps = np.abs(inputs).max(axis=1, keepdims=True) / 127
+    assert (np.abs(folded - inputs) <= steps * 0.501).all()
+
+
+def test_a_block_of_unknown_kind_is_refused() -> None:
+    arrays = {**as_arrays(model_of(at_random(60, N_ITEMS)).blocks[0]), "kind": np.array("oracle")}
+    with pytest.raises(ConfigurationError, match="oracle"):
+        block_of(arrays)
 
 
 def test_a_model_comes_back_from_bytes_the_same_to_the_last_bit() -> None:
@@ -222,6 +258,7 @@ def test_a_model_comes_back_from_bytes_the_same_to_the_last_bit() -> None:
     assert again.to_bytes() == model.to_bytes()
 
 
+@settings(deadline=None)
 @given(scale=st.sampled_from([1e-9, 1e-4, 1.0, 1e6]), seed=st.integers(0, 99))
 def test_sixteen_bits_keep_three_digits_of_columns_of_any_size(scale: float, seed: int) -> None:
     values = (np.random.default_rng(seed).normal(scale=scale, size=(20, 3)) * [1, 1e-3, 0]).astype(np.float32)

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from core.collaborative import FactorBlock, Likes, LinearBlock
 from core.splits import Interactions, hold_out_users
 from training import tuning
+from training import validation as validation_module
 from training.collaborative_fit import FactorConfig, Matrix, content_rows
 from training.tuning import DEFAULTS, Parameters, Validation, first_likes, fit, popularity_of, tune
 from training.validation import validation_of
@@ -156,3 +157,28 @@ def test_lists_are_cut_to_their_first_likes() -> None:
 def test_popularity_counts_users() -> None:
     matrix = sp.csr_array(np.array([[2.0, 0, 1], [0.5, 0, 0]], np.float32))
     assert popularity_of(matrix).tolist() == [2, 0, 1]
+
+
+# --- validation data ---
+
+
+def test_a_validation_hides_the_targets_from_what_is_fitted() -> None:
+    data = listeners_of_kinds()
+    split = hold_out_users(data, seed=5)
+    made = validation_of(data, split, None)
+    assert made.interactions.nnz == split.train.sum()
+    assert made.targets.n_rows == made.inputs.n_rows == len(np.unique(data.users[split.targets]))
+    assert made.targets.counts.sum() == split.targets.sum()
+
+
+def test_of_a_large_catalogue_the_popular_items_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation_module, "_MAX_ITEMS", 20)
+    data, content = listeners_of_kinds(), kinds_as_content()
+    made = validation_of(data, hold_out_users(data), content)
+    whole = np.bincount(data.items[hold_out_users(data).train], minlength=N_ITEMS)
+    assert made.interactions.shape[1] == 20
+    assert made.content is not None
+    assert made.content.shape[0] == 20
+    assert made.interactions.nnz == np.sort(whole)[-20:].sum()
+    assert made.targets.items.max() < 20
+    assert made.targets.counts.min() > 0
