@@ -143,11 +143,11 @@ def test_lists_are_weighed_each_by_itself() -> None:
 def test_the_strength_is_chosen_where_weights_differ_and_counts_a_little_at_least() -> None:
     alike, telling = data_of("alike"), data_of("telling")
     told: list[str] = []
-    assert choose_weighing(alike, hold_out_users(alike), None, DEFAULTS, tell=told.append) == Weighing(0.2, 0.2)
+    assert choose_weighing(alike, hold_out_users(alike), None, DEFAULTS, tell=told.append) == Weighing(0.05, 0.05)
     assert not told
     found = choose_weighing(telling, hold_out_users(telling), None, DEFAULTS, tell=told.append)
-    assert len(told) == 4
-    assert min(found.train, found.asked) >= 0.2
+    assert len(told) == 9
+    assert min(found.train, found.asked) >= 0.05
 
 
 def test_a_validation_keeps_the_confidences() -> None:

@@ -21,7 +21,7 @@ from training.weighing import Weighing, choose_weighing, weighed, weighed_likes
 
 _QUERIES_AT_ONCE = 1000
 # Users enough to choose parameters by: what is chosen on more of them takes longer and is hardly ever another.
-_MAX_USERS_TUNED_ON = 12_000
+_MAX_USERS_TUNED_ON = 20_000
 
 Tell = Callable[[str], None]
 

@@ -17,7 +17,7 @@ from training.collaborative_fit import Matrix
 from training.tuning import Parameters, fit
 from training.validation import validation_of
 
-_STRENGTHS = (0.2, 1.0)
+_STRENGTHS = (0.05, 0.3, 1.0)
 _FLOOR = 0.05
 _K = 20
 
