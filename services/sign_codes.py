@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from core.ports import Floats
 from services.schema import N_CODES
@@ -53,8 +54,10 @@ class SignCoder:
         around = vectors.reshape(-1, dim) - mean
         generator = np.random.default_rng(seed)
         turns: list[Floats] = []
-        while (missing := _N_SIGNS - sum(turn.shape[1] for turn in turns)) > 0:
-            turns.append(_turn(around, min(missing, dim), generator))
+        # Its matrices are small: more threads only wait for each other.
+        with threadpool_limits(1, user_api="blas"):
+            while (missing := _N_SIGNS - sum(turn.shape[1] for turn in turns)) > 0:
+                turns.append(_turn(around, min(missing, dim), generator))
         return cls(mean, np.concatenate(turns, axis=1))
 
     @classmethod

@@ -109,3 +109,18 @@ async def test_song_ids_that_are_no_integers_are_refused(favorites: str, environ
     outcome = await run_command("publish", "--member", "7", "--favorites", favorites, environment=environment)
     assert outcome.code == 2
     assert "must be integers" in outcome.err
+
+
+async def test_one_command_says_where_candidates_are_searched_for(environment: dict[str, str], tracks: Path) -> None:
+    for command in (("migrate",), ("ingest", str(tracks)), ("embed",)):
+        assert (await run_command(*command, environment=environment)).code == 0
+    outcome = await run_command("retrieval", environment=environment)
+    assert outcome.code == 0
+    assert re.search(r"^RETRIEVAL=memory: exact, since .*\n100 items of \S+, recall@200 .* 1\.000\n$", outcome.out)
+
+
+async def test_a_database_that_cannot_be_searched_is_refused_by_name(environment: dict[str, str]) -> None:
+    for command in ("retrieval", "worker"):
+        outcome = await run_command(command, environment={**environment, "RETRIEVAL": "database"})
+        assert outcome.code == 1
+        assert "RETRIEVAL=database: searching needs MySQL or MariaDB, and DATABASE_URL names SQLite" in outcome.err

@@ -154,6 +154,21 @@ async def test_a_job_comes_back_as_the_contract_says(site: Site) -> None:
     }
 
 
+async def test_a_worker_that_searches_inside_the_database_serves_the_same_contract(site: Site) -> None:
+    bodies = [job_body(7, [3, 4, 5]), job_body(9, [])]
+    async with worker({**site.environment, "RETRIEVAL": "database"}) as process:
+        await site.backend.publish(bodies)
+        await all_succeeded(site, bodies)
+        metrics, log = await process.metrics(), process.log
+    assert f"songs_ai_index_items {N_SONGS}.0" in metrics
+    assert "songs_ai_index_recall_ratio 1.0" in metrics
+    assert '"kind":"sign_codes"' in log.replace(" ", "") or '"kind":"native"' in log.replace(" ", "")
+    outcome = await run_command("retrieval", environment={**site.environment, "RETRIEVAL": "database"})
+    assert outcome.code == 0
+    assert outcome.out.startswith("RETRIEVAL=database: ")
+    assert f"\n{N_SONGS} items of hashing-" in outcome.out
+
+
 async def test_likes_and_playlists_in_mysql_serve_a_job_that_names_none(site: Site) -> None:
     url = site.environment["DATABASE_URL"]
     await asyncio.to_thread(like, url, 8, 10, 11, 12)
