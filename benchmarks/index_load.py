@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import multiprocessing
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -287,6 +288,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     configure_logging("WARNING", "console")
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # tables show as they grow
     with fresh_database(arguments.database_url) as url, tempfile.TemporaryDirectory() as name:
         fill_songs(url, arguments.n)
         asyncio.run(measure(url, Path(name), arguments.n, arguments.dim, arguments.repeats))
