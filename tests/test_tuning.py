@@ -7,12 +7,12 @@ import pytest
 import scipy.sparse as sp
 
 from core.collaborative import FactorBlock, Likes, LinearBlock
-from core.splits import Interactions, hold_out_users
+from core.splits import Interactions, hold_out_per_user, hold_out_users
 from training import tuning
 from training import validation as validation_module
 from training.collaborative_fit import FactorConfig, Matrix, content_rows
 from training.tuning import DEFAULTS, Parameters, Validation, first_likes, fit, popularity_of, tune
-from training.validation import validation_of
+from training.validation import interaction_matrix, listeners_of, validation_of
 
 N_ITEMS, N_KINDS = 60, 4
 
@@ -182,3 +182,29 @@ def test_of_a_large_catalogue_the_popular_items_are_left(monkeypatch: pytest.Mon
     assert made.interactions.nnz == np.sort(whole)[-20:].sum()
     assert made.targets.items.max() < 20
     assert made.targets.counts.min() > 0
+
+
+def test_known_listeners_ask_with_what_is_fitted() -> None:
+    data = listeners_of_kinds()
+    split = hold_out_per_user(data, seed=2)
+    made = validation_of(data, split, None)
+    assert made.inputs.counts.sum() == made.interactions.nnz
+    assert not (split.train & split.targets).any()
+
+
+def test_many_listeners_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation_module, "_MAX_LISTENERS", 5)
+    data = listeners_of_kinds()
+    split = hold_out_users(data, share=0.5)
+    made = validation_of(data, split, None)
+    assert made.targets.n_rows == 5
+    whole, _ = listeners_of(data, split, N_ITEMS)
+    assert whole.n_rows == 40
+
+
+def test_confidences_are_what_the_matrix_holds() -> None:
+    data = listeners_of_kinds()
+    confidences = np.linspace(0.5, 2, len(data.users)).astype(np.float32)
+    matrix = interaction_matrix(replace(data, confidences=confidences))
+    assert matrix[data.users[7], data.items[7]] == confidences[7]
+    assert interaction_matrix(data).data.tolist() == [1.0] * len(data.users)
