@@ -17,8 +17,6 @@ from core.ports import Floats, Predicate
 from services.schema import N_CODES, OWN_PREFIX, ProfileTables, embedding, item_code
 from services.sign_codes import Question
 
-VECTOR_INDEX = "nearest"
-
 _WORD = sa.BigInteger()
 _CODES = [item_code.columns[f"code_{place}"] for place in range(N_CODES)]
 
@@ -63,8 +61,9 @@ def by_distance(
     table = vector_table(generation)
     return (
         _narrow(generation, excluded, predicate)
+        # In this order: MariaDB would read all vectors first, and ask of each whether it is wanted.
+        .prefix_with("STRAIGHT_JOIN")
         .join(table, table.c.item_id == item_code.c.item_id)
-        .with_hint(table, f"IGNORE INDEX ({VECTOR_INDEX})", "mysql")
         .order_by(_distance(table, unit), item_code.c.item_id)
         .limit(limit)
     )

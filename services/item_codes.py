@@ -20,7 +20,6 @@ from config.catalogue_profile import CatalogueProfile
 from core.errors import DependencyUnavailable
 from core.ports import Embedder, Floats, Ids
 from services.candidate_queries import (
-    VECTOR_INDEX,
     Query,
     Row,
     as_unit_vectors,
@@ -456,7 +455,7 @@ def _narrow_row(number: int, row: Row, words: Sequence[int | None]) -> dict[str,
 def _vector_table_ddl(number: int, dim: int) -> str:
     return (
         f"CREATE TABLE {vector_table(number).name} (item_id BIGINT PRIMARY KEY, v VECTOR({dim}) NOT NULL,"
-        f" VECTOR INDEX {VECTOR_INDEX} (v) M={_N_EDGES} DISTANCE=cosine) ENGINE=InnoDB"
+        f" VECTOR INDEX (v) M={_N_EDGES} DISTANCE=cosine) ENGINE=InnoDB"
     )
 
 

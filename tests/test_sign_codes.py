@@ -17,7 +17,8 @@ words = st.lists(st.integers(0, 2**64 - 1), min_size=N_CODES, max_size=N_CODES)
 def ranks(coder: SignCoder, rows: Floats, query: Floats) -> list[int]:
     question = coder.question(query)
     distances = [question.distance(code) for code in coder.codes(rows)]
-    return np.argsort(distances, kind="stable").tolist()
+    places: list[int] = np.argsort(distances, kind="stable").tolist()
+    return places
 
 
 @given(signs=words, twos=words, ones=words, code=words)
@@ -37,7 +38,8 @@ def test_any_number_of_dimensions_has_codes_of_256_signs(dim: int) -> None:
     rows = clustered_rows(400, dim)
     coder = SignCoder.fit(rows, dim)
     codes = coder.codes(rows)
-    assert (codes.shape, codes.dtype) == ((400, N_CODES), np.uint64)
+    assert codes.shape == (400, N_CODES)
+    assert codes.dtype == np.uint64
     assert coder.question(rows[0]).distance(codes[0]) == 0
 
 
