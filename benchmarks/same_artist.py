@@ -1,0 +1,198 @@
+"""How well do content embeddings find another song of the same artist, with the artist's name withheld?
+
+    python benchmarks/same_artist.py spotify_songs.csv [--queries 2000]
+
+The catalogue is the whole file; a query is any song whose artist has one of another title. The artist is not embedded,
+and their name is taken out of titles. Songs of the query's own title are left out of its ranking: they are no hits, and
+push nothing back. Popularity is not content and is not read. Prints hit@20 and MRR with 95 % bootstrap intervals.
+"""
+
+import argparse
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from core.embedding import HashingEmbedder
+from core.text_features import token_features, words
+from models.catalogue import Item
+
+Scores = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Similarity = Callable[[Ints], Scores]
+"""Similarities of the queries at these rows to all songs, float32 (n_queries, n_songs)."""
+
+_FEATURES = [
+    "danceability",
+    "energy",
+    "loudness",
+    "speechiness",
+    "acousticness",
+    "instrumentalness",
+    "liveness",
+    "valence",
+    "tempo",
+    "duration_ms",
+]
+_CHUNK = 500
+_SEED = 0
+_N_RESAMPLES = 1000
+_N_BUCKETS = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Songs:
+    """Rows of the file without their artists' names: items, and who and what is the same by number, int64 (n,)."""
+
+    items: list[Item]
+    artists: Ints
+    titles: Ints
+
+
+def read_songs(path: Path) -> Songs:
+    """All songs of the file, in its order."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    titles = [without_name(row["track_name"], row["artist_name"]) for row in rows]
+    items = [
+        Item(
+            item_id=number,
+            titles={"en": title},
+            genres=(row["genre"],),
+            features={name: float(row[name]) for name in _FEATURES},
+        )
+        for number, (row, title) in enumerate(zip(rows, titles, strict=True))
+    ]
+    return Songs(
+        items, _numbered([row["artist_name"] for row in rows]), _numbered([" ".join(words(t)) for t in titles])
+    )
+
+
+def without_name(title: str, artist: str) -> str:
+    """``title`` without the artist's name, in whatever case, where it stands as words of its own."""
+    return re.sub(rf"(?<!\w){re.escape(artist)}(?!\w)", " ", title, flags=re.IGNORECASE) if artist else title
+
+
+def _numbered(texts: Sequence[str]) -> Ints:
+    return np.unique(np.array(texts), return_inverse=True)[1].astype(np.int64)
+
+
+def queries_of(songs: Songs) -> Ints:
+    """Rows of the songs whose artist has another title, int64 (n,)."""
+    titles_of = defaultdict(set)
+    for artist, title in zip(songs.artists.tolist(), songs.titles.tolist(), strict=True):
+        titles_of[artist].add(title)
+    return np.array([row for row, artist in enumerate(songs.artists.tolist()) if len(titles_of[artist]) > 1], np.int64)
+
+
+def ranks(songs: Songs, queries: Ints, similarity: Similarity) -> Ints:
+    """The rank from 1 of the first song by the query's artist; songs that are as near count as nearer."""
+    found = [_ranks_of(songs, rows, similarity(rows)) for rows in _chunks(queries)]
+    return np.concatenate(found)
+
+
+def _chunks(queries: Ints) -> Iterator[Ints]:
+    return (queries[start : start + _CHUNK] for start in range(0, len(queries), _CHUNK))
+
+
+def _ranks_of(songs: Songs, rows: Ints, scores: Scores) -> Ints:
+    same_title = songs.titles[rows][:, None] == songs.titles
+    others = np.where(same_title, -np.inf, scores)
+    same_artist = songs.artists[rows][:, None] == songs.artists
+    best = np.where(same_artist, others, -np.inf).max(axis=1, keepdims=True)
+    n_others_as_near = np.count_nonzero((others >= best) & ~same_artist, axis=1)
+    return (1 + n_others_as_near).astype(np.int64)
+
+
+# --- contestants ---
+
+
+def by_vectors(vectors: npt.NDArray[np.float32]) -> Similarity:
+    """Inner products."""
+    return lambda rows: vectors[rows] @ vectors.T
+
+
+def standardised(items: Sequence[Item]) -> npt.NDArray[np.float32]:
+    """Audio features of mean 0 and deviation 1, float32 (n, 10)."""
+    values = np.array([[item.features[name] for name in _FEATURES] for item in items])
+    return ((values - values.mean(axis=0)) / values.std(axis=0)).astype(np.float32)
+
+
+def tfidf(texts: Sequence[Sequence[str]]) -> Similarity:
+    """Cosines of TF-IDF vectors of the tokens of ``texts``."""
+    features = token_features(texts)
+    columns = (features.hashes % np.uint64(_N_BUCKETS)).astype(np.int64)
+    rarity = np.log(len(texts) / np.bincount(columns, minlength=_N_BUCKETS).clip(1))[columns]
+    lengths = np.sqrt(np.bincount(features.rows, rarity**2, minlength=len(texts)))
+    weights = (rarity / np.maximum(lengths[features.rows], 1e-12)).astype(np.float32)
+    matrix = sparse.csr_matrix((weights, (features.rows, columns)), shape=(len(texts), _N_BUCKETS))
+    transposed = matrix.T.tocsc()
+    return lambda rows: np.asarray((matrix[rows] @ transposed).toarray(), np.float32)
+
+
+def rbf(values: npt.NDArray[np.float32]) -> Similarity:
+    """exp(-|x - y|^2 / number of features): the untuned default of many libraries."""
+    squares = (values**2).sum(axis=1)
+
+    def similarity(rows: Ints) -> Scores:
+        distances = squares[rows][:, None] + squares - 2 * values[rows] @ values.T
+        return np.asarray(np.exp(-np.maximum(distances, 0) / values.shape[1]), np.float32)
+
+    return similarity
+
+
+def together(*parts: Similarity) -> Similarity:
+    """The plain sum."""
+    return lambda rows: np.asarray(sum(part(rows) for part in parts), np.float32)
+
+
+def contestants(items: Sequence[Item]) -> dict[str, Similarity]:
+    """All that the table compares, by name."""
+    values = standardised(items)
+    audio = by_vectors(values / np.linalg.norm(values, axis=1, keepdims=True))
+    tags = tfidf([item.genres for item in items])
+    title = tfidf([words(item.titles["en"]) for item in items])
+    return {
+        "audio features, cosine": audio,
+        "audio + genre + title TF-IDF": together(audio, tags, title),
+        "RBF kernel + genre + title TF-IDF": together(rbf(values), tags, title),
+        **{f"hashing, {dim} dimensions": by_vectors(HashingEmbedder(dim).embed_now(items)) for dim in (128, 256)},
+    }
+
+
+# --- the table ---
+
+
+def interval(values: npt.NDArray[np.float64]) -> str:
+    """The mean and its 95 % bootstrap interval over queries."""
+    generator = np.random.default_rng(_SEED)
+    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(_N_RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return f"{values.mean():.4f} ({low:.4f} to {high:.4f})"
+
+
+def main() -> None:
+    """Read the arguments, print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--queries", type=int, help="a seeded sample of so many; default: all")
+    arguments = parser.parse_args()
+    songs = read_songs(arguments.file)
+    queries = queries_of(songs)
+    if arguments.queries is not None and arguments.queries < len(queries):
+        queries = np.sort(np.random.default_rng(_SEED).choice(queries, arguments.queries, replace=False))
+    print(f"{len(songs.items)} songs, {len(queries)} queries")
+    print(f"{'':36}{'hit@20':28}MRR")
+    for name, similarity in contestants(songs.items).items():
+        found = ranks(songs, queries, similarity)
+        print(f"{name:36}{interval((found <= 20).astype(np.float64)):28}{interval(1 / found)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
