@@ -4,6 +4,9 @@
 2. a container, where a Docker Engine answers;
 3. a private process of a locally installed program, after installing Debian's packages where root and apt allow;
 4. none: the tests that need it skip, loudly; under ``CI`` they fail.
+
+Tests of MariaDB's vector index run on that database where it is a MariaDB of 11.7 or newer, else on the one of
+``TEST_VECTOR_DATABASE_URL``, else they skip.
 """
 
 import contextlib
