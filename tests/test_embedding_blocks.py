@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def bounds(url: str) -> list[tuple[int, int, int]]:
     query = sa.select(block.first_id, block.last_id, block.n_items).order_by(block.first_id)
     with connection(url) as opened:
         found = [(row[0], row[1], row[2]) for row in opened.execute(query)]
-    assert all(one[1] < other[0] for one, other in zip(found, found[1:], strict=False)), "blocks overlap"
+    assert all(one[1] < other[0] for one, other in pairwise(found)), "blocks overlap"
     return found
 
 
