@@ -38,6 +38,8 @@ _SCORE_DECIMALS = 6
 _MAX_EFFORT = 10_000
 # Below this MariaDB compares all vectors sooner than it walks its graph.
 _MIN_GRAPH = 5000
+# So many times wider with a predicate: what it keeps may all be far away, and then signs tell less.
+_FILTERED = 2
 # Asked for besides: what was deactivated a moment ago is left out.
 _SPARE = 16
 _NOTHING: Final = Hits(ids=np.zeros(0, dtype=np.int64), scores=np.zeros(0, dtype=np.float32))
@@ -156,7 +158,10 @@ class DatabaseItemIndex:
         """Statements to be sent until one gives enough."""
         generation = self._prepared.generation
         if generation.coder:
-            question, width = generation.coder.question(unit), self._width(n)
+            question, width = (
+                generation.coder.question(unit),
+                self._width(n) * (_FILTERED if _filters(predicate) else 1),
+            )
             return [self._with_vectors(by_signs(generation.number, question, width, left_out, predicate))]
         exact = self._with_vectors(by_distance(generation.number, unit, n + _SPARE, left_out, predicate))
         if _filters(predicate) or len(self) < _MIN_GRAPH:
