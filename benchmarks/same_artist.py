@@ -1,6 +1,6 @@
 """How well do content embeddings find another song of the same artist, with the artist's name withheld?
 
-    python benchmarks/same_artist.py spotify_songs.csv [--queries 2000]
+    python -m benchmarks.same_artist spotify_songs.csv [--queries 2000]
 
 The catalogue is the whole file; a query is any song whose artist has one of another title. The artist is not embedded,
 and their name is taken out of titles. Songs of the query's own title are left out of its ranking: they are no hits, and
@@ -107,7 +107,7 @@ def _ranks_of(songs: Songs, rows: Ints, scores: Scores) -> Ints:
     same_artist = songs.artists[rows][:, None] == songs.artists
     best = np.where(same_artist, others, -np.inf).max(axis=1, keepdims=True)
     n_others_as_near = np.count_nonzero((others >= best) & ~same_artist, axis=1)
-    return (1 + n_others_as_near).astype(np.int64)
+    return np.asarray(1 + n_others_as_near, np.int64)
 
 
 # --- contestants ---
@@ -115,13 +115,13 @@ def _ranks_of(songs: Songs, rows: Ints, scores: Scores) -> Ints:
 
 def by_vectors(vectors: npt.NDArray[np.float32]) -> Similarity:
     """Inner products."""
-    return lambda rows: vectors[rows] @ vectors.T
+    return lambda rows: np.asarray(vectors[rows] @ vectors.T, np.float32)
 
 
 def standardised(items: Sequence[Item]) -> npt.NDArray[np.float32]:
     """Audio features of mean 0 and deviation 1, float32 (n, 10)."""
     values = np.array([[item.features[name] for name in _FEATURES] for item in items])
-    return ((values - values.mean(axis=0)) / values.std(axis=0)).astype(np.float32)
+    return np.asarray((values - values.mean(axis=0)) / values.std(axis=0), np.float32)
 
 
 def tfidf(texts: Sequence[Sequence[str]]) -> Similarity:
