@@ -57,8 +57,8 @@ class Catalogue(Protocol):
 class ItemsMark:
     """What was known of the items at some time: ``active_ids`` int64 (n,), rising, and when each was changed.
 
-    ``dates`` int64 (n,): numbers that differ where the dates do. ``modified_at`` is the last of the dates, None where no
-    item has one.
+    ``dates`` int64 (n,): numbers that differ where the dates do. ``modified_at`` is the last of the dates, None where
+    no item has one.
     """
 
     modified_at: datetime | None
