@@ -50,6 +50,8 @@ class Ranked:
     shared_genres: tuple[str, ...]
     shared_moods: tuple[str, ...]
     same_creator: bool
+    sources: tuple[str, ...] = ()
+    collaborative: float | None = None
 
     def candidate(self, items: Mapping[int, Item]) -> Candidate:
         """The candidate, its item and the likes near it taken from ``items``; raises ``KeyError`` without the item."""
@@ -60,6 +62,8 @@ class Ranked:
             shared_moods=self.shared_moods,
             same_creator=self.same_creator,
             popularity=self.facts.popularity,
+            sources=self.sources,
+            collaborative=self.collaborative,
         )
         return Candidate(item=items[self.facts.item_id], score=self.score, kind=self.kind, evidence=evidence)
 
@@ -170,4 +174,11 @@ def _ranked(retrieved: Retrieved, place: int, score: float, kind: Recommendation
         shared_genres=tuple(genre for genre in facts.genres if genre in taste.genres),
         shared_moods=tuple(mood for mood in facts.moods if mood in taste.moods),
         same_creator=facts.creator in taste.creators,
+        sources=retrieved.sources[place] if retrieved.sources else (),
+        collaborative=_known(retrieved.collaborative, place),
     )
+
+
+def _known(scores: Floats | None, place: int) -> float | None:
+    """The score at ``place``, None where it is unknown."""
+    return None if scores is None or np.isnan(scores[place]) else float(scores[place])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.ports import Floats, Hits, Ids, ItemIndex
+from core.ports import Floats, FusionWeights, Hits, Ids, ItemIndex
 from core.profile import TasteProfile
 from models.catalogue import ItemFacts
 
@@ -16,7 +16,8 @@ class Retrieved:
 
     ``facts``: one entry an item; ``vectors`` float32 (n, dim); ``similarity`` float32 (n,): the cosine to the nearest
     interest; ``liked``: one entry a like; ``affinity`` float32 (n, n_liked): the cosine to each like; ``is_popular``:
-    found by popularity alone.
+    found by popularity alone. With a collaborative model: ``collaborative`` float32 (n,), its scores, NaN for items
+    that it does not know; ``fusion``, how much each source weighs; ``sources``, what found each item.
     """
 
     facts: Sequence[ItemFacts]
@@ -25,6 +26,9 @@ class Retrieved:
     liked: Sequence[ItemFacts]
     affinity: Floats
     is_popular: bool
+    collaborative: Floats | None = None
+    fusion: FusionWeights | None = None
+    sources: Sequence[tuple[str, ...]] = ()
 
 
 async def retrieve(profile: TasteProfile, index: ItemIndex, n: int, excluded: Collection[int]) -> Retrieved:

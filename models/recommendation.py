@@ -19,12 +19,22 @@ class RecommendationType(StrEnum):
     POPULAR = "popular"
 
 
+class CandidateSource(StrEnum):
+    """What found a candidate; several may find the same one."""
+
+    CONTENT = "content"
+    COLLABORATIVE = "collaborative"
+    POPULARITY = "popularity"
+    SAME_CREATOR = "same_creator"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """The facts that speak for a candidate; every reason shown to a person must follow from them.
 
     ``similarity`` is the cosine to the nearest interest (-1 to 1); ``near`` the liked items it is close to, nearest
-    first; ``shared_genres``, ``shared_moods`` and ``same_creator`` what it has in common with the likes.
+    first; ``shared_genres``, ``shared_moods`` and ``same_creator`` what it has in common with the likes. ``sources``
+    names what found it; ``collaborative`` is its score by the model of all listeners, None where that does not know it.
     """
 
     similarity: float
@@ -33,6 +43,8 @@ class Evidence:
     shared_moods: tuple[str, ...] = ()
     same_creator: bool = False
     popularity: float = 0.0
+    sources: tuple[str, ...] = ()
+    collaborative: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
