@@ -62,6 +62,14 @@ class Words(_Section):
     creator: str
 
 
+class VersionWords(_Section):
+    """The words that tell versions of one item apart, in any language; what they mark is cut from titles to compare."""
+
+    marks: tuple[str, ...] = Field((), description="mark a bracket, or what follows a dash, that holds one")
+    openings: tuple[str, ...] = Field((), description="mark it where they open it")
+    tails: tuple[str, ...] = Field((), description="mark all that follows, without a bracket or dash too")
+
+
 class CatalogueProfile(_Section):
     """One domain."""
 
@@ -70,6 +78,7 @@ class CatalogueProfile(_Section):
     likes: InteractionTable
     lists: JoinedInteractionTable | None = None
     words: dict[str, Words] = Field(min_length=1)
+    versions: VersionWords = VersionWords()
     group_fields: tuple[str, ...] = Field(description="fields of an item in a group of the result")
     candidate_fields: tuple[str, ...] = Field(description="fields of an item among the candidates of the result")
     id_field: str = Field(description="name of the item's id in results")

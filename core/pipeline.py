@@ -11,6 +11,7 @@ from config.catalogue_profile import CatalogueProfile
 from core.errors import DependencyUnavailable
 from core.explanation import Explainer
 from core.fingerprint import fingerprint
+from core.item_versions import VersionFinder, first_creator
 from core.ports import (
     AnswerCache,
     Catalogue,
@@ -49,8 +50,9 @@ class PipelineConfig:
     group_items: int = 20
     n_candidates: int = 100
     overask: int = 3
-    n_spare: int = 10
+    n_spare: int = 40
     n_likes_shown: int = 60
+    max_owned: int = 1000
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
 
@@ -98,6 +100,7 @@ class RecommendationPipeline:
         self._observer = observer
         self._clock = clock
         self._profile = profile
+        self._versions = VersionFinder(profile.versions)
         self._config = config
 
     async def recommend(self, job: Job, report: ProgressReporter) -> ResultDocuments:
@@ -166,7 +169,7 @@ class RecommendationPipeline:
         with self._observer.stage("retrieve"):
             retrieved = await retrieve(profile, question.index, self._config.overask * n_ranked, question.excluded_ids)
         with self._observer.stage("rank"):
-            # A few more than are asked for: some may have been deactivated since the index was loaded.
+            # More than are asked for: some are versions of one work, or were deactivated since the index was loaded.
             ranked = rank(retrieved, n_ranked + self._config.n_spare, self._config.ranking)
         candidates, liked = await self._hydrate(ranked, question)
         await report(50)
@@ -189,13 +192,30 @@ class RecommendationPipeline:
         return build_profile(ids, vectors, counts, self._config.profile)
 
     async def _hydrate(self, ranked: Sequence[Ranked], question: _Question) -> tuple[list[Candidate], list[Item]]:
-        """The candidates that are still eligible, and the newest likes that are known, in one round trip."""
+        """The candidates that are still eligible, and the newest likes that are known, in one round trip.
+
+        Of versions of one work only the best goes through, and none where the member has or refused another.
+        """
         liked_ids = [interest.item_id for interest in question.listener.interests[: self._config.n_likes_shown]]
         near_ids = [item_id for each in ranked for item_id in each.near_ids]
         with self._observer.stage("hydrate"):
-            items = await self._catalogue.items({each.facts.item_id for each in ranked} | {*liked_ids, *near_ids})
+            owned_ids = await self._owned_ids(ranked, question)
+            found_ids = {each.facts.item_id for each in ranked}
+            items = await self._catalogue.items(found_ids | {*liked_ids, *near_ids, *owned_ids})
         candidates = [each.candidate(items) for each in ranked if each.facts.item_id in items]
-        return candidates, [items[item_id] for item_id in dict.fromkeys(liked_ids) if item_id in items]
+        owned = [item for item_id, item in items.items() if item_id not in found_ids]
+        return self._versions.without_versions(candidates, owned), [
+            items[item_id] for item_id in dict.fromkeys(liked_ids) if item_id in items
+        ]
+
+    async def _owned_ids(self, ranked: Sequence[Ranked], question: _Question) -> list[int]:
+        """What the member has or refused by creators of candidates: all that a candidate may be a version of."""
+        interests = [interest.item_id for interest in question.listener.interests]
+        owned = list(dict.fromkeys([*interests, *sorted(question.excluded_ids)]))[: self._config.max_owned]
+        known, _ = await question.index.vectors(owned)
+        creators = {first_creator(each.facts.creator) for each in ranked}
+        facts = await question.index.facts(known.tolist())
+        return [each.item_id for each in facts if first_creator(each.creator) in creators]
 
     def _finish(self, question: _Question, ranked: Sequence[Candidate], reranked: Reranked) -> Finished:
         picks = [pick for group in reranked.groups for pick in group.picks]

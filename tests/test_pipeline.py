@@ -353,3 +353,30 @@ async def test_whatever_the_model_answers_the_result_holds_only_eligible_songs_o
     result = await House(listener, model=ScriptedModel(handles)).result(job)
     assert faults_of(result, {*favorites, *seen, *disliked}, set(CATALOGUE)) == []
     assert len(result["candidates"]) == min(top_k or 50, 100 - len({*favorites, *seen, *disliked} & set(CATALOGUE)))
+
+
+# --- versions of one work ---
+
+
+def versions_house(titles: Mapping[int, str], *listeners: Listener) -> House:
+    """A catalogue of one artist whose songs have these titles; the others keep theirs."""
+    house = House(*listeners)
+    items = CATALOGUE | {i: make_item(i, title=title, creator="IU", genres=("pop",)) for i, title in titles.items()}
+    house.catalogue.active = items
+    house.index.index = ArrayIndex(VECTORS, {i: i / 100 for i in items}, items)
+    return house
+
+
+async def test_no_version_of_a_liked_listed_or_refused_song_is_recommended() -> None:
+    listener = Listener(member_id=7, seen_ids=frozenset({10}), disliked_ids=frozenset({20}))
+    titles = {1: "Palette", 4: "Palette - Remix", 10: "Eight (feat. SUGA)", 11: "Eight", 20: "Ah", 21: "Ah (라이브)"}
+    result = await versions_house(titles, listener).result(JOB)
+    assert {4, 11, 21}.isdisjoint(candidate["song_id"] for candidate in result["candidates"])
+    assert len(result["candidates"]) == 50
+
+
+async def test_of_versions_of_one_song_one_is_recommended() -> None:
+    versions = {i: f"Palette ({i} Remix)" for i in range(4, 98, 4)}
+    result = await versions_house(versions).result(replace(JOB, top_k=70))
+    assert len(versions.keys() & {candidate["song_id"] for candidate in result["candidates"]}) == 1
+    assert len(result["candidates"]) == 70

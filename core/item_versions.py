@@ -1,0 +1,97 @@
+"""Which items are one work: a remix, a live recording or a new edition stands beside its original in no list.
+
+Titles are compared without what only tells one version from another, found by the words of the catalogue profile.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from config.catalogue_profile import VersionWords
+from models.catalogue import Item
+from models.recommendation import Candidate
+
+WorkKey = tuple[str, str]
+"""The first creator and a title, both folded."""
+
+# A bracket may have lost its end, where a title was too long for its column.
+_BRACKET = re.compile(r"[(\[{<~〈《「『【〔]([^()\[\]{}<>~〈〉《》「」『』【】〔〕]*)(?:[)\]}>~〉》」』】〕]|$)")
+_DASH = re.compile(r"\s[-‐‑‒–—―−]\s*(?=\S)")
+_FIRST_CREATOR = re.compile(r"[,;/&、・×]")
+
+
+class VersionFinder:
+    """Recognises versions by ``words``; without any, only by how titles are written."""
+
+    def __init__(self, words: VersionWords) -> None:
+        self._mark = _any_of(words.marks)
+        self._opening = _any_of(words.openings)
+        self._tail = re.compile(rf"(?<=.)\s(?:{_joined(words.tails)}).*$", re.DOTALL) if words.tails else None
+
+    def title(self, title: str) -> str:
+        """``title`` folded and without marks of a version; never empty, unless ``title`` is.
+
+        Case, width and punctuation are folded (NFKC). A bracket or what follows a dash goes where it holds a word of
+        versions; all else stays, numbers too. A title that is nothing but a mark stays.
+        """
+        plain = _folded(title)
+        while (shorter := self._plainer(plain)) != plain:
+            plain = shorter
+        return plain or title
+
+    def keys(self, item: Item) -> frozenset[WorkKey]:
+        """One key a title that the item has: items with a key in common are versions of one work."""
+        creator = first_creator(item.creator)
+        return frozenset((creator, self.title(title)) for title in item.titles.values())
+
+    def without_versions(self, candidates: Sequence[Candidate], owned: Iterable[Item]) -> list[Candidate]:
+        """``candidates``, given best first, without versions of ``owned`` items or of better candidates."""
+        taken = {key for item in owned for key in self.keys(item)}
+        kept = []
+        for candidate in candidates:
+            keys = self.keys(candidate.item)
+            if taken.isdisjoint(keys):
+                kept.append(candidate)
+                taken |= keys
+        return kept
+
+    def _plainer(self, text: str) -> str:
+        """``text`` without its marks and punctuation, or as it is where nothing else would be left."""
+        bare = _BRACKET.sub(lambda found: " " if self._is_mark(found[1]) else found[0], text)
+        first, *suffixes = _DASH.split(bare)
+        bare = " - ".join([first, *(suffix for suffix in suffixes if not self._is_mark(suffix))])
+        bare = self._tail.sub("", bare) if self._tail else bare
+        return _letters(bare) or _letters(text) or text
+
+    def _is_mark(self, part: str) -> bool:
+        part = part.strip()
+        return bool(self._mark.search(part) or self._opening.match(part))
+
+
+def first_creator(creator: str | None) -> str:
+    """The first of several, folded: the one whom a work and its versions have in common."""
+    return _letters(_FIRST_CREATOR.split(_folded(creator or ""), maxsplit=1)[0])
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def _letters(text: str) -> str:
+    """Letters, their marks, digits and symbols, with one space in place of all that stands between."""
+    return " ".join("".join(char if unicodedata.category(char)[0] in "LMNS" else " " for char in text).split())
+
+
+def _any_of(words: Sequence[str]) -> re.Pattern[str]:
+    return re.compile(_joined(words) or r"(?!)")
+
+
+def _joined(words: Sequence[str]) -> str:
+    """A pattern of any of ``words``; one in Latin letters must stand alone, others are written without spaces."""
+    return "|".join(_pattern(_folded(word)) for word in words)
+
+
+def _pattern(word: str) -> str:
+    if not word.isascii():
+        return re.escape(word)
+    return rf"(?<!\w){re.escape(word)}" + (r"(?!\w)" if word[-1:].isalnum() else "")
