@@ -31,6 +31,8 @@ class LogEvent(StrEnum):
     INDEX_REFRESH_FAILED = "index_refresh_failed"
     INDEX_SNAPSHOT_FAILED = "index_snapshot_failed"
     INDEX_CHANGED = "index_changed"
+    MODEL_LOADED = "model_loaded"
+    MODEL_REFRESH_FAILED = "model_refresh_failed"
     EMBEDDING_BLOCK_DAMAGED = "embedding_block_damaged"
     LEASE_RENEWAL_FAILED = "lease_renewal_failed"
     HTTP_STARTED = "http_started"

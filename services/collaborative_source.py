@@ -1,0 +1,247 @@
+"""The fitted collaborative model in memory, searched for any listener, and kept up to date with the store of models."""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from core.collaborative import Likes
+from core.errors import ConfigurationError, SongsAIError
+from core.fitted_collaborative import MODEL_KIND, FittedCollaborative
+from core.ports import Clock, Floats, FusionWeights, Hits, Ids, ModelStore
+from models.log_event import LogEvent
+from services.scan_queue import QueuedScan
+from services.vector_scan import EXACT_BELOW, RECALL_AIM, Places, build_scan
+
+_TINY = 1e-30
+_AT = 200
+_N_SAMPLED = 64
+_N_SAMPLED_LIKES = 10
+# As many more are asked of the scan than are wanted, until it finds enough of the best.
+_FACTORS = (1, 2, 4, 8, 16)
+
+_log = structlog.get_logger()
+
+
+class InMemoryCollaborativeSource:
+    """A ``CollaborativeSource`` over a fitted model. Ties go to the smaller id, so that results repeat.
+
+    Up to ``exact_below`` items all are scored; beyond, a scan of codes finds those that are, and building it takes a
+    minute for a million.
+    """
+
+    def __init__(self, fitted: FittedCollaborative, *, exact_below: int = EXACT_BELOW) -> None:
+        self._fitted = fitted
+        self._vectors = fitted.model.item_vectors
+        self._codes = _Codes(fitted) if len(self) >= exact_below else None
+
+    @property
+    def version(self) -> str:
+        """The version under which the model is stored."""
+        return self._fitted.version
+
+    @property
+    def weights(self) -> FusionWeights:
+        """What ``fit`` found to be the best mixture on its validation split."""
+        return self._fitted.weights
+
+    @property
+    def recall(self) -> float:
+        """Recall@200 against scores of all items, for listeners made up of a few likes."""
+        return self._codes.recall if self._codes else 1.0
+
+    def __len__(self) -> int:
+        return len(self._fitted.item_ids)
+
+    def listener(self, likes: Mapping[int, float]) -> Floats | None:
+        """The vector, float32 (dim,), of one who likes these items by these weights; None where it knows none."""
+        ids = np.array(sorted(likes), dtype=np.int64)
+        places, known = self._places(ids)
+        weights = np.array([likes[item_id] for item_id in ids[known].tolist()], dtype=np.float32)
+        places, weights = places[weights > 0], weights[weights > 0]
+        if not len(places):
+            return None
+        starts = np.array([0, len(places)], dtype=np.int64)
+        vector: Floats = self._fitted.model.listener_vectors(Likes(starts, places, weights))[0]
+        return vector
+
+    async def search(self, listener: Floats, n: int, *, excluded: Collection[int] = ()) -> Hits:
+        """The ``n`` items of the highest inner product with ``listener``; scores are those products."""
+        left_out, _ = self._places(np.fromiter(excluded, dtype=np.int64, count=len(excluded)))
+        if self._codes is None or n <= 0:
+            scores: Floats = self._vectors @ listener
+            scores[left_out] = -np.inf
+            places = _best(scores, min(n, len(self) - len(np.unique(left_out))))
+            return Hits(ids=self._fitted.item_ids[places], scores=scores[places])
+        places = await self._codes.search(listener, n, len(left_out))
+        places = np.sort(places[~np.isin(places, left_out)])
+        scores = self._vectors[places] @ listener
+        best = _best(scores, n)
+        return Hits(ids=self._fitted.item_ids[places[best]], scores=scores[best])
+
+    def scores(self, listener: Floats, item_ids: Ids) -> Floats:
+        """The scores of ``item_ids``, float32 (n,), on the scale of ``search``; NaN where an item is unknown."""
+        places, known = self._places(item_ids)
+        scores = np.full(len(item_ids), np.nan, dtype=np.float32)
+        scores[known] = self._vectors[places] @ listener
+        return scores
+
+    def _places(self, item_ids: Ids) -> tuple[Places, npt.NDArray[np.bool_]]:
+        """Where those of ``item_ids`` that the model knows stand in it, and which these are."""
+        known_ids = self._fitted.item_ids
+        places = np.searchsorted(known_ids, item_ids)
+        known = places < len(known_ids)
+        known[known] = known_ids[places[known]] == item_ids[known]
+        return places[known], known
+
+
+class _Codes:
+    """A scan of codes for inner products, which knows how many it must be asked for.
+
+    FastScan's codes are looked up for inner products as they are, so there is no need to turn them into cosines by a
+    further dimension (Bachrach et al., "Speeding up the Xbox recommender system", 2014); rows need only be no longer
+    than 1.
+    """
+
+    def __init__(self, fitted: FittedCollaborative) -> None:
+        vectors = fitted.model.item_vectors
+        self._scan = build_scan(_rows(vectors))
+        self._queued = QueuedScan(self._scan)
+        listeners = _sample(fitted)
+        _, true_places = faiss.knn(listeners, vectors, _AT, metric=faiss.METRIC_INNER_PRODUCT)
+        for self._factor in _FACTORS:
+            self.recall = self._recall(listeners, true_places)
+            if self.recall >= RECALL_AIM:
+                break
+
+    async def search(self, listener: Floats, n: int, n_besides: int) -> Places:
+        """Places among which the ``n`` best are, with as many besides as are not wanted."""
+        [(places, _)] = await self._queued.search(_unit(listener)[None], self._factor * n, n_besides)
+        return places
+
+    def _recall(self, listeners: Floats, true_places: Places) -> float:
+        """The mean share of the true places that is found."""
+        found = [
+            self._scan.search(_unit(listener)[None], self._factor * true_places.shape[1])[0][0]
+            for listener in listeners
+        ]
+        return float(np.mean([np.isin(true, of_one).mean() for true, of_one in zip(true_places, found, strict=True)]))
+
+
+def _rows(vectors: Floats) -> npt.NDArray[np.float16]:
+    """``vectors`` shortened alike, to a length of 1 at the most, and of an even dimension, which codes need."""
+    n, dim = vectors.shape
+    longest = max(float(np.sqrt(np.einsum("nd,nd->n", vectors, vectors).max())), _TINY)
+    rows = np.zeros((n, dim + dim % 2), dtype=np.float16)
+    np.divide(vectors, np.float32(longest), out=rows[:, :dim], casting="same_kind")
+    return rows
+
+
+def _unit(listener: Floats) -> Floats:
+    """In the direction of ``listener``, of an even dimension."""
+    length = max(float(np.linalg.norm(listener)), _TINY)
+    return np.pad((listener / length).astype(np.float32), (0, len(listener) % 2))
+
+
+def _sample(fitted: FittedCollaborative) -> Floats:
+    """Listeners who like one item, several that go together, and several that do not; as many of each kind."""
+    model, n_items = fitted.model, len(fitted.item_ids)
+    chance = np.random.default_rng(n_items)
+    ones = chance.integers(n_items, size=(_N_SAMPLED, 1))
+    of_ones = model.listener_vectors(Likes.of(ones.tolist()))
+    _, near = faiss.knn(of_ones, model.item_vectors, _AT, metric=faiss.METRIC_INNER_PRODUCT)
+    together = np.hstack([ones, chance.permuted(near, axis=1)[:, : _N_SAMPLED_LIKES - 1]])
+    anything = chance.integers(n_items, size=(_N_SAMPLED, _N_SAMPLED_LIKES))
+    others = model.listener_vectors(Likes.of([*together.tolist(), *anything.tolist()]))
+    return np.concatenate([of_ones, others])
+
+
+def _best(scores: Floats, n: int) -> Places:
+    """Where the ``n`` highest scores stand, highest first; of equal ones the foremost."""
+    n = min(n, len(scores))
+    if n <= 0:
+        return np.zeros(0, dtype=np.int64)
+    lowest = np.partition(scores, len(scores) - n)[len(scores) - n]
+    [reaching] = np.nonzero(scores >= lowest)
+    return np.asarray(reaching[np.lexsort((reaching, -scores[reaching]))][:n], dtype=np.int64)
+
+
+class CollaborativeObserver(Protocol):
+    """Is told which model is in force."""
+
+    def collaborative_loaded(self, *, version: str, n_items: int, recall: float) -> None:
+        """Another model is in force from now on; ``recall`` is that of its search, at 200, on a sample."""
+
+
+class RefreshingCollaborative:
+    """A ``CollaborativeProvider`` that polls the store and swaps the model when another is in force; jobs keep theirs.
+
+    A model that cannot be read is told of once, and the one before goes on serving: a list without it is still a list.
+    """
+
+    def __init__(self, store: ModelStore, *, refresh_s: float, clock: Clock, observer: CollaborativeObserver) -> None:
+        self._store = store
+        self._refresh_s = refresh_s
+        self._clock = clock
+        self._observer = observer
+        self._source: InMemoryCollaborativeSource | None = None
+        self._refused: str | None = None
+
+    def current(self) -> InMemoryCollaborativeSource | None:
+        """The newest model, or None while there is none."""
+        return self._source
+
+    async def load(self) -> None:
+        """The first refresh: raises ``DependencyUnavailable`` alone, since without a model there is much to serve."""
+        try:
+            await self.refresh()
+        except ConfigurationError as error:
+            _log.warning(LogEvent.MODEL_REFRESH_FAILED, kind=MODEL_KIND, error=str(error))
+
+    async def refresh(self) -> None:
+        """Put the model in force that the store says. Raises what the store raises, and then changes nothing."""
+        version = await self._store.active_version(MODEL_KIND)
+        if version is None:
+            self._source = None
+        elif version != self._refused and (self._source is None or self._source.version != version):
+            try:
+                await self._load(version)
+            except ConfigurationError:
+                self._refused = version
+                raise
+
+    async def _load(self, version: str) -> None:
+        began_at_s = self._clock.monotonic_s()
+        payload = await self._store.load(MODEL_KIND, version)
+        if payload is None:
+            raise ConfigurationError(f"the collaborative model of version {version!r} is gone: fit it again")
+        # Off the event loop: a minute for a million items, while jobs run.
+        source = await asyncio.to_thread(_source_of, payload, version)
+        self._source = source
+        self._observer.collaborative_loaded(version=version, n_items=len(source), recall=source.recall)
+        _log.info(
+            LogEvent.MODEL_LOADED,
+            kind=MODEL_KIND,
+            version=version,
+            n_items=len(source),
+            recall=round(source.recall, 4),
+            seconds=round(self._clock.monotonic_s() - began_at_s, 3),
+        )
+
+    async def run(self) -> None:
+        """Refresh every ``refresh_s`` seconds until cancelled; while the store is away the model stays as it is."""
+        while True:
+            await asyncio.sleep(self._refresh_s)
+            try:
+                await self.refresh()
+            except SongsAIError as error:
+                _log.warning(LogEvent.MODEL_REFRESH_FAILED, kind=MODEL_KIND, error=str(error))
+
+
+def _source_of(payload: bytes, version: str) -> InMemoryCollaborativeSource:
+    return InMemoryCollaborativeSource(replace(FittedCollaborative.from_bytes(payload), version=version))
