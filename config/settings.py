@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MEMORY_URL = "memory://"
+DiscoveryName = Literal["hidden_gem", "crossover", "new_creator"]
 
 
 class Settings(BaseSettings):
@@ -53,7 +54,11 @@ class Settings(BaseSettings):
     n_interests: int = Field(4, ge=1, le=16, description="tastes of one listener that are searched apart, at the most")
     max_per_creator: int = Field(3, ge=1, description="items of one artist among the candidates")
     diversity: float = Field(0.3, ge=0, le=1, description="0: the best matches only; 1: as different as can be (MMR)")
-    discovery_share: float = Field(0.2, ge=0, le=1, description="share of candidates kept for gems and crossovers")
+    discovery_share: float = Field(0.2, ge=0, le=1, description="share of candidates kept for discoveries")
+    discovery_mix: Annotated[dict[DiscoveryName, Annotated[float, Field(ge=0)]], NoDecode] = Field(
+        {"hidden_gem": 1.0, "crossover": 1.0, "new_creator": 1.0},
+        description="how these places are split, such as hidden_gem:2,crossover:1 (what is not named: 0)",
+    )
 
     # Embeddings
     embedder: Literal["hashing", "openai"] = Field("hashing", description="hashing: no downloads; openai: by HTTP")
@@ -109,6 +114,11 @@ class Settings(BaseSettings):
         if any(delay <= 0 for delay in value) or list(value) != sorted(set(value)):
             raise ValueError("retry_delays_s must be positive and rising, such as 5,30,120")
         return value
+
+    @field_validator("discovery_mix", mode="before")
+    @classmethod
+    def _split_mix(cls, value: object) -> object:
+        return dict(part.strip().split(":", 1) for part in value.split(",")) if isinstance(value, str) else value
 
     @field_validator("time_zone")
     @classmethod

@@ -6,29 +6,31 @@ creator, with a share of places kept for discoveries.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from core.discovery import DiscoveryPlaces, find_discoveries
 from core.ports import Floats
 from core.retrieval import Retrieved
 from models.catalogue import Item, ItemFacts
-from models.recommendation import Candidate, Evidence, RecommendationType
+from models.recommendation import Candidate, CandidateSource, Discovery, Evidence, RecommendationType
 
 _N_NEAR_SHOWN = 2
-_DISCOVERIES = frozenset({RecommendationType.HIDDEN_GEM, RecommendationType.CROSSOVER})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingConfig:
     """``diversity``, ``discovery_share`` and ``popularity_weight`` run from 0 to 1.
 
-    A hidden gem is less popular than ``gem_popularity_quantile`` of the items it competes with.
+    ``discovery_mix`` weighs the kinds of discovery against each other; a kind that it lacks is kept no places for. A
+    hidden gem is less popular than ``gem_popularity_quantile`` of the items it competes with.
     """
 
     diversity: float = 0.3
     max_per_creator: int = 3
     discovery_share: float = 0.2
+    discovery_mix: Mapping[Discovery, float] = field(default_factory=lambda: dict.fromkeys(Discovery, 1.0))
     popularity_weight: float = 0.1
     n_near: int = 3
     gem_popularity_quantile: float = 0.25
@@ -52,6 +54,7 @@ class Ranked:
     same_creator: bool
     sources: tuple[str, ...] = ()
     collaborative: float | None = None
+    discovery: Discovery | None = None
 
     def candidate(self, items: Mapping[int, Item]) -> Candidate:
         """The candidate, its item and the likes near it taken from ``items``; raises ``KeyError`` without the item."""
@@ -64,6 +67,7 @@ class Ranked:
             popularity=self.facts.popularity,
             sources=self.sources,
             collaborative=self.collaborative,
+            discovery=self.discovery,
         )
         return Candidate(item=items[self.facts.item_id], score=self.score, kind=self.kind, evidence=evidence)
 
@@ -74,9 +78,9 @@ def rank(retrieved: Retrieved, n: int, config: RankingConfig) -> list[Ranked]:
         return []
     scores = _scores(retrieved, config)
     taste = _Taste.of(retrieved.liked)
-    kinds = _kinds(retrieved, scores, taste, config)
-    order = _diversify(retrieved, kinds, scores, n, config)
-    return [_ranked(retrieved, place, float(scores[place]), kinds[place], taste) for place in order]
+    discoveries = find_discoveries(retrieved, scores, config.gem_popularity_quantile)
+    order = _diversify(retrieved, discoveries, scores, n, config)
+    return [_ranked(retrieved, place, float(scores[place]), discoveries[place], taste) for place in order]
 
 
 def _scores(retrieved: Retrieved, config: RankingConfig) -> Floats:
@@ -106,76 +110,73 @@ class _Taste:
         )
 
 
-def _kinds(retrieved: Retrieved, scores: Floats, taste: _Taste, config: RankingConfig) -> list[RecommendationType]:
-    if retrieved.is_popular:
-        return [RecommendationType.POPULAR] * len(retrieved.facts)
-    popularity = [facts.popularity for facts in retrieved.facts]
-    is_gem = (np.array(popularity) < np.quantile(popularity, config.gem_popularity_quantile)) & (
-        scores >= np.median(scores)
-    )
-    return [_kind(facts, taste, is_gem=gem) for facts, gem in zip(retrieved.facts, is_gem.tolist(), strict=True)]
-
-
-def _kind(facts: ItemFacts, taste: _Taste, *, is_gem: bool) -> RecommendationType:
+def _kind(facts: ItemFacts, taste: _Taste, discovery: Discovery | None, sources: Sequence[str]) -> RecommendationType:
     """What speaks for the item, from the most telling to the most common."""
-    if facts.creator in taste.creators:
-        return RecommendationType.ARTIST
-    if taste.genres.isdisjoint(facts.genres):
-        return RecommendationType.CROSSOVER
-    if is_gem:
-        return RecommendationType.HIDDEN_GEM
-    return RecommendationType.GENRE if taste.moods.isdisjoint(facts.moods) else RecommendationType.SIMILAR
+    has_genre, has_mood = not taste.genres.isdisjoint(facts.genres), not taste.moods.isdisjoint(facts.moods)
+    is_collaborative = CandidateSource.COLLABORATIVE in sources and CandidateSource.CONTENT not in sources
+    rules = (
+        (facts.creator in taste.creators, RecommendationType.ARTIST),
+        (discovery is Discovery.CROSSOVER, RecommendationType.CROSSOVER),
+        (discovery is Discovery.HIDDEN_GEM, RecommendationType.HIDDEN_GEM),
+        (is_collaborative, RecommendationType.COLLABORATIVE),
+        (has_genre and not has_mood, RecommendationType.GENRE),
+        (True, RecommendationType.SIMILAR),
+    )
+    return next(kind for applies, kind in rules if applies)
 
 
 def _diversify(
-    retrieved: Retrieved, kinds: Sequence[RecommendationType], scores: Floats, n: int, config: RankingConfig
+    retrieved: Retrieved, discoveries: Sequence[Discovery | None], scores: Floats, n: int, config: RankingConfig
 ) -> list[int]:
-    """Places in ``retrieved``, greedily by marginal relevance; discoveries come first until their share is met.
+    """Places in ``retrieved``, greedily by marginal relevance; discoveries come first where one is due.
 
     The cap per creator gives way only where the list would otherwise stay shorter than ``n``.
     """
+    n = min(n, len(scores))
+    places = DiscoveryPlaces.of(discoveries, n, config.discovery_share, config.discovery_mix)
     likeness = config.diversity * (retrieved.vectors @ retrieved.vectors.T)
     relevance = (1 - config.diversity) * scores
     redundancy = np.zeros_like(relevance)
-    is_discovery = np.array([kind in _DISCOVERIES for kind in kinds])
-    # What is no discovery stands back by more than any marginal relevance while one is due.
-    waiting = np.where(is_discovery, np.float32(0), np.float32(10))
     per_creator: Counter[str | None] = Counter()
     chosen: list[int] = []
     over_cap: list[int] = []
-    n_discoveries = 0
+    counts: Counter[Discovery] = Counter()
+    # What is due goes before all else by more than any marginal relevance.
+    precedence = {kind: np.float32(10) * np.array([each is kind for each in discoveries]) for kind in places.quotas}
     for _ in range(len(scores)):
         if len(chosen) == n:
             break
-        is_due = int(config.discovery_share * (len(chosen) + 1)) > n_discoveries
-        gain = relevance - redundancy
-        place = int(np.argmax(gain - waiting if is_due else gain))
+        due = sum((precedence[kind] for kind in places.due(len(chosen), counts)), start=np.float32(0))
+        place = int(np.argmax(relevance - redundancy + due))
         relevance[place] = -np.inf
         creator = retrieved.facts[place].creator
         if creator is not None and per_creator[creator] >= config.max_per_creator:
             over_cap.append(place)
             continue
         per_creator[creator] += 1
-        n_discoveries += bool(is_discovery[place])
+        if (discovery := discoveries[place]) is not None:
+            counts[discovery] += 1
         chosen.append(place)
         np.maximum(redundancy, likeness[place], out=redundancy)
     return chosen + over_cap[: n - len(chosen)]
 
 
-def _ranked(retrieved: Retrieved, place: int, score: float, kind: RecommendationType, taste: _Taste) -> Ranked:
+def _ranked(retrieved: Retrieved, place: int, score: float, discovery: Discovery | None, taste: _Taste) -> Ranked:
     facts = retrieved.facts[place]
+    sources = retrieved.sources[place] if retrieved.sources else ()
     nearest = np.argsort(-retrieved.affinity[place], kind="stable")[:_N_NEAR_SHOWN]
     return Ranked(
         facts=facts,
         score=score,
-        kind=kind,
+        kind=RecommendationType.POPULAR if retrieved.is_popular else _kind(facts, taste, discovery, sources),
         similarity=float(retrieved.similarity[place]),
         near_ids=tuple(retrieved.liked[column].item_id for column in nearest.tolist()),
         shared_genres=tuple(genre for genre in facts.genres if genre in taste.genres),
         shared_moods=tuple(mood for mood in facts.moods if mood in taste.moods),
         same_creator=facts.creator in taste.creators,
-        sources=retrieved.sources[place] if retrieved.sources else (),
+        sources=sources,
         collaborative=_known(retrieved.collaborative, place),
+        discovery=discovery,
     )
 
 

@@ -28,6 +28,14 @@ class CandidateSource(StrEnum):
     SAME_CREATOR = "same_creator"
 
 
+class Discovery(StrEnum):
+    """How a candidate would widen the listener's taste."""
+
+    HIDDEN_GEM = "hidden_gem"
+    CROSSOVER = "crossover"
+    NEW_CREATOR = "new_creator"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """The facts that speak for a candidate; every reason shown to a person must follow from them.
@@ -35,6 +43,7 @@ class Evidence:
     ``similarity`` is the cosine to the nearest interest (-1 to 1); ``near`` the liked items it is close to, nearest
     first; ``shared_genres``, ``shared_moods`` and ``same_creator`` what it has in common with the likes. ``sources``
     names what found it; ``collaborative`` is its score by the model of all listeners, None where that does not know it.
+    ``discovery`` says how it would widen the taste, None where it would not.
     """
 
     similarity: float
@@ -45,6 +54,7 @@ class Evidence:
     popularity: float = 0.0
     sources: tuple[str, ...] = ()
     collaborative: float | None = None
+    discovery: Discovery | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

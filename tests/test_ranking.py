@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from core.ranking import Ranked, RankingConfig, rank
 from core.retrieval import Retrieved
 from models.catalogue import ItemFacts
-from models.recommendation import RecommendationType
+from models.recommendation import Discovery, RecommendationType
 from tests.support.builders import make_item
 
 PLAIN = RankingConfig(diversity=0.0, discovery_share=0.0, max_per_creator=100, popularity_weight=0.0)
@@ -127,7 +127,8 @@ def test_diversity_prefers_the_different_of_two_near_equals() -> None:
 def test_discoveries_get_their_share_of_places(share: float) -> None:
     known = [(facts(i), 0.95) for i in range(1, 41)]
     foreign = [(facts(i, genres=("jazz",)), 0.3) for i in range(41, 81)]
-    config = RankingConfig(diversity=0.0, discovery_share=share, popularity_weight=0.0, gem_popularity_quantile=0.0)
+    only = {Discovery.CROSSOVER: 1.0}
+    config = RankingConfig(diversity=0.0, discovery_share=share, discovery_mix=only, popularity_weight=0.0)
     ranked = rank(retrieved([*known, *foreign]), 20, config)
     assert sum(each.kind is RecommendationType.CROSSOVER for each in ranked) == round(20 * share)
 

@@ -25,6 +25,8 @@ def shown(value: object) -> str:
         return value.get_secret_value()
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        return ",".join(f"{name}:{each}" for name, each in value.items())
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -63,6 +65,9 @@ def test_without_any_environment_everything_is_embedded() -> None:
         ("RETRY_DELAYS_S", "30,5"),
         ("RETRY_DELAYS_S", "-1"),
         ("RETRY_DELAYS_S", ""),
+        ("DISCOVERY_MIX", "hidden_gem"),
+        ("DISCOVERY_MIX", "hidden_gem:-1"),
+        ("DISCOVERY_MIX", "surprise:1"),
         ("QUEUE_TYPE", "stream"),
         ("NAME_PREFIX", "a b"),
         ("LOG_LEVEL", "LOUD"),
@@ -79,12 +84,17 @@ def test_retry_delays_may_be_fractions_of_a_second(monkeypatch: pytest.MonkeyPat
     assert Settings().retry_delays_s == (0.2, 0.5, 1.0)
 
 
+def test_a_kind_of_discovery_that_the_mix_does_not_name_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISCOVERY_MIX", "hidden_gem:2, new_creator: 0.5")
+    assert Settings().discovery_mix == {"hidden_gem": 2.0, "new_creator": 0.5}
+
+
 def test_no_secret_is_in_a_repr_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     for name in ("BROKER_URL", "DATABASE_URL", "REDIS_URL"):
         monkeypatch.setenv(name, f"scheme://user:hidden-{name}@host")
     settings = Settings()
-    assert not re.search(r"sk-secret|hidden", f"{settings!r} {settings}")
+    assert not re.search(r"sk-secret|hidden-", f"{settings!r} {settings}")
     monkeypatch.setenv("CONCURRENCY", "sk-mistaken")
     with pytest.raises(ValidationError) as error:
         Settings()

@@ -35,6 +35,7 @@ from core.ranking import RankingConfig
 from core.reranking import Reranker
 from core.result_document import DOCUMENT_VERSION
 from models.log_event import LogEvent
+from models.recommendation import Discovery
 from services.active_members import SqlActiveMembers
 from services.answer_cache import RedisAnswerCache
 from services.catalogue import SqlCatalogue
@@ -64,6 +65,7 @@ log = structlog.get_logger()
 
 # The settings that change what is recommended; the others only change how.
 _ANSWER_SETTINGS = (
+    "discovery_mix",
     "discovery_share",
     "diversity",
     "group_items",
@@ -533,5 +535,6 @@ def _pipeline_config(settings: Settings, profile: CatalogueProfile) -> PipelineC
             diversity=settings.diversity,
             max_per_creator=settings.max_per_creator,
             discovery_share=settings.discovery_share,
+            discovery_mix={Discovery(name): weight for name, weight in settings.discovery_mix.items()},
         ),
     )

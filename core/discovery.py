@@ -1,0 +1,97 @@
+"""Discoveries: which candidates would widen a taste, and how many places of a list are theirs."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from core.ports import Floats
+from core.retrieval import Retrieved
+from models.catalogue import ItemFacts
+from models.recommendation import CandidateSource, Discovery
+
+Flags = npt.NDArray[np.bool_]
+
+_MIN_LIKES_OF_LOVED = 2
+
+
+def find_discoveries(retrieved: Retrieved, scores: Floats, gem_popularity_quantile: float) -> list[Discovery | None]:
+    """What each candidate would be a discovery of, if any, by ``scores`` float32 (n,).
+
+    By a creator whom the listener likes nothing of it is a crossover, where it has none of the likes' genres; else a
+    hidden gem, where it is less popular than that quantile of the candidates; else a new creator like the loved ones,
+    where the like it is nearest to is by one of these, or listeners of a like taste found it. The latter two must be
+    among the better half of the candidates.
+    """
+    if retrieved.is_popular:
+        return [None] * len(retrieved.facts)
+    genres = {genre for facts in retrieved.liked for genre in facts.genres}
+    known = {facts.creator for facts in retrieved.liked}
+    popularity = np.array([facts.popularity for facts in retrieved.facts])
+    is_match = scores >= np.median(scores)
+    is_gem = is_match & (popularity < np.quantile(popularity, gem_popularity_quantile))
+    is_like_loved = is_match & (_is_near_loved(retrieved) | _is_collaborative(retrieved))
+    return [
+        None if facts.creator in known and facts.creator is not None else _discovery(facts, genres, gem, like_loved)
+        for facts, gem, like_loved in zip(retrieved.facts, is_gem.tolist(), is_like_loved.tolist(), strict=True)
+    ]
+
+
+def _discovery(facts: ItemFacts, liked_genres: set[str], is_gem: bool, is_like_loved: bool) -> Discovery | None:
+    if facts.genres and liked_genres and liked_genres.isdisjoint(facts.genres):
+        return Discovery.CROSSOVER
+    if is_gem:
+        return Discovery.HIDDEN_GEM
+    return Discovery.NEW_CREATOR if is_like_loved and facts.creator is not None else None
+
+
+def _is_near_loved(retrieved: Retrieved) -> Flags:
+    """Whether the nearest like is by a creator of several likes, or by any where there is none of several; (n,)."""
+    n_likes = Counter(facts.creator for facts in retrieved.liked if facts.creator is not None)
+    n_needed = min(_MIN_LIKES_OF_LOVED, max(n_likes.values(), default=0))
+    loved = {creator for creator, n in n_likes.items() if n >= n_needed}
+    is_loved = np.array([facts.creator in loved for facts in retrieved.liked], dtype=np.bool_)
+    if not len(is_loved):
+        return np.zeros(len(retrieved.facts), dtype=bool)
+    return np.asarray(is_loved[np.argmax(retrieved.affinity, axis=1)])
+
+
+def _is_collaborative(retrieved: Retrieved) -> Flags:
+    if not retrieved.sources:
+        return np.zeros(len(retrieved.facts), dtype=bool)
+    return np.array([CandidateSource.COLLABORATIVE in sources for sources in retrieved.sources], dtype=bool)
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryPlaces:
+    """How many of the first ``n`` places each kind of discovery has a right to."""
+
+    n: int
+    quotas: Mapping[Discovery, int]
+
+    @classmethod
+    def of(
+        cls, found: Sequence[Discovery | None], n: int, share: float, mix: Mapping[Discovery, float]
+    ) -> "DiscoveryPlaces":
+        """``share`` of ``n`` places, split as ``mix`` weighs; what a kind has too few for goes to the others."""
+        available = Counter(kind for kind in found if kind is not None)
+        wanted = {kind: weight for kind, weight in mix.items() if weight > 0}
+        quotas = dict.fromkeys(wanted, 0)
+        for _ in range(int(share * n)):
+            open_kinds = [kind for kind in wanted if quotas[kind] < available[kind]]
+            if not open_kinds:
+                break
+            # The highest averages method (Webster, 1832): seats by weight, one after the other.
+            quotas[max(open_kinds, key=lambda kind: wanted[kind] / (2 * quotas[kind] + 1))] += 1
+        return cls(n, quotas)
+
+    def due(self, n_chosen: int, counts: Mapping[Discovery, int]) -> frozenset[Discovery]:
+        """Kinds that the next place should go to after ``n_chosen``, which hold so many of each: spread over all."""
+        unmet = {
+            kind: quota - counts.get(kind, 0) for kind, quota in self.quotas.items() if quota > counts.get(kind, 0)
+        }
+        if sum(unmet.values()) >= self.n - n_chosen:
+            return frozenset(unmet)
+        return frozenset(kind for kind in unmet if counts.get(kind, 0) < self.quotas[kind] * (n_chosen + 1) // self.n)
