@@ -73,14 +73,27 @@ class SqlModelStore:
             "checksum": _digest(payload),
             "metrics": json.loads(json.dumps(dict(metrics), allow_nan=False)),
         }
+        try:
+            await self._insert(row, payload)
+        except sa.exc.IntegrityError:
+            # Another has saved it since we looked: which is as good, and if it is not there after all, a bug.
+            if not await self._has(kind, version):
+                raise
+
+    async def _insert(self, row: Mapping[str, object], payload: bytes) -> None:
+        kind, version = str(row["kind"]), str(row["version"])
         n_trips = 3 + _N_BLOCK_TRIPS * (1 + len(payload) // BLOCK_BYTES)
         async with self._database.begin(n_round_trips=n_trips) as connection:
             if await _exists(connection, kind, version):
                 return
-            await connection.execute(sa.insert(ai_model), row)
+            await connection.execute(sa.insert(ai_model), dict(row))
             for part, block in enumerate(_blocks(payload)):
                 stored = {"kind": kind, "version": version, "part": part, "payload": block, "checksum": crc32(block)}
                 await connection.execute(sa.insert(ai_model_block), stored)
+
+    async def _has(self, kind: str, version: str) -> bool:
+        async with self._database.connect(n_round_trips=_N_VERSION_TRIPS) as connection:
+            return await _exists(connection, kind, version)
 
     async def activate(self, kind: str, version: str) -> None:
         """Put a saved version in force; raises ``ConfigurationError`` naming a version that is not there."""

@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.errors import ConfigurationError
+from services import model_store
 from services.database import Database
 from services.model_store import BLOCK_BYTES, SqlModelStore
 from services.schema import ai_model, ai_model_block
@@ -70,6 +71,35 @@ class ModelStoreTests(WithTables):
         await store.save(KIND, "1", b"second", {})
         assert await store.load(KIND, "1") == b"first"
         assert await store.active_version(KIND) == "1"
+
+    async def test_two_fits_may_save_the_same_version_at_once(self, url: str, database: Database) -> None:
+        store = store_on(database)
+        for version in map(str, range(5)):
+            await asyncio.gather(*(store.save(KIND, version, LONG, {"ndcg": 0.3}) for _ in range(3)))
+            assert await store.load(KIND, version) == LONG
+        with connection(url) as opened:
+            assert opened.scalar(sa.select(sa.func.count()).select_from(ai_model)) == 5
+
+    async def test_what_another_saved_after_we_looked_is_left_as_it_is(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store, looks = store_on(database), iter((False, True))
+        await store.save(KIND, "1", b"first", {})
+
+        async def look(*_: object) -> bool:
+            return next(looks)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(model_store, "_exists", look)
+            await store.save(KIND, "1", b"second", {})
+        assert await store.load(KIND, "1") == b"first"
+
+    async def test_a_row_that_cannot_be_inserted_for_another_reason_is_told(self, url: str, database: Database) -> None:
+        with connection(url) as opened:
+            orphan = {"kind": KIND, "version": "1", "part": 0, "payload": b"", "checksum": 0}
+            opened.execute(sa.insert(ai_model_block), orphan)
+        with pytest.raises(sa.exc.IntegrityError):
+            await store_on(database).save(KIND, "1", LONG, {})
 
     async def test_a_changed_block_is_refused_by_name(self, url: str, database: Database) -> None:
         store = store_on(database)
