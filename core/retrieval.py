@@ -1,13 +1,14 @@
 """Candidate generation: from a taste profile to a few hundred items, measured against what the listener likes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from core.ports import Floats, FusionWeights, Hits, Ids, ItemIndex
+from core.ports import CollaborativeSource, Floats, FusionWeights, Hits, Ids, ItemIndex
 from core.profile import TasteProfile
 from models.catalogue import ItemFacts
+from models.recommendation import CandidateSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +32,44 @@ class Retrieved:
     sources: Sequence[tuple[str, ...]] = ()
 
 
-async def retrieve(profile: TasteProfile, index: ItemIndex, n: int, excluded: Collection[int]) -> Retrieved:
-    """Up to ``n`` items none of which is ``excluded``; a cold profile gets popular items of many genres."""
+@dataclass(frozen=True, slots=True)
+class _FoldedIn:
+    """A listener as the model of all listeners sees one: float32 (dim,)."""
+
+    source: CollaborativeSource
+    vector: Floats
+
+
+async def retrieve(
+    profile: TasteProfile,
+    index: ItemIndex,
+    n: int,
+    excluded: Collection[int],
+    collaborative: CollaborativeSource | None = None,
+    likes: Mapping[int, float] | None = None,
+) -> Retrieved:
+    """Up to ``n`` items near the interests, and up to ``n`` that the likes of others suggest; none is ``excluded``.
+
+    A cold profile gets popular items of many genres. ``likes``: the weight of each like, of those too that the index
+    does not know. A model that knows none of them changes nothing.
+    """
     if profile.is_cold:
-        ids = await _popular(index, n, excluded)
-    else:
-        ids = await _near_interests(profile, index, n, excluded)
-        missing = n - len(ids)
-        if missing > 0:
-            ids = np.concatenate([ids, await _popular(index, missing, {*excluded, *ids.tolist()})])
-    return await _measure(profile, index, ids)
+        return await _measure(profile, index, {CandidateSource.POPULARITY: await _popular(index, n, excluded)}, None)
+    found = {CandidateSource.CONTENT: await _near_interests(profile, index, n, excluded)}
+    folded = _fold_in(collaborative, likes or {})
+    if folded:
+        hits = await folded.source.search(folded.vector, n, excluded=excluded)
+        found[CandidateSource.COLLABORATIVE] = hits.ids
+    missing = n - len(found[CandidateSource.CONTENT])
+    if missing > 0:
+        others = {*excluded, *np.concatenate(list(found.values())).tolist()}
+        found[CandidateSource.POPULARITY] = await _popular(index, missing, others)
+    return await _measure(profile, index, found, folded)
+
+
+def _fold_in(source: CollaborativeSource | None, likes: Mapping[int, float]) -> _FoldedIn | None:
+    listener = source.listener(likes) if source else None
+    return _FoldedIn(source, listener) if source and listener is not None else None
 
 
 async def _near_interests(profile: TasteProfile, index: ItemIndex, n: int, excluded: Collection[int]) -> Ids:
@@ -72,16 +101,42 @@ async def _popular(index: ItemIndex, n: int, excluded: Collection[int]) -> Ids:
     return np.concatenate([diverse, await index.popular(missing, excluded={*excluded, *diverse.tolist()})])
 
 
-async def _measure(profile: TasteProfile, index: ItemIndex, ids: Ids) -> Retrieved:
-    known, vectors = await index.vectors(ids.tolist())
+async def _measure(
+    profile: TasteProfile, index: ItemIndex, found: Mapping[CandidateSource, Ids], folded: _FoldedIn | None
+) -> Retrieved:
+    """What the index does not know, such as items that the model was fitted on and that are gone, is left out."""
+    ids = list(dict.fromkeys(np.concatenate(list(found.values())).tolist()))
+    known, vectors = await index.vectors(ids)
     similarity = (
         np.zeros(len(known), dtype=np.float32) if profile.is_cold else np.max(vectors @ profile.centroids.T, axis=1)
     )
+    facts = await index.facts(known.tolist())
+    liked = await index.facts(profile.liked_ids.tolist())
     return Retrieved(
-        facts=await index.facts(known.tolist()),
+        facts=facts,
         vectors=vectors,
         similarity=similarity,
-        liked=await index.facts(profile.liked_ids.tolist()),
+        liked=liked,
         affinity=vectors @ profile.liked_vectors.T,
         is_popular=profile.is_cold,
+        collaborative=folded.source.scores(folded.vector, known) if folded else None,
+        fusion=folded.source.weights if folded else None,
+        sources=_sources(facts, liked, found),
     )
+
+
+def _sources(
+    facts: Sequence[ItemFacts], liked: Sequence[ItemFacts], found: Mapping[CandidateSource, Ids]
+) -> list[tuple[CandidateSource, ...]]:
+    """What found each item; that it is by a creator who is liked counts as found by that too."""
+    ids = {source: frozenset(of_source.tolist()) for source, of_source in found.items()}
+    creators = {each.creator for each in liked} - {None}
+    return [
+        tuple(
+            source
+            for source in CandidateSource
+            if each.item_id in ids.get(source, ())
+            or (source is CandidateSource.SAME_CREATOR and each.creator in creators)
+        )
+        for each in facts
+    ]
