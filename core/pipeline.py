@@ -16,6 +16,8 @@ from core.ports import (
     AnswerCache,
     Catalogue,
     Clock,
+    CollaborativeProvider,
+    CollaborativeSource,
     IndexProvider,
     ItemIndex,
     ListenerStore,
@@ -64,6 +66,7 @@ class _Question:
     job: Job
     listener: Listener
     index: ItemIndex
+    collaborative: CollaborativeSource | None
     locale: str
     top_k: int
     fingerprint: str
@@ -90,9 +93,11 @@ class RecommendationPipeline:
         clock: Clock,
         profile: CatalogueProfile,
         config: PipelineConfig,
+        collaborative: CollaborativeProvider | None = None,
     ) -> None:
         self._listeners = listeners
         self._index = index
+        self._collaborative = collaborative
         self._catalogue = catalogue
         self._reranker = reranker
         self._explainer = explainer
@@ -126,11 +131,13 @@ class RecommendationPipeline:
         config, index = self._config, self._index.current()
         if not len(index):
             raise DependencyUnavailable("index", "holds no item, so nothing can be recommended")
+        collaborative = self._collaborative.current() if self._collaborative else None
         locale = job.locale if job.locale in LOCALES else config.default_locale
         top_k = min(job.top_k or config.default_top_k, config.max_top_k)
         versions = {
             "index": index.version,
             "embedder": index.embedder_name,
+            "collaborative": collaborative.version if collaborative else "none",
             "model": self._reranker.model_name(job.strategy),
             "prompt": self._reranker.prompt_version,
             "settings": config.version,
@@ -139,6 +146,7 @@ class RecommendationPipeline:
             job=job,
             listener=listener,
             index=index,
+            collaborative=collaborative,
             locale=locale,
             top_k=top_k,
             fingerprint=fingerprint(job, listener, locale=locale, top_k=top_k, versions=versions),
@@ -164,10 +172,18 @@ class RecommendationPipeline:
             log.warning(LogEvent.ANSWER_NOT_KEPT, error=str(error))
 
     async def _answer(self, question: _Question, report: ProgressReporter) -> ResultDocuments:
-        profile = await self._taste(question)
+        likes = interest_weights(question.listener.interests, self._clock.now().timestamp(), self._config.profile)
+        profile = await self._taste(likes, question)
         n_ranked = max(self._config.n_candidates, question.top_k)
         with self._observer.stage("retrieve"):
-            retrieved = await retrieve(profile, question.index, self._config.overask * n_ranked, question.excluded_ids)
+            retrieved = await retrieve(
+                profile,
+                question.index,
+                self._config.overask * n_ranked,
+                question.excluded_ids,
+                question.collaborative,
+                likes,
+            )
         with self._observer.stage("rank"):
             # More than are asked for: some are versions of one work, or were deactivated since the index was loaded.
             ranked = rank(retrieved, n_ranked + self._config.n_spare, self._config.ranking)
@@ -184,8 +200,7 @@ class RecommendationPipeline:
         await report(90)
         return encode_result(self._finish(question, candidates, reranked), self._profile)
 
-    async def _taste(self, question: _Question) -> TasteProfile:
-        weights = interest_weights(question.listener.interests, self._clock.now().timestamp(), self._config.profile)
+    async def _taste(self, weights: Mapping[int, float], question: _Question) -> TasteProfile:
         ids, vectors = await question.index.vectors(list(weights))
         self._observer.unknown_items(len(weights) - len(ids))
         counts = np.array([weights[item_id] for item_id in ids.tolist()], dtype=np.float32)
