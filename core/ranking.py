@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from core.discovery import DiscoveryPlaces, find_discoveries
+from core.fusion import Signals, fuse, to_share
 from core.ports import Floats
 from core.retrieval import Retrieved
 from models.catalogue import Item, ItemFacts
@@ -76,23 +77,35 @@ def rank(retrieved: Retrieved, n: int, config: RankingConfig) -> list[Ranked]:
     """The ``n`` best of ``retrieved``, best first, each item once."""
     if not retrieved.facts:
         return []
-    scores = _scores(retrieved, config)
     taste = _Taste.of(retrieved.liked)
+    scores = _scores(retrieved, taste, config)
     discoveries = find_discoveries(retrieved, scores, config.gem_popularity_quantile)
     order = _diversify(retrieved, discoveries, scores, n, config)
     return [_ranked(retrieved, place, float(scores[place]), discoveries[place], taste) for place in order]
 
 
-def _scores(retrieved: Retrieved, config: RankingConfig) -> Floats:
-    """Mean of the cosine to the nearest interest and to the nearest few likes, with a little popularity; 0 to 1."""
+def _scores(retrieved: Retrieved, taste: "_Taste", config: RankingConfig) -> Floats:
+    """0 to 1: with a collaborative model all signals fused by its weights, else content with a little popularity."""
     popularity = np.array([facts.popularity for facts in retrieved.facts], dtype=np.float32)
     if retrieved.is_popular:
         return popularity
+    match = _match(retrieved, config)
+    if retrieved.collaborative is None or retrieved.fusion is None:
+        share = config.popularity_weight
+        return np.asarray((1 - share) * match + share * popularity, dtype=np.float32)
+    same_creator = np.array([facts.creator in taste.creators for facts in retrieved.facts], dtype=np.float32)
+    signals = Signals(
+        content=match, collaborative=retrieved.collaborative, popularity=popularity, same_creator=same_creator
+    )
+    return to_share(fuse(signals, retrieved.fusion))
+
+
+def _match(retrieved: Retrieved, config: RankingConfig) -> Floats:
+    """Mean of the cosine to the nearest interest and to the nearest few likes; 0 to 1."""
     n_near = min(config.n_near, retrieved.affinity.shape[1])
     nearest = np.sort(retrieved.affinity, axis=1)[:, -n_near:].mean(axis=1)
-    match = np.clip((retrieved.similarity + nearest) / 2, 0.0, 1.0)
-    scores: Floats = ((1 - config.popularity_weight) * match + config.popularity_weight * popularity).astype(np.float32)
-    return scores
+    match: Floats = np.clip((retrieved.similarity + nearest) / 2, 0.0, 1.0)
+    return match
 
 
 @dataclass(frozen=True, slots=True)
