@@ -1,0 +1,105 @@
+"""What a member's rows come to: the backend's likes and lists, and the events that we keep ourselves."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from math import inf
+from typing import Any
+
+from models.catalogue import Interest, Listener
+
+LIKES_ROW, LIST_ROW = "row of likes", "row of a list"
+_LIKE, _UNLIKE, _DISLIKE, _FORGET = "like", "unlike", "dislike", "forget"
+VERDICT_EVENTS = (_LIKE, _UNLIKE, _DISLIKE, _FORGET)
+"""Types of events that say, or take back, what a member thinks of an item."""
+
+
+@dataclass(slots=True)
+class Signs:
+    """What an item was given besides a like: how often each kind of sign, and the second of the last of each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    last_s: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class MemberHistory:
+    """A member's rows, sorted: items by id with the second they were liked at, minus infinity where nobody knows.
+
+    The last event on an item decides: a like counts as one of the backend's, a dislike stands until a later like, and
+    ``forget`` takes either back (all of the member's where it names no item). Events of other kinds are signs.
+    """
+
+    likes: dict[int, float] = field(default_factory=dict)
+    listed: set[int] = field(default_factory=set)
+    events: list[tuple[float, str, int | None]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[Any]]) -> "MemberHistory":
+        """Of rows of item id (or None), kind (a constant above or an event's type) and instant."""
+        history = cls()
+        for item_id, kind, at in rows:
+            history._add(item_id, kind, _seconds(at))
+        return history
+
+    def _add(self, item_id: int | None, kind: str, at_s: float) -> None:
+        if kind not in (LIKES_ROW, LIST_ROW):
+            self.events.append((at_s, kind, item_id))
+        elif item_id is not None and kind == LIST_ROW:
+            self.listed.add(item_id)
+        elif item_id is not None:
+            self.likes[item_id] = max(at_s, self.likes.get(item_id, -inf))
+
+    def listener(self, member_id: int, like_weight: float, list_weight: float) -> Listener:
+        """What is liked, newest first, then what is in lists; what is disliked counts as neither, but as seen."""
+        verdicts = self._verdicts()
+        liked = self.likes | {item: at for item, (kind, at) in verdicts.items() if kind == _LIKE}
+        disliked = frozenset(
+            item for item, (kind, at) in verdicts.items() if kind == _DISLIKE and at >= self.likes.get(item, -inf)
+        )
+        newest_first = sorted(liked.keys() - disliked, key=lambda item: (-liked[item], item))
+        likes = [Interest(item, like_weight, None if liked[item] == -inf else liked[item]) for item in newest_first]
+        listed = [Interest(item, list_weight) for item in sorted(self.listed - liked.keys() - disliked)]
+        return Listener(
+            member_id=member_id,
+            interests=(*likes, *listed),
+            seen_ids=frozenset(liked) | self.listed,
+            disliked_ids=disliked,
+        )
+
+    def _verdicts(self) -> dict[int, tuple[str, float]]:
+        """What the events come to: like or dislike by item, and since when."""
+        verdicts: dict[int, tuple[str, float]] = {}
+        for at_s, kind, item_id in self._in_order():
+            if item_id is None:
+                if kind == _FORGET:
+                    verdicts.clear()
+            elif kind in (_LIKE, _DISLIKE):
+                verdicts[item_id] = (kind, at_s)
+            elif kind in VERDICT_EVENTS:
+                verdicts.pop(item_id, None)
+        return verdicts
+
+    def signs(self) -> dict[int, Signs]:
+        """By item, those that no later ``unlike``, ``dislike`` or ``forget`` took back."""
+        signs: dict[int, Signs] = {}
+        for at_s, kind, item_id in self._in_order():
+            if item_id is None:
+                if kind == _FORGET:
+                    signs.clear()
+            elif kind not in VERDICT_EVENTS:
+                found = signs.setdefault(item_id, Signs())
+                found.counts[kind] += 1
+                found.last_s[kind] = at_s
+            elif kind != _LIKE:
+                signs.pop(item_id, None)
+        return signs
+
+    def _in_order(self) -> list[tuple[float, str, int | None]]:
+        return sorted(self.events, key=lambda event: event[:2])
+
+
+def _seconds(at: datetime | None) -> float:
+    # Databases give naive instants; the session's time zone is UTC.
+    return at.replace(tzinfo=UTC).timestamp() if at else -inf
