@@ -1,6 +1,7 @@
 """The index over all embeddings, in memory."""
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from services.coded_column import CodedColumn
 from services.scan_queue import QueuedScan
 from services.vector_scan import Found, Places, VectorScan, build_scan
 
-_MAX_SLICES = 8
+_MAX_SLICES_BYTES = 256 * 2**20
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -22,10 +23,18 @@ _Mask = npt.NDArray[np.bool_]
 class InMemoryItemIndex:
     """An ``ItemIndex`` over rows in memory or mapped from a file. Ties go to the smaller id, so that results repeat.
 
-    ``scan`` is that of the rows where it is at hand; else it is built, which takes seconds for many rows.
+    ``scan`` is that of the rows where it is at hand; else it is built, which takes seconds for many rows. What
+    predicates keep is remembered, of ``max_slices_bytes`` together, and that of the last one always.
     """
 
-    def __init__(self, rows: IndexRows, embedder_name: str, scan: VectorScan | None = None) -> None:
+    def __init__(
+        self,
+        rows: IndexRows,
+        embedder_name: str,
+        scan: VectorScan | None = None,
+        *,
+        max_slices_bytes: int = _MAX_SLICES_BYTES,
+    ) -> None:
         self._scan = scan or build_scan(rows.vectors)
         # The scan keeps rows of its own: there is no need for two of each.
         self._rows = replace(rows, vectors=self._scan.rows)
@@ -36,8 +45,10 @@ class InMemoryItemIndex:
         self._creators = CodedColumn.of(rows.creators)
         self._most_popular_first = np.lexsort((rows.ids, -rows.popularity))
         self._first_genres = self._genres.numbered(lambda genres: genres[0].casefold() if genres else None)
-        self._all = _Slice(np.arange(len(rows.ids), dtype=np.int64), QueuedScan(self._scan))
-        self._slices: OrderedDict[Predicate, asyncio.Task[_Slice]] = OrderedDict()
+        self._all = _Slice(rows.ids, self._scan)
+        self._max_slices_bytes = max_slices_bytes
+        self._slices: OrderedDict[Predicate, _Slice] = OrderedDict()
+        self._building: dict[Predicate, asyncio.Task[_Slice]] = {}
 
     @property
     def version(self) -> str:
@@ -92,19 +103,20 @@ class InMemoryItemIndex:
         A query without direction is near nothing. The first search by a predicate takes longer: the items that it
         keeps get a scan of their own, which is remembered.
         """
-        lengths = np.linalg.norm(queries, axis=1)
-        usable = np.flatnonzero((lengths > 0) & (lengths < np.inf))
-        hits = [_NOTHING] * len(queries)
-        if n <= 0 or not len(usable) or not len(self):
-            return hits
-        units = np.asarray(queries[usable] / lengths[usable, None], dtype=np.float32)
+        lengths = np.sqrt(np.vecdot(queries, queries))
+        # Of few numbers Python is sooner done than numpy.
+        is_usable = [0 < length < math.inf for length in lengths.tolist()]
+        if n <= 0 or not len(self) or not any(is_usable):
+            return [_NOTHING] * len(queries)
+        if not all(is_usable):
+            queries, lengths = queries[is_usable], lengths[is_usable]
+        units = (queries / lengths[:, None]).astype(np.float32, copy=False)
         searched = await self._slice(predicate) if predicate and _filters(predicate) else self._all
-        left_out = np.sort(self._places(excluded))
+        left_out = np.fromiter(excluded, dtype=np.int64, count=len(excluded))
+        left_out.sort()
         # Codes know no selection: what is left out is asked for besides, and dropped.
-        found = await searched.scan.search(units, n, len(left_out))
-        for place, of_query in zip(usable.tolist(), found, strict=True):
-            hits[place] = self._hits(searched, of_query, left_out, n)
-        return hits
+        found = iter(await searched.scan.search(units, n, len(left_out)))
+        return [searched.hits(next(found), left_out, n) if usable else _NOTHING for usable in is_usable]
 
     async def popular(self, n: int, *, excluded: Collection[int] = (), max_per_genre: int | None = None) -> Ids:
         """The ``n`` most popular items, int64, most popular first; at most so many of one (first) genre.
@@ -125,24 +137,26 @@ class InMemoryItemIndex:
                 return most_popular
             n_looked_at *= 4
 
-    def _hits(self, searched: "_Slice", found: Found, left_out: Places, n: int) -> Hits:
-        places, scores = found
-        places = searched.places[places]
-        if len(left_out):
-            kept = left_out.take(left_out.searchsorted(places), mode="clip") != places
-            places, scores = places[kept], scores[kept]
-        return Hits(ids=self._rows.ids[places[:n]], scores=scores[:n])
-
     async def _slice(self, predicate: Predicate) -> "_Slice":
         """The items that ``predicate`` keeps; built off the event loop, once for all that ask meanwhile."""
-        building = self._slices.get(predicate)
-        if building is None or (building.done() and (building.cancelled() or building.exception())):
-            building = asyncio.create_task(asyncio.to_thread(self._build_slice, predicate))
-            self._slices[predicate] = building
-        self._slices.move_to_end(predicate)
-        if len(self._slices) > _MAX_SLICES:
+        if (known := self._slices.get(predicate)) is not None:
+            self._slices.move_to_end(predicate)
+            return known
+        building = self._building.get(predicate)
+        if building is None:
+            building = self._building[predicate] = asyncio.create_task(self._remembered(predicate))
+        return await asyncio.shield(building)
+
+    async def _remembered(self, predicate: Predicate) -> "_Slice":
+        try:
+            built = await asyncio.to_thread(self._build_slice, predicate)
+        finally:
+            del self._building[predicate]
+        self._slices[predicate] = built
+        # Those that have not been asked for the longest go first.
+        while len(self._slices) > 1 and sum(each.n_bytes for each in self._slices.values()) > self._max_slices_bytes:
             self._slices.popitem(last=False)
-        return building.result() if building.done() else await asyncio.shield(building)
+        return built
 
     def _build_slice(self, predicate: Predicate) -> "_Slice":
         kept = np.ones(len(self), dtype=np.bool_)
@@ -153,7 +167,7 @@ class InMemoryItemIndex:
         if predicate.languages:
             kept &= self._languages.where(lambda language: _any_of(predicate.languages)((language or "",)))
         places = np.flatnonzero(kept)
-        return _Slice(places, QueuedScan(self._scan.part(places)))
+        return _Slice(self._rows.ids[places], self._scan.part(places))
 
     def _places(self, item_ids: Collection[int]) -> Places:
         """Where those of ``item_ids`` that the index holds stand in it, in their order."""
@@ -165,10 +179,20 @@ class InMemoryItemIndex:
 
 
 class _Slice:
-    """Some items of the index: where they stand in it, rising, and the scan of their rows."""
+    """Some items of the index: their ids, rising, and the scan of their rows."""
 
-    def __init__(self, places: Places, scan: QueuedScan) -> None:
-        self.places, self.scan = places, scan
+    def __init__(self, ids: Ids, scan: VectorScan) -> None:
+        self.ids, self.scan = ids, QueuedScan(scan)
+        self.n_bytes = ids.nbytes + scan.n_bytes
+
+    def hits(self, found: Found, left_out: Ids, n: int) -> Hits:
+        """The first ``n`` of ``found`` without ``left_out``, ids that rise."""
+        places, scores = found
+        ids = self.ids[places]
+        if len(left_out):
+            kept = left_out.take(left_out.searchsorted(ids), mode="clip") != ids
+            ids, scores = ids[kept], scores[kept]
+        return Hits(ids=ids[:n], scores=scores[:n])
 
 
 _NOTHING = Hits(ids=np.zeros(0, dtype=np.int64), scores=np.zeros(0, dtype=np.float32))

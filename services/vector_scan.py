@@ -36,7 +36,9 @@ _SAMPLE_AIM = 0.991
 # Of the true neighbours, in the lists that are probed: what these lose, no comparing of more candidates wins back.
 _LISTS_AIM = 0.998
 # Equal vectors must tie wherever they stand, though sums of their products are taken in different orders.
-_SCORE_DECIMALS = 6
+_SCORE_STEP = 1e-6
+# A rounded score and a place are sorted as one number: the place in its lower bits.
+_PLACE_BITS = 40
 
 _AT = 200
 _N_OF_A_KIND = 64
@@ -50,7 +52,7 @@ _CHUNK = 32_768
 # Asked for besides, so that what ties at the end of a list is cut by place and not by chance.
 _SPARE = 16
 
-# What the steps of a search take, measured on one core with AVX2; only their ratios matter for what is chosen.
+# What the steps of a search take, measured on one core with AVX-512; only their ratios matter for what is chosen.
 _CALL_US = 60.0
 _LIST_US = 1.6
 _MULTIPLY_US = 1e-4
@@ -76,6 +78,10 @@ class VectorScan(Protocol):
     def cost_us(self) -> float:
         """About how long one query takes, by a model of its steps."""
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory for the rows and their codes."""
+
     def search(self, units: Floats, n: int, n_besides: int = 0) -> list[Found]:
         """The ``n + n_besides`` rows nearest to each of ``units``, float32 (k, dim); of equal ones the foremost.
 
@@ -100,9 +106,15 @@ class ExactScan:
         """As ``VectorScan.cost_us``."""
         return self.rows.size * _MULTIPLY_US
 
+    @property
+    def n_bytes(self) -> int:
+        """As ``VectorScan.n_bytes``."""
+        return self.rows.nbytes
+
     def search(self, units: Floats, n: int, n_besides: int = 0) -> list[Found]:
         """As ``VectorScan.search``."""
-        return [_best(scores, n + n_besides) for scores in units @ self.rows.T]
+        # One by one: a product of few rows by many takes longer, and might be rounded otherwise than one alone.
+        return [_best(self.rows @ unit, n + n_besides) for unit in units]
 
     def part(self, places: Places) -> "ExactScan":
         """As ``VectorScan.part``."""
@@ -157,6 +169,11 @@ class FastScan:
             return compared_us + n * dim * _LOOK_UP_US
         n_lists, n_probes = self._codes.nlist, self.tuning.n_probes
         return compared_us + _lists_us(dim, n_lists, n_probes, n * n_probes / n_lists)
+
+    @property
+    def n_bytes(self) -> int:
+        """As ``VectorScan.n_bytes``."""
+        return self.rows.nbytes + self._rows.ntotal * self._codes.pq.code_size
 
     @property
     def rows(self) -> Rows:
@@ -243,7 +260,7 @@ class _Sample:
     def recall(self, scores: Floats) -> float:
         """Of found ``scores`` (n_queries, n): the mean share that reaches the score of the 200th true neighbour."""
         # By score: of rows that tie at the end any will do.
-        reached = scores >= self._true_scores.min(axis=1, keepdims=True) - 10**-_SCORE_DECIMALS
+        reached = scores >= self._true_scores.min(axis=1, keepdims=True) - _SCORE_STEP
         return self.worst(np.minimum(reached.sum(axis=1) / self._true_scores.shape[1], 1))
 
     def worst(self, shares: npt.NDArray[np.floating]) -> float:
@@ -395,17 +412,16 @@ def _best(scores: Floats, n: int) -> Found:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
     lowest = np.partition(scores, len(scores) - n)[len(scores) - n]
     # Only what may round to the lowest or above need be rounded.
-    [reaching] = np.nonzero(scores >= lowest - 2 * 10**-_SCORE_DECIMALS)
-    reaching = reaching[np.argsort(-scores[reaching])]
+    [reaching] = (scores >= lowest - 2 * _SCORE_STEP).nonzero()
     return _ordered(reaching, scores[reaching], n)
 
 
 def _ordered(places: Places, scores: Floats, n: int) -> Found:
-    """The first ``n`` by rounded score, then place, of ``scores`` that fall; faiss says -1 where there are no more."""
+    """The first ``n`` by falling rounded score, then place; faiss says -1, at the end, where there are no more."""
     if places[-1] < 0:
         places, scores = places[places >= 0], scores[places >= 0]
-    scores = scores.round(_SCORE_DECIMALS).clip(-1, 1)
-    if (scores[1:] == scores[:-1]).any():
-        order = np.lexsort((places, -scores))
-        places, scores = places[order], scores[order]
-    return places[:n], scores[:n]
+    steps = np.rint(scores.clip(-1, 1) / -_SCORE_STEP).astype(np.int64)
+    keys = (steps << _PLACE_BITS) | places
+    keys.sort()
+    keys = keys[:n]
+    return keys & ((1 << _PLACE_BITS) - 1), ((keys >> _PLACE_BITS) * -_SCORE_STEP).astype(np.float32)
