@@ -68,7 +68,9 @@ class Settings(BaseSettings):
     retrieval: Literal["memory", "database"] = Field(
         "memory", description="where candidates are searched for; database: MySQL or MariaDB, for small workers"
     )
-    index_refresh_s: float = Field(30.0, gt=0, description="seconds until a new or changed item is a candidate")
+    index_refresh_s: float = Field(
+        30.0, gt=0, description="seconds until a new or changed item, or a newly fitted model, counts"
+    )
 
     # Messaging
     name_prefix: str = Field("rec", pattern=r"^[A-Za-z0-9_.-]+$", description="prefix of all exchanges and queues")

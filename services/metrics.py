@@ -280,6 +280,20 @@ class _ProcessMetrics:
             registry=registry,
         )
         self._index = Info("songs_ai_index", "The index in force.", registry=registry)
+        self._collaborative_items = Gauge(
+            "songs_ai_collaborative_items", "Items in the collaborative model in force.", registry=registry
+        )
+        self._collaborative_recall = Gauge(
+            "songs_ai_collaborative_recall_ratio",
+            "Recall@200 of the search by the collaborative model in force, on a sample of listeners.",
+            registry=registry,
+        )
+        self._collaborative_loaded = Gauge(
+            "songs_ai_collaborative_loaded_timestamp_seconds",
+            "When the collaborative model in force was loaded, seconds since the epoch; 0 before the first.",
+            registry=registry,
+        )
+        self._collaborative = Info("songs_ai_collaborative", "The collaborative model in force.", registry=registry)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
@@ -299,6 +313,13 @@ class _ProcessMetrics:
         self._index_recall.set(recall)
         self._index_loaded.set(self._process_clock.now().timestamp())
         self._index.info({"version": version, "embedder": embedder_name})
+
+    def collaborative_loaded(self, *, version: str, n_items: int, recall: float) -> None:
+        """Another collaborative model is in force from now on; ``recall`` is that of its search, at 200."""
+        self._collaborative_items.set(n_items)
+        self._collaborative_recall.set(recall)
+        self._collaborative_loaded.set(self._process_clock.now().timestamp())
+        self._collaborative.info({"version": version})
 
 
 class _HttpMetrics:

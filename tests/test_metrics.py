@@ -295,6 +295,18 @@ def test_the_index_in_force_replaces_the_one_before(bench: Bench) -> None:
     assert bench.value("songs_ai_index_info", version="v2", embedder="hashing-1-128") == 1
 
 
+def test_the_collaborative_model_in_force_replaces_the_one_before(bench: Bench) -> None:
+    assert bench.value("songs_ai_collaborative_items") == 0
+    bench.metrics.collaborative_loaded(version="m1", n_items=10, recall=1.0)
+    bench.clock.move(60)
+    bench.metrics.collaborative_loaded(version="m2", n_items=12, recall=0.995)
+    assert bench.value("songs_ai_collaborative_items") == 12
+    assert bench.value("songs_ai_collaborative_recall_ratio") == 0.995
+    assert bench.value("songs_ai_collaborative_loaded_timestamp_seconds") == bench.clock.now().timestamp()
+    assert bench.value("songs_ai_collaborative_info", version="m1") is None
+    assert bench.value("songs_ai_collaborative_info", version="m2") == 1
+
+
 def test_a_dependency_is_up_or_down(bench: Bench) -> None:
     bench.metrics.dependency_checked("mysql", up=True, seconds=0.002)
     bench.metrics.dependency_checked("redis", up=False, seconds=1.0)
@@ -361,12 +373,13 @@ def test_the_document_tells_of_every_metric_and_of_no_other() -> None:
     bench = Bench()
     bench.metrics.dependency_checked("mysql", up=True, seconds=0.1)
     bench.metrics.index_loaded(version="v", embedder_name="e", n_items=1, recall=0.995)
+    bench.metrics.collaborative_loaded(version="m", n_items=1, recall=1.0)
     documented = {name: (kind, labels) for name, kind, labels in _ROW.findall(DOCUMENT.read_text(encoding="utf-8"))}
     assert documented == exposed(bench)
 
 
 def test_every_metric_has_a_help_text_and_ours_a_base_unit(bench: Bench) -> None:
-    units = ("_seconds", "_rate", "_ratio", "_items", "_up", "_in_flight", "_build", "_index")
+    units = ("_seconds", "_rate", "_ratio", "_items", "_up", "_in_flight", "_build", "_index", "_collaborative")
     for family in bench.registry.collect():
         assert family.documentation
         if family.name.startswith("songs_ai_") and family.type != "counter":

@@ -40,12 +40,14 @@ from services.active_members import SqlActiveMembers
 from services.answer_cache import RedisAnswerCache
 from services.catalogue import SqlCatalogue
 from services.clock import SystemClock
+from services.collaborative_source import RefreshingCollaborative
 from services.database import Database, open_database
 from services.database_index import RefreshingDatabaseIndex
 from services.embedding_store import SqlEmbeddingStore
 from services.listener_store import SqlListenerStore
 from services.loop_lag import watch_loop_lag
 from services.metrics import PrometheusMetrics
+from services.model_store import SqlModelStore
 from services.redis_client import appendonly_enabled, open_redis, ping
 from services.refreshing_index import RefreshingIndex
 from services.result_cache import RedisResultCache
@@ -79,7 +81,7 @@ _ANSWER_SETTINGS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """Everything that a worker is made of, connected; ``index`` is not loaded yet."""
+    """Everything that a worker is made of, connected; ``index`` and ``collaborative`` are not loaded yet."""
 
     settings: Settings
     profile: CatalogueProfile
@@ -92,6 +94,7 @@ class Parts:
     embedder: Embedder
     embeddings: SqlEmbeddingStore
     index: RefreshingIndex | RefreshingDatabaseIndex
+    collaborative: RefreshingCollaborative
     members: SqlActiveMembers
     pipeline: RecommendationPipeline
     broker: Broker
@@ -128,6 +131,9 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         embedder = await stack.enter_async_context(_open_embedder(settings, profile))
         embeddings = SqlEmbeddingStore(database, profile)
         index = _index(settings, profile, database, embedder, catalogue, embeddings, metrics, clock)
+        collaborative = RefreshingCollaborative(
+            SqlModelStore(database, clock), refresh_s=settings.index_refresh_s, clock=clock, observer=metrics
+        )
         model = await stack.enter_async_context(_open_language_model(settings, metrics, clock))
         results = RedisResultCache(
             redis,
@@ -142,6 +148,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         pipeline = RecommendationPipeline(
             listeners=SqlListenerStore(database, profile),
             index=index,
+            collaborative=collaborative,
             catalogue=catalogue,
             reranker=Reranker(
                 model,
@@ -173,6 +180,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             embedder=embedder,
             embeddings=embeddings,
             index=index,
+            collaborative=collaborative,
             members=SqlActiveMembers(database, profile),
             pipeline=pipeline,
             broker=broker,
@@ -195,12 +203,13 @@ def embedded(settings: Settings, directory: Path) -> Settings:
 
 
 async def prepare(parts: Parts) -> None:
-    """Check the catalogue, load the index and connect to the broker, waiting for whatever is away.
+    """Check the catalogue, load index and model, and connect to the broker, waiting for whatever is away.
 
     Raises ``ConfigurationError``: no waiting mends that.
     """
     await _patiently(parts.catalogue.check)
     await _patiently(parts.index.load)
+    await _patiently(parts.collaborative.load)
     await _patiently(parts.broker.start)
     await _patiently(partial(_warn_of_forgetfulness, parts.redis))
 
@@ -212,7 +221,7 @@ async def _warn_of_forgetfulness(redis: Redis) -> None:
 
 @asynccontextmanager
 async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
-    """Jobs consumed and the index refreshed, once ``prepare`` is done. At the end the jobs under way are drained."""
+    """Jobs consumed, index and model refreshed, once ``prepare`` is done. At the end jobs under way are drained."""
     settings, topology = parts.settings, parts.broker.topology
     leases = LeaseKeeper(parts.results, lease_s=settings.job_lease_s)
     handler = _handler(parts, leases)
@@ -222,7 +231,10 @@ async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
         if concurrency
     ]
     async with _background(
-        leases.run, parts.index.run, lambda: watch_loop_lag(parts.metrics.loop_lag, clock=parts.clock)
+        leases.run,
+        parts.index.run,
+        parts.collaborative.run,
+        lambda: watch_loop_lag(parts.metrics.loop_lag, clock=parts.clock),
     ):
         try:
             await consumers[0].start()
