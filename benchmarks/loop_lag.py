@@ -1,15 +1,18 @@
 """How long the event loop is held up while many jobs search a large index at once, beside an idle loop.
 
     .venv/bin/python -m benchmarks.loop_lag [--items 1000000] [--dim 256] [--jobs 64] [--seconds 10] [--size 50]
-        [--llm-delay-s 2]
+        [--llm-delay-s 2] [--without-turns]
 
 A job takes the likes of a made-up listener, makes a profile, retrieves and ranks, waits as long as an LLM
-would take, and begins anew.
+would take, and begins anew. Then all jobs begin at the same moment, ten times. Lag is by how much longer than
+asked for a sleep of 1 ms takes, whoever else loads the machine; CPU is what the loop's own thread worked
+meanwhile, of which at most 1 ms did not hold the sleep up.
 """
 
 import argparse
 import asyncio
 import time
+from collections.abc import Awaitable
 from statistics import quantiles
 
 import numpy as np
@@ -20,37 +23,70 @@ from benchmarks.retrieval import clusters, console
 from core.profile import ProfileConfig, build_profile
 from core.ranking import RankingConfig, rank
 from core.retrieval import retrieve
+from core.turns import Turns
 from services.item_index import InMemoryItemIndex
 
-TICK_S = 0.005
+TICK_S = 0.001
+N_BURSTS = 10
 
 
-async def job(index: InMemoryItemIndex, generator: np.random.Generator) -> None:
-    """One recommendation, without its database and its LLM."""
+class NoTurns(Turns):
+    """Everyone goes on at once."""
+
+    async def turn(self) -> None:
+        """At once."""
+
+
+async def job(index: InMemoryItemIndex, generator: np.random.Generator, turns: Turns) -> None:
+    """One recommendation, without its database and its LLM; turns as in the pipeline."""
     likes = generator.choice(len(index), 12, replace=False) + 1
+    await turns.turn()
     ids, vectors = await index.vectors(likes.tolist())
     profile = build_profile(ids, vectors, np.ones(len(ids), dtype=np.float32), ProfileConfig())
     retrieved = await retrieve(profile, index, 300, set(likes.tolist()))
+    await turns.turn()
     rank(retrieved, 110, RankingConfig())
 
 
-async def lags_ms(seconds: float) -> list[float]:
-    """By how much a sleep of 5 ms lasted longer."""
-    lags = []
-    until_s = time.perf_counter() + seconds
-    while (began_s := time.perf_counter()) < until_s:
-        await asyncio.sleep(TICK_S)
-        lags.append(1000 * (time.perf_counter() - began_s - TICK_S))
-    return lags
+class Watch:
+    """Sleeps 1 ms again and again, and keeps how much longer it took, and the CPU time of its thread meanwhile."""
+
+    def __init__(self) -> None:
+        self.lags_ms: list[float] = []
+        self.cpu_ms: list[float] = []
+
+    async def run(self) -> None:
+        while True:
+            began_s, cpu_began_s = time.perf_counter(), time.thread_time()
+            await asyncio.sleep(TICK_S)
+            self.cpu_ms.append(1000 * (time.thread_time() - cpu_began_s))
+            self.lags_ms.append(1000 * (time.perf_counter() - began_s - TICK_S))
 
 
-async def jobs_without_end(index: InMemoryItemIndex, seed: int, llm_delay_s: float, done: list[float]) -> None:
+async def watched(what: str, work: Awaitable[object]) -> None:
+    watch = Watch()
+    watching = asyncio.create_task(watch.run())
+    await work
+    watching.cancel()
+    tell(f"{what}, lag", watch.lags_ms)
+    tell(f"{what}, CPU", watch.cpu_ms)
+
+
+async def jobs_without_end(
+    index: InMemoryItemIndex, seed: int, llm_delay_s: float, turns: Turns, done: list[float]
+) -> None:
     generator = np.random.default_rng(seed)
     while True:
         await asyncio.sleep(llm_delay_s * generator.uniform(0.5, 1.5))
         began_s = time.perf_counter()
-        await job(index, generator)
+        await job(index, generator, turns)
         done.append(1000 * (time.perf_counter() - began_s))
+
+
+async def bursts(index: InMemoryItemIndex, n_jobs: int, turns: Turns) -> None:
+    generators = [np.random.default_rng([1, seed]) for seed in range(n_jobs)]
+    for _ in range(N_BURSTS):
+        await asyncio.gather(*(job(index, generator, turns) for generator in generators))
 
 
 def tell(what: str, values: list[float]) -> None:
@@ -66,20 +102,23 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--size", type=int, default=50, help="items in a cluster")
     parser.add_argument("--llm-delay-s", type=float, default=2.0)
+    parser.add_argument("--without-turns", action="store_true")
     arguments = parser.parse_args()
+    turns = NoTurns() if arguments.without_turns else Turns()
     index = InMemoryItemIndex(clusters("", arguments.items, arguments.dim, arguments.size, seed=2).rows, "bench")
     console.print(f"{len(index):,} x {arguments.dim}: {index.kind}, own recall {index.recall:.3f}")
-    tell("idle loop's lag", await lags_ms(arguments.seconds))
+    await watched("idle loop", asyncio.sleep(arguments.seconds))
     done: list[float] = []
     running = [
-        asyncio.create_task(jobs_without_end(index, seed, arguments.llm_delay_s, done))
+        asyncio.create_task(jobs_without_end(index, seed, arguments.llm_delay_s, turns, done))
         for seed in range(arguments.jobs)
     ]
-    tell(f"{arguments.jobs} jobs in flight, loop's lag", await lags_ms(arguments.seconds))
+    await watched(f"{arguments.jobs} jobs in flight", asyncio.sleep(arguments.seconds))
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
     tell(f"{len(done) / arguments.seconds:.0f} jobs a second, each", done)
+    await watched(f"{arguments.jobs} jobs begun at once", bursts(index, arguments.jobs, turns))
 
 
 if __name__ == "__main__":
