@@ -27,7 +27,9 @@ from services import migrations
 from services.database import parse_url
 from services.database_index import DatabaseItemIndex
 from services.ingest_store import SqlIngestStore
+from services.interaction_log import SqlInteractionLog
 from services.logs import LogLevel, configure_logging
+from services.model_store import SqlModelStore
 from services.overlaid_index import MeasuredIndex
 from training.demo import Stage, play
 from training.embed import embed_catalogue
@@ -328,12 +330,49 @@ def evaluate(
     _quality("evaluate", dataset, protocol, items=items, k=k, budget_s=budget_s, seed=seed, json_out=json_out)
 
 
-def _quality(step: str, *arguments: object, **options: object) -> None:
-    """Run a step of ``training`` that needs scipy, which is not where the worker serves."""
+@app.command(rich_help_panel="Quality")
+def fit(
+    budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
+    seed: Annotated[int, typer.Option(help="The same seed and data give the same model.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Fit and tell, but put nothing in force.")] = False,
+) -> None:
+    """Fit the collaborative model on what members like and do, and put it in force."""
+    training = _training("fit")
+    observed: list[Any] = []
+
+    async def read(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            await parts.catalogue.check()
+            log = SqlInteractionLog(parts.database, parts.profile)
+            observed.append(await training.observe(log, parts.embeddings, parts.embedder.name, tell=tell))
+
+    async def keep(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            await training.keep(SqlModelStore(parts.database, parts.clock), report)
+
+    with _telling() as tell:
+        _run(read)
+        # outside of any event loop, where Ctrl-C ends it at once; one BLAS thread as in ``_quality``
+        with threadpool_limits(1, user_api="blas"):
+            report = training.fit_on(observed[0], budget_s=budget_s, seed=seed, tell=tell)
+        if not dry_run:
+            _run(keep)
+    for line in report:
+        typer.echo(line)
+    typer.echo("nothing is kept: --dry-run" if dry_run else f"version {report.fitted.version} is in force")
+
+
+def _training(step: str) -> Any:  # noqa: ANN401 - a module
+    """A module of ``training`` that needs scipy, which is not where the worker serves."""
     try:
-        module = import_module(f"training.{step}")
+        return import_module(f"training.{step}")
     except ModuleNotFoundError as error:
         _stop(f"{error.name} is missing: pip install -r requirements-train.txt", MISCONFIGURED)
+
+
+def _quality(step: str, *arguments: object, **options: object) -> None:
+    """Run a step of ``training`` on files."""
+    module = _training(step)
     try:
         # most of the algebra is of small matrices, which a second BLAS thread makes many times slower
         with threadpool_limits(1, user_api="blas"), _telling() as tell:

@@ -98,7 +98,7 @@ def _tuned(
     data: Interactions, queries: Queries, content: Matrix | None, budget_s: float, seed: int, tell: Tell
 ) -> tuple[Parameters, Weighing]:
     """Chosen on a split that asks as the queries do; the defaults where there is too little to split."""
-    sample = _some_users(data, seed)
+    sample = some_users(data, seed)
     split = _split(sample, queries, seed)
     if not split.targets.any() or not split.train.any():
         tell("too little data to choose parameters by: the defaults it is")
@@ -107,7 +107,8 @@ def _tuned(
     return parameters, choose_weighing(sample, split, content, parameters, seed=seed, tell=tell)
 
 
-def _some_users(data: Interactions, seed: int) -> Interactions:
+def some_users(data: Interactions, seed: int) -> Interactions:
+    """As many users as parameters are chosen by, drawn at random where there are more."""
     n_users = len(data.user_ids)
     if n_users <= _MAX_USERS_TUNED_ON:
         return data

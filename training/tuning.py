@@ -131,9 +131,13 @@ class _Tried:
     figures: Doubles
 
     def is_better_than(self, other: "_Tried") -> bool:
-        """By more than two standard errors of the difference."""
-        gains = self.figures - other.figures
-        return bool(gains.mean() > _N_ERRORS * gains.std() / np.sqrt(max(len(gains), 1)))
+        """By more than the noise."""
+        return is_beyond_noise(self.figures - other.figures)
+
+
+def is_beyond_noise(gains: Doubles) -> bool:
+    """Whether the mean of the listeners' gains, (n_listeners,), is more than two of its standard errors."""
+    return bool(gains.mean() > _N_ERRORS * gains.std() / np.sqrt(max(len(gains), 1)))
 
 
 def _linear(name: str, value: float, parameters: Parameters) -> Parameters:

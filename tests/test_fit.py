@@ -1,0 +1,204 @@
+"""From a database of likes to a model in force: what ``main.py fit`` does, step by step and as a command."""
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from core.collaborative import Likes
+from core.embedding import HashingEmbedder
+from core.errors import ConfigurationError
+from core.fitted_collaborative import MODEL_KIND, FittedCollaborative
+from core.ports import FusionWeights, Interaction
+from services import migrations
+from services.catalogue import SqlCatalogue
+from services.database import Database, parse_url
+from services.embedding_store import SqlEmbeddingStore
+from services.ingest_store import SqlIngestStore
+from services.interaction_log import SqlInteractionLog
+from services.model_store import SqlModelStore
+from tests.support.catalogue import SONGS, like, record_event
+from tests.support.command import run_command
+from tests.support.hand_clock import HandClock
+from training.embed import embed_catalogue
+from training.fit import FitReport, Observed, fit_on, keep, observe
+from training.generate import SOURCE, generate_listeners, generate_songs
+from training.ingest import save_items
+
+N_SONGS, N_LISTENERS = 500, 300
+EMBEDDER = HashingEmbedder(64)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'songs.db'}"
+
+
+@pytest_asyncio.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    migrations.upgrade(parse_url(url))
+    database = Database(url, pool_size=4, timeout_s=30)
+    yield database
+    await database.close()
+
+
+async def with_listeners(database: Database, n_listeners: int = N_LISTENERS, *, embedded: bool = True) -> None:
+    """A generated catalogue, whose listeners have tastes, as ``demo`` has it."""
+    store, catalogue = SqlIngestStore(database), SqlCatalogue(database, SONGS)
+    await store.prepare()
+    await save_items(SOURCE, generate_songs(1, N_SONGS, 60), store, N_SONGS)
+    items = [item async for batch in catalogue.stream() for item in batch]
+    await store.save_listeners(generate_listeners(items, n_listeners, 1))
+    if embedded:
+        await embed_catalogue(catalogue, EMBEDDER, SqlEmbeddingStore(database, SONGS))
+
+
+async def observed_in(database: Database) -> Observed:
+    log, embeddings = SqlInteractionLog(database, SONGS), SqlEmbeddingStore(database, SONGS)
+    return await observe(log, embeddings, EMBEDDER.name)
+
+
+def fitted_on(observed: Observed, seed: int = 0) -> FitReport:
+    return fit_on(observed, budget_s=0, seed=seed)
+
+
+async def test_planted_tastes_are_found_kept_and_put_in_force(database: Database) -> None:
+    await with_listeners(database)
+    observed, models = await observed_in(database), SqlModelStore(database, HandClock())
+    report = fitted_on(observed)
+    await keep(models, report)
+    assert await models.active_version(MODEL_KIND) == report.fitted.version
+    payload = await models.load(MODEL_KIND, report.fitted.version)
+    assert payload is not None
+    loaded = FittedCollaborative.from_bytes(payload)
+    assert loaded.version == report.fitted.version
+    assert loaded.item_ids.tolist() == observed.item_ids.tolist()
+    assert np.isfinite(loaded.model.scores(Likes.of([[0, 1]]))).all()
+    for measure in ("recall", "ndcg"):
+        ours, alone, popular = (report.metrics[f"{who}{measure}"] for who in ("", "collaborative_", "popularity_"))
+        assert min(ours, alone) > 1.3 * popular > 0
+    assert report.metrics["n_users"] == N_LISTENERS
+    assert report.metrics["n_interactions"] == len(observed.data.items)
+
+
+async def test_the_same_data_and_seed_are_the_same_version_and_kept_twice_change_nothing(database: Database) -> None:
+    await with_listeners(database)
+    first, second = [fitted_on(await observed_in(database)) for _ in range(2)]
+    models = SqlModelStore(database, HandClock())
+    await keep(models, first)
+    await keep(models, second)
+    assert first.fitted.version == second.fitted.version == await models.active_version(MODEL_KIND)
+    assert fitted_on(await observed_in(database), seed=1).fitted.version != first.fitted.version
+
+
+async def test_a_report_says_what_was_fitted_how_good_it_is_and_what_was_chosen(database: Database) -> None:
+    await with_listeners(database)
+    told: list[str] = []
+    report = fit_on(await observed_in(database), budget_s=0, tell=told.append)
+    lines = list(report)
+    assert re.match(rf"version {report.fitted.version}: [\d,]+ interactions of 300 members with [\d,]+ items", lines[0])
+    assert re.match(r"validation, popularity: Recall@20 0\.\d{4}, NDCG@20 0\.\d{4}", lines[3])
+    assert str(FusionWeights.__name__) in lines[-1]
+    assert any(line.startswith("fusion: ") for line in told)
+    assert told[-1] == "fitting on all interactions"
+
+
+async def test_items_are_described_by_what_the_index_knows(database: Database) -> None:
+    await with_listeners(database)
+    observed = await observed_in(database)
+    assert observed.content.shape[0] == len(observed.item_ids) == len(observed.vectors) == len(observed.creators)
+    items = await SqlCatalogue(database, SONGS).items(observed.item_ids.tolist())
+    by_creator: dict[str | None, set[int]] = {}
+    for item_id, creator in zip(observed.item_ids.tolist(), observed.creators.tolist(), strict=True):
+        by_creator.setdefault(items[item_id].creator, set()).add(creator)
+    assert all(len(numbers) == 1 for numbers in by_creator.values())
+    assert np.diff(observed.content.indptr).min() > 0
+
+
+# --- what is not there ---
+
+
+async def test_a_catalogue_without_vectors_is_sent_to_embed_first(database: Database) -> None:
+    await with_listeners(database, embedded=False)
+    with pytest.raises(ConfigurationError, match=r"no item has a vector of hashing.*main.py embed"):
+        await observed_in(database)
+
+
+async def test_too_few_listeners_are_refused_with_their_number(database: Database, url: str) -> None:
+    await with_listeners(database, 40)
+    for member_id in range(1000, 1100):
+        like(url, member_id, 1, 2)
+    with pytest.raises(ConfigurationError, match="40 have 5 items or more, 100 are needed"):
+        await observed_in(database)
+
+
+class _Log:
+    """An ``InteractionLog`` of given pairs."""
+
+    def __init__(self, pairs: Sequence[tuple[int, int]]) -> None:
+        self._pairs = pairs
+
+    async def stream(self, batch_size: int = 10_000) -> AsyncIterator[Sequence[Interaction]]:
+        for start in range(0, len(self._pairs), batch_size):
+            part = self._pairs[start : start + batch_size]
+            yield [Interaction(member_id=member, item_id=item, weight=1.0) for member, item in part]
+
+
+async def test_too_few_interactions_are_refused_with_their_number(database: Database) -> None:
+    await with_listeners(database, 1)
+    log = _Log([(member, item) for member in range(110) for item in range(1, 7)])
+    with pytest.raises(ConfigurationError, match="there are 660, 1000 are needed"):
+        await observe(log, SqlEmbeddingStore(database, SONGS), EMBEDDER.name)
+
+
+async def test_interactions_with_items_that_have_no_vector_are_left_out(database: Database) -> None:
+    await with_listeners(database, 1)
+    log = _Log([(member, item) for member in range(110) for item in (*range(1, 12), 10**9)])
+    observed = await observe(log, SqlEmbeddingStore(database, SONGS), EMBEDDER.name)
+    assert observed.item_ids.tolist() == list(range(1, 12))
+
+
+async def test_a_site_with_few_items_gets_a_model_too(database: Database) -> None:
+    await with_listeners(database, 1)
+    log = _Log([(member, 1 + (member + step) % 12) for member in range(200) for step in range(8)])
+    report = fitted_on(await observe(log, SqlEmbeddingStore(database, SONGS), EMBEDDER.name))
+    assert len(report.fitted.item_ids) == 12
+    assert all(np.isfinite(value) for value in report.metrics.values())
+
+
+async def test_what_members_do_counts_without_a_single_like(database: Database, url: str) -> None:
+    await with_listeners(database, 1)
+    for place in range(1100):
+        record_event(url, f"e{place}", 1000 + place // 10, 1 + (place * 7) % N_SONGS, "repeat")
+    observed = await observed_in(database)
+    assert set(observed.data.weights[observed.data.users > 0].tolist()) == {0.5}
+
+
+# --- as a command ---
+
+
+async def test_the_command_fits_and_puts_in_force_unless_it_is_dry(url: str, database: Database) -> None:
+    await with_listeners(database)
+    environment = {"DATABASE_URL": url, "LOG_LEVEL": "ERROR", "EMBEDDING_DIM": "64"}
+    models = SqlModelStore(database, HandClock())
+    dry = await run_command("fit", "--budget-s", "0", "--dry-run", environment=environment)
+    assert dry.code == 0, dry.err
+    assert "nothing is kept: --dry-run" in dry.out
+    assert await models.active_version(MODEL_KIND) is None
+    outcome = await run_command("fit", "--budget-s", "0", environment=environment)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.splitlines()[-1] == f"version {await models.active_version(MODEL_KIND)} is in force"
+    assert "Recall@20" in outcome.out
+    assert "fitting on all interactions" in outcome.err
+
+
+async def test_the_command_says_in_a_sentence_what_it_lacks(url: str, database: Database) -> None:
+    await with_listeners(database, 20)
+    environment = {"DATABASE_URL": url, "LOG_LEVEL": "ERROR", "EMBEDDING_DIM": "64"}
+    outcome = await run_command("fit", environment=environment)
+    assert outcome.code == 1
+    assert "ConfigurationError: too few listeners to fit on: 20 have 5 items or more" in " ".join(outcome.err.split())
+    assert "Traceback" not in outcome.err
