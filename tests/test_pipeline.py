@@ -24,6 +24,7 @@ from models.job import Job, Strategy
 from tests.support.backend import faults_of
 from tests.support.builders import ArrayIndex, make_item
 from tests.support.hand_clock import HandClock
+from tests.support.scripted_source import ScriptedSource
 
 SONGS = load_profile("songs")
 TEXTS = load_prompt_texts()
@@ -66,6 +67,16 @@ class FixedIndex:
         if self.index is None:
             raise DependencyUnavailable("index", "not loaded")
         return self.index
+
+
+class FixedModel:
+    """A ``CollaborativeProvider`` whose model a test may change at any time."""
+
+    def __init__(self, source: ScriptedSource | None = None) -> None:
+        self.source = source
+
+    def current(self) -> ScriptedSource | None:
+        return self.source
 
 
 class InMemoryAnswers:
@@ -138,6 +149,7 @@ class House:
     def __init__(self, *listeners: Listener, model: ScriptedModel | None = None, **config: Any) -> None:
         self.catalogue = InMemoryCatalogue(CATALOGUE)
         self.index = FixedIndex(ArrayIndex(VECTORS, {i: i / 100 for i in CATALOGUE}, CATALOGUE))
+        self.collaborative = FixedModel()
         self.answers = InMemoryAnswers()
         self.observer = CountingObserver()
         self.progress: list[int] = []
@@ -153,6 +165,7 @@ class House:
             clock=HandClock(datetime(2026, 11, 21, 20, 0, tzinfo=UTC)),
             profile=SONGS,
             config=PipelineConfig(version="test", **config),
+            collaborative=self.collaborative,
         )
 
     async def recommend(self, job: Job) -> ResultDocuments:
@@ -332,6 +345,73 @@ async def test_the_same_job_gives_the_same_result() -> None:
     assert (await House().recommend(JOB)).result == (await House().recommend(JOB)).result
 
 
+# --- with a collaborative model ---
+
+# Ids that the index does not hold, and one that it does, far from what is liked.
+GOES_WITH_1 = ScriptedSource({90: 9.0, 500: 8.0, 10: 7.0}, knows={1})
+
+
+async def test_a_song_that_others_like_too_rises_and_one_of_an_unknown_id_does_not_appear() -> None:
+    house = House()
+    before = [each["song_id"] for each in (await house.result(JOB))["candidates"]]
+    house.collaborative.source = GOES_WITH_1
+    result = await house.result(JOB)
+    after = [each["song_id"] for each in result["candidates"]]
+    assert after.index(90) < (before.index(90) if 90 in before else len(before))
+    assert faults_of(result, {1, 2, 3}, set(CATALOGUE)) == []
+    assert all(0 <= each["match_score"] <= 100 for each in result["candidates"])
+
+
+async def test_the_model_is_asked_about_all_likes_by_their_weights() -> None:
+    source = ScriptedSource({}, knows=())
+    house = House(Listener(member_id=7, interests=(Interest(4, 0.5), Interest(900))))
+    house.collaborative.source = source
+    await house.recommend(replace(JOB, favorite_item_ids=()))
+    assert source.asked == [{4: 0.5, 900: 1.0}]
+
+
+async def test_what_the_member_has_is_not_recommended_however_others_like_it() -> None:
+    house = House(Listener(member_id=7, seen_ids=frozenset({90}), disliked_ids=frozenset({10})))
+    house.collaborative.source = GOES_WITH_1
+    assert faults_of(await house.result(JOB), {1, 2, 3, 90, 10}, set(CATALOGUE)) == []
+
+
+async def test_another_model_is_another_question_and_the_same_one_is_not() -> None:
+    model = ScriptedModel([1])
+    house = House(model=model)
+    versions = []
+    for version in (None, "m1", "m1", "m2", None):
+        house.collaborative.source = replace(GOES_WITH_1, version=version) if version else None
+        versions.append((await house.result(JOB))["versions"]["collaborative"])
+    assert versions == ["none", "m1", "m1", "m2", "none"]
+    assert len(model.prompts) == 3
+
+
+async def test_a_job_ends_with_the_model_that_it_began_with() -> None:
+    house = House()
+    house.collaborative.source = replace(GOES_WITH_1, version="m1")
+
+    async def swap(progress: int) -> None:
+        house.collaborative.source = replace(GOES_WITH_1, version="m2")
+
+    documents = await house.pipeline.recommend(JOB, swap)
+    assert orjson.loads(documents.result)["versions"]["collaborative"] == "m1"
+
+
+async def test_a_listener_without_likes_gets_the_same_with_and_without_a_model() -> None:
+    cold, house = replace(JOB, favorite_item_ids=()), House()
+    without = await house.result(cold)
+    house.collaborative.source = GOES_WITH_1
+    assert (await house.result(cold))["candidates"] == without["candidates"]
+
+
+async def test_a_model_that_knows_none_of_the_likes_changes_no_candidate() -> None:
+    house = House()
+    without = await house.result(JOB)
+    house.collaborative.source = replace(GOES_WITH_1, knows={77})
+    assert (await house.result(JOB))["candidates"] == without["candidates"]
+
+
 @given(
     favorites=st.lists(st.integers(1, 120), max_size=15),
     seen=st.frozensets(st.integers(1, 100), max_size=60),
@@ -339,6 +419,7 @@ async def test_the_same_job_gives_the_same_result() -> None:
     handles=st.lists(st.integers(-5, 150), max_size=40),
     top_k=st.none() | st.integers(1, 80),
     locale=st.sampled_from(["ko", "ja", "en"]),
+    scores=st.none() | st.dictionaries(st.integers(1, 200), st.floats(-9, 9, width=16), max_size=40),
 )
 async def test_whatever_the_model_answers_the_result_holds_only_eligible_songs_once(
     favorites: list[int],
@@ -347,10 +428,13 @@ async def test_whatever_the_model_answers_the_result_holds_only_eligible_songs_o
     handles: list[int],
     top_k: int | None,
     locale: str,
+    scores: dict[int, float] | None,
 ) -> None:
     listener = Listener(member_id=7, seen_ids=seen, disliked_ids=disliked)
     job = replace(JOB, favorite_item_ids=tuple(favorites), top_k=top_k, locale=locale)
-    result = await House(listener, model=ScriptedModel(handles)).result(job)
+    house = House(listener, model=ScriptedModel(handles))
+    house.collaborative.source = None if scores is None else ScriptedSource(scores, knows=range(50))
+    result = await house.result(job)
     assert faults_of(result, {*favorites, *seen, *disliked}, set(CATALOGUE)) == []
     assert len(result["candidates"]) == min(top_k or 50, 100 - len({*favorites, *seen, *disliked} & set(CATALOGUE)))
 
