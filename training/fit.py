@@ -25,6 +25,7 @@ Tell = Callable[[str], None]
 MIN_ITEMS = 5
 MIN_LISTENERS = 100
 MIN_INTERACTIONS = 1000
+_BATCHES_A_LINE = 100
 # What fusion is judged by: scoring every item for a listener takes long where there are many.
 _MAX_JUDGED, _MIN_JUDGED, _MAX_SCORES = 1000, 200, 40_000_000
 
@@ -73,8 +74,11 @@ async def observe(
     batches = []
     async for batch in log.stream():
         batches.append(_Pairs.of(batch))
-        tell(f"reading interactions: {sum(len(each.items) for each in batches)}")
-    pairs = _Pairs.joined(batches).of_items(rows.ids)
+        if len(batches) % _BATCHES_A_LINE == 0:
+            tell(f"reading interactions: {sum(len(each.items) for each in batches)}")
+    pairs = _Pairs.joined(batches)
+    tell(f"{len(pairs.items)} interactions")
+    pairs = pairs.of_items(rows.ids)
     _refuse_too_few(pairs)
     return _observed(pairs, rows)
 
