@@ -11,6 +11,7 @@ meanwhile, of which at most 1 ms did not hold the sleep up.
 
 import argparse
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable
 from statistics import quantiles
@@ -107,6 +108,9 @@ async def main() -> None:
     turns = NoTurns() if arguments.without_turns else Turns()
     index = InMemoryItemIndex(clusters("", arguments.items, arguments.dim, arguments.size, seed=2).rows, "bench")
     console.print(f"{len(index):,} x {arguments.dim}: {index.kind}, own recall {index.recall:.3f}")
+    # As the worker does once it has loaded everything.
+    gc.collect()
+    gc.freeze()
     await watched("idle loop", asyncio.sleep(arguments.seconds))
     done: list[float] = []
     running = [

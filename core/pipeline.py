@@ -30,6 +30,7 @@ from core.ranking import Ranked, RankingConfig, rank
 from core.reranking import Reranker
 from core.result_document import Finished, encode_result, item_ids
 from core.retrieval import retrieve
+from core.turns import Turns
 from models.catalogue import Interest, Item, Listener
 from models.job import Job
 from models.log_event import LogEvent
@@ -106,6 +107,7 @@ class RecommendationPipeline:
         self._clock = clock
         self._profile = profile
         self._versions = VersionFinder(profile.versions)
+        self._turns = Turns()
         self._config = config
 
     async def recommend(self, job: Job, report: ProgressReporter) -> ResultDocuments:
@@ -172,6 +174,7 @@ class RecommendationPipeline:
             log.warning(LogEvent.ANSWER_NOT_KEPT, error=str(error))
 
     async def _answer(self, question: _Question, report: ProgressReporter) -> ResultDocuments:
+        await self._turns.turn()
         likes = interest_weights(question.listener.interests, self._clock.now().timestamp(), self._config.profile)
         profile = await self._taste(likes, question)
         n_ranked = max(self._config.n_candidates, question.top_k)
@@ -184,6 +187,7 @@ class RecommendationPipeline:
                 question.collaborative,
                 likes,
             )
+        await self._turns.turn()
         with self._observer.stage("rank"):
             # More than are asked for: some are versions of one work, or were deactivated since the index was loaded.
             ranked = rank(retrieved, n_ranked + self._config.n_spare, self._config.ranking)
@@ -198,6 +202,7 @@ class RecommendationPipeline:
                 n_picks=min(self._config.group_items, question.top_k),
             )
         await report(90)
+        await self._turns.turn()
         return encode_result(self._finish(question, candidates, reranked), self._profile)
 
     async def _taste(self, weights: Mapping[int, float], question: _Question) -> TasteProfile:
@@ -217,6 +222,7 @@ class RecommendationPipeline:
             owned_ids = await self._owned_ids(ranked, question)
             found_ids = {each.facts.item_id for each in ranked}
             items = await self._catalogue.items(found_ids | {*liked_ids, *near_ids, *owned_ids})
+        await self._turns.turn()
         candidates = [each.candidate(items) for each in ranked if each.facts.item_id in items]
         owned = [item for item_id, item in items.items() if item_id not in found_ids]
         return self._versions.without_versions(candidates, owned), [

@@ -4,9 +4,10 @@ What is opened is closed in the reverse order, whatever happens. Signals belong 
 """
 
 import asyncio
+import gc
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -230,19 +231,32 @@ async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
         for route, concurrency in ((topology.main, settings.concurrency), (topology.batch, settings.batch_concurrency))
         if concurrency
     ]
-    async with _background(
+    background = _background(
         leases.run,
         parts.index.run,
         parts.collaborative.run,
         lambda: watch_loop_lag(parts.metrics.loop_lag, clock=parts.clock),
-    ):
-        try:
-            await consumers[0].start()
-            for consumer in consumers[1:]:
-                await _start_where_there(consumer, settings)
-            yield consumers
-        finally:
-            await _stop(consumers, settings.shutdown_grace_s)
+    )
+    with _short_collections():
+        async with background:
+            try:
+                await consumers[0].start()
+                for consumer in consumers[1:]:
+                    await _start_where_there(consumer, settings)
+                yield consumers
+            finally:
+                await _stop(consumers, settings.shutdown_grace_s)
+
+
+@contextmanager
+def _short_collections() -> Iterator[None]:
+    """What there is by now stays: looking through all of it for garbage holds the event loop up for 30 ms."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _handler(parts: Parts, leases: LeaseKeeper) -> JobHandler:
