@@ -235,3 +235,85 @@ async def test_a_predicate_keeps_its_items_in_a_large_index_too() -> None:
     assert len(first.ids) == 30
     assert not {1, 3} & set(first.ids.tolist())
     assert all((item_id - 1) % 3 != 1 for item_id in first.ids.tolist())
+
+
+# --- what is remembered of predicates ---
+
+ROCK, POP, JAZZ = (Predicate(genres=frozenset({genre})) for genre in GENRES)
+
+
+def three_genres() -> IndexRows:
+    """200 items of each genre: a slice takes 200 x (8 bytes of ids + 4 numbers of 4 bytes)."""
+    vectors = np.random.default_rng(6).normal(size=(600, 4))
+    return make_rows(vectors.tolist(), genres=[(genre,) for genre in GENRES] * 200)
+
+
+async def builds(index: InMemoryItemIndex, predicate: Predicate, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a search by ``predicate`` had to build its slice."""
+    built: list[Predicate] = []
+    build = index._build_slice
+
+    def noted(asked: Predicate) -> object:
+        built.append(asked)
+        return build(asked)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(index, "_build_slice", noted)
+        [hits] = await index.search(np.ones((1, 4), dtype=np.float32), 5, predicate=predicate)
+    assert len(hits.ids) == 5
+    return built == [predicate]
+
+
+async def test_slices_are_remembered_up_to_their_bytes_and_the_longest_unasked_goes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index = InMemoryItemIndex(three_genres(), NAME, max_slices_bytes=2 * 200 * (8 + 16))
+    asked = [ROCK, POP, ROCK, JAZZ, ROCK, JAZZ, POP, ROCK]
+    assert [await builds(index, each, monkeypatch) for each in asked] == [
+        *(True, True, False),
+        # Room is for two: jazz takes the place of pop, which was not asked for again; then pop that of rock.
+        *(True, False, False),
+        *(True, True),
+    ]
+
+
+async def test_the_last_slice_is_remembered_however_large_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = InMemoryItemIndex(three_genres(), NAME, max_slices_bytes=1)
+    asked = [ROCK, ROCK, POP, POP, ROCK]
+    assert [await builds(index, each, monkeypatch) for each in asked] == [True, False, True, False, True]
+
+
+async def test_many_that_ask_by_a_new_predicate_wait_for_one_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = InMemoryItemIndex(three_genres(), NAME)
+    n_built = 0
+    build = index._build_slice
+
+    def counted(asked: Predicate) -> object:
+        nonlocal n_built
+        n_built += 1
+        return build(asked)
+
+    monkeypatch.setattr(index, "_build_slice", counted)
+    query = np.ones((1, 4), dtype=np.float32)
+    searches = [asyncio.create_task(index.search(query, 5, predicate=JAZZ)) for _ in range(8)]
+    await asyncio.sleep(0)
+    # Who gives up takes the slice from nobody.
+    searches[0].cancel()
+    found = await asyncio.gather(*searches[1:])
+    assert n_built == 1
+    assert len({tuple(hits.ids.tolist()) for [hits] in found}) == 1
+
+
+async def test_a_slice_that_could_not_be_built_is_built_at_the_next_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = InMemoryItemIndex(three_genres(), NAME)
+
+    def broken(_: Predicate) -> object:
+        raise MemoryError
+
+    query = np.ones((1, 4), dtype=np.float32)
+    with monkeypatch.context() as patched:
+        patched.setattr(index, "_build_slice", broken)
+        with pytest.raises(MemoryError):
+            await index.search(query, 5, predicate=JAZZ)
+    [hits] = await index.search(query, 5, predicate=JAZZ)
+    assert len(hits.ids) == 5

@@ -1,10 +1,12 @@
-"""Turns: one piece of work in a round of the event loop, whatever else is ready."""
+"""What keeps the event loop free: one piece of work in a round, whatever else is ready, and no long collections."""
 
 import asyncio
+import gc
 
 import pytest
 
 from core.turns import Turns
+from workers.runtime import _short_collections
 
 
 class Rounds:
@@ -75,3 +77,10 @@ async def test_alone_a_turn_is_had_within_a_round() -> None:
         before = rounds.n
         await Turns().turn()
         assert rounds.n <= before + 1
+
+
+def test_while_jobs_are_consumed_what_was_loaded_is_not_looked_through_for_garbage() -> None:
+    assert gc.get_freeze_count() == 0
+    with _short_collections():
+        assert gc.get_freeze_count() > 10_000
+    assert gc.get_freeze_count() == 0

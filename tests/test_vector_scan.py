@@ -208,7 +208,7 @@ def test_where_codes_tell_nothing_apart_the_scan_is_exact() -> None:
 class HeldScan:
     """A scan that waits until it is let go, and notes for how many it searches at the same time."""
 
-    kind, recall, cost_us = "fastscan", 1.0, 1.0
+    kind, recall, cost_us, n_bytes = "fastscan", 1.0, 1.0, 0
 
     def __init__(self, rows: Floats) -> None:
         self.rows = rows
@@ -302,3 +302,16 @@ async def test_a_scan_that_fails_fails_those_who_wait_and_no_later_one(held: Hel
             await search
     held.broken = False
     assert len(await queue.search(held.rows[:1], 5)) == 1
+
+
+def test_the_bytes_of_a_scan_are_those_of_its_rows_and_codes(rows: Floats, fast: VectorScan) -> None:
+    assert ExactScan(rows).n_bytes == len(rows) * DIM * 4
+    assert fast.n_bytes == len(rows) * (DIM * 2 + DIM // 4)
+
+
+def test_among_rows_the_same_query_gets_the_same_scores_alone_and_with_others(rows: Floats) -> None:
+    queries, scan = queries_near(rows, 5), ExactScan(rows)
+    for (places, scores), query in zip(scan.search(queries, 50), queries, strict=True):
+        [(alone, alone_scores)] = scan.search(query[None], 50)
+        np.testing.assert_array_equal(places, alone)
+        np.testing.assert_array_equal(scores, alone_scores)
