@@ -16,14 +16,15 @@ from core.fitted_collaborative import MODEL_KIND, FittedCollaborative
 from core.ports import Clock, Floats, FusionWeights, Hits, Ids, ModelStore
 from models.log_event import LogEvent
 from services.scan_queue import QueuedScan
-from services.vector_scan import EXACT_BELOW, RECALL_AIM, Places, build_scan
+from services.vector_scan import EXACT_BELOW, Places, build_scan
 
 _TINY = 1e-30
 _AT = 200
 _N_SAMPLED = 64
 _N_SAMPLED_LIKES = 10
-# As many more are asked of the scan than are wanted, until it finds enough of the best.
-_FACTORS = (1, 2, 4, 8, 16)
+_N_MEASURED = 20_000
+_LEAST_STRETCH = 1e-3
+_CHUNK = 32_768
 
 _log = structlog.get_logger()
 
@@ -101,51 +102,61 @@ class InMemoryCollaborativeSource:
 
 
 class _Codes:
-    """A scan of codes for inner products, which knows how many it must be asked for.
+    """A scan of codes for inner products.
 
-    FastScan's codes are looked up for inner products as they are, so there is no need to turn them into cosines by a
-    further dimension (Bachrach et al., "Speeding up the Xbox recommender system", 2014); rows need only be no longer
-    than 1.
+    FastScan looks codes up for inner products as they are: there is no need to turn these into cosines by a further
+    dimension (Bachrach et al., "Speeding up the Xbox recommender system", 2014). Rows need only be no longer than 1.
     """
 
     def __init__(self, fitted: FittedCollaborative) -> None:
-        vectors = fitted.model.item_vectors
-        self._scan = build_scan(_rows(vectors))
-        self._queued = QueuedScan(self._scan)
         listeners = _sample(fitted)
-        _, true_places = faiss.knn(listeners, vectors, _AT, metric=faiss.METRIC_INNER_PRODUCT)
-        for self._factor in _FACTORS:
-            self.recall = self._recall(listeners, true_places)
-            if self.recall >= RECALL_AIM:
-                break
+        self._space = _Space(fitted.model.item_vectors, listeners)
+        scan = build_scan(
+            self._space.rows(fitted.model.item_vectors), exact_below=0, queries=self._space.units(listeners)
+        )
+        self._queued, self.recall = QueuedScan(scan), scan.recall
 
     async def search(self, listener: Floats, n: int, n_besides: int) -> Places:
         """Places among which the ``n`` best are, with as many besides as are not wanted."""
-        [(places, _)] = await self._queued.search(_unit(listener)[None], self._factor * n, n_besides)
+        [(places, _)] = await self._queued.search(self._space.units(listener[None]), n, n_besides)
         return places
 
-    def _recall(self, listeners: Floats, true_places: Places) -> float:
-        """The mean share of the true places that is found."""
-        found = [
-            self._scan.search(_unit(listener)[None], self._factor * true_places.shape[1])[0][0]
-            for listener in listeners
-        ]
-        return float(np.mean([np.isin(true, of_one).mean() for true, of_one in zip(true_places, found, strict=True)]))
 
+class _Space:
+    """Where codes keep most of what matters: the same inner products, up to a factor for each listener.
 
-def _rows(vectors: Floats) -> npt.NDArray[np.float16]:
-    """``vectors`` shortened alike, to a length of 1 at the most, and of an even dimension, which codes need."""
-    n, dim = vectors.shape
-    longest = max(float(np.sqrt(np.einsum("nd,nd->n", vectors, vectors).max())), _TINY)
-    rows = np.zeros((n, dim + dim % 2), dtype=np.float16)
-    np.divide(vectors, np.float32(longest), out=rows[:, :dim], casting="same_kind")
-    return rows
+    A code has four bits for two neighbouring dimensions. First each dimension is stretched by how much listeners make
+    of it, then those that vary most are put beside those that vary least, which leave them the bits.
+    """
 
+    def __init__(self, vectors: Floats, listeners: Floats) -> None:
+        used = np.sqrt(np.square(listeners).mean(axis=0))
+        # Others than those of the sample may make more of it.
+        self._stretch = np.maximum(used, max(_LEAST_STRETCH * float(used.max()), _TINY)).astype(np.float32)
+        some = vectors[:: max(len(vectors) // _N_MEASURED, 1)] * self._stretch
+        falling = np.argsort(-some.var(axis=0), kind="stable")
+        half = len(falling) - len(falling) // 2
+        self._order = np.empty_like(falling)
+        self._order[0::2], self._order[1::2] = falling[:half], falling[half:][::-1]
+        self._longest = _TINY
+        for start in range(0, len(vectors), _CHUNK):
+            part = vectors[start : start + _CHUNK] * self._stretch
+            self._longest = max(self._longest, float(np.linalg.norm(part, axis=1).max()))
 
-def _unit(listener: Floats) -> Floats:
-    """In the direction of ``listener``, of an even dimension."""
-    length = max(float(np.linalg.norm(listener)), _TINY)
-    return np.pad((listener / length).astype(np.float32), (0, len(listener) % 2))
+    def rows(self, vectors: Floats) -> npt.NDArray[np.float16]:
+        """Items, (n, even dim), of a length of 1 at the most."""
+        n, dim = vectors.shape
+        rows = np.zeros((n, dim + dim % 2), dtype=np.float16)
+        for start in range(0, n, _CHUNK):
+            part = vectors[start : start + _CHUNK] * (self._stretch / self._longest)
+            rows[start : start + _CHUNK, :dim] = part[:, self._order]
+        return rows
+
+    def units(self, listeners: Floats) -> Floats:
+        """Listeners, (n, even dim), of unit length."""
+        turned = (listeners / self._stretch)[:, self._order]
+        lengths = np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), _TINY)
+        return np.pad((turned / lengths).astype(np.float32), ((0, 0), (0, turned.shape[1] % 2)))
 
 
 def _sample(fitted: FittedCollaborative) -> Floats:

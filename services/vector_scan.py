@@ -228,15 +228,19 @@ def _parameters(tuning: Tuning, n: int, n_besides: int) -> faiss.IndexRefineSear
     return parameters
 
 
-def build_scan(rows: Rows, *, exact_below: int = EXACT_BELOW, seed: int = 0) -> VectorScan:
+def build_scan(
+    rows: Rows, *, exact_below: int = EXACT_BELOW, seed: int = 0, queries: Floats | None = None
+) -> VectorScan:
     """The scan for ``rows``, (n, dim) of unit length: exact where they are few, or where nothing else finds enough.
 
+    ``queries``, (k * 64, dim) of unit length, 64 of each kind, stand for what will be asked where that is not like the
+    rows, which then may be shorter. Else the scan finds out what it needs with queries that it makes of the rows.
     Takes some 40 s for a million rows of 256 dimensions. The same rows give the same scan.
     """
     if len(rows) < exact_below or rows.shape[1] % 2:
         return ExactScan(rows)
     with _one_thread():
-        sample = _Sample(rows, rows, seed)
+        sample = _Sample(rows, rows, seed, queries)
         return _tuned(_ways(rows, sample, seed), rows, sample)
 
 
@@ -247,14 +251,8 @@ class _Sample:
     of ``asked_like``, means of such a row and a neighbour of it, and means of two of them, as many of each kind.
     """
 
-    def __init__(self, rows: Rows, asked_like: Rows, seed: int) -> None:
-        generator = np.random.default_rng([seed, len(rows)])
-        ones, others = asked_like[generator.integers(len(asked_like), size=(2, _N_OF_A_KIND))].astype(np.float32)
-        near, _ = _exact_neighbours(rows, ones, _AT)
-        neighbours = rows[generator.permuted(near, axis=1)[:, 0]].astype(np.float32)
-        mixed = np.concatenate([ones, ones + neighbours, ones + others])
-        lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
-        self.queries: Floats = np.divide(mixed, lengths, out=np.zeros_like(mixed), where=lengths > 0)
+    def __init__(self, rows: Rows, asked_like: Rows, seed: int, queries: Floats | None = None) -> None:
+        self.queries = _interests(rows, asked_like, seed) if queries is None else queries
         self.true_places, self._true_scores = _exact_neighbours(rows, self.queries, _AT)
 
     def recall(self, scores: Floats) -> float:
@@ -266,6 +264,17 @@ class _Sample:
     def worst(self, shares: npt.NDArray[np.floating]) -> float:
         """Of shares per query the mean of each kind, and the least of these."""
         return float(shares.reshape(-1, _N_OF_A_KIND).mean(axis=1).min())
+
+
+def _interests(rows: Rows, asked_like: Rows, seed: int) -> Floats:
+    generator = np.random.default_rng([seed, len(rows)])
+    ones, others = asked_like[generator.integers(len(asked_like), size=(2, _N_OF_A_KIND))].astype(np.float32)
+    near, _ = _exact_neighbours(rows, ones, _AT)
+    neighbours = rows[generator.permuted(near, axis=1)[:, 0]].astype(np.float32)
+    mixed = np.concatenate([ones, ones + neighbours, ones + others])
+    lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
+    queries: Floats = np.divide(mixed, lengths, out=np.zeros_like(mixed), where=lengths > 0)
+    return queries
 
 
 class _Way(NamedTuple):
