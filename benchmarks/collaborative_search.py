@@ -1,0 +1,152 @@
+"""How fast a fitted collaborative model finds candidates, and how many of the true ones.
+
+    python -m benchmarks.collaborative_search --n 17493 200000 1000000
+
+takes models of seeded vectors as wide as those that are fitted (a regression and factors side by side): items in
+clusters, as tastes are, and of very different lengths, as popular and unpopular ones are. A million items need some
+8 GB while the codes are made.
+"""
+
+import argparse
+import asyncio
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from core.collaborative import Block, CollaborativeModel, FactorBlock, LinearBlock, Ridge
+from core.fitted_collaborative import FittedCollaborative
+from core.ports import Floats, FusionWeights, Hits
+from services.collaborative_source import InMemoryCollaborativeSource
+
+LINEAR_DIM, FACTOR_DIM = 192, 128
+CLUSTER = 500
+N_LISTENERS, N_LIKES = 200, 12
+N_FOUND, N_EXCLUDED = 300, 60
+CHUNK = 50_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What was measured of one size; times in milliseconds."""
+
+    n: int
+    build_s: float
+    listener_ms: float
+    p50_ms: float
+    p99_ms: float
+    scores_ms: float
+    recall: float
+    own_recall: float
+
+
+def clustered(n: int, dim: int, decay: float, seed: int) -> Floats:
+    """Rows, float32 (n, dim), that lie in clusters; half of their lengths are between 0.6 and 1.6 times the median.
+
+    The dimension numbered i varies by ``(1 + i) ** -decay``, as principal axes do.
+    """
+    generator = np.random.default_rng([seed, n])
+    centres = generator.normal(size=(max(n // CLUSTER, 1), dim)).astype(np.float32) / np.float32(np.sqrt(dim))
+    rows = np.empty((n, dim), np.float32)
+    deviations = ((1 + np.arange(dim)) ** -decay).astype(np.float32)
+    for start in range(0, n, CHUNK):
+        size = min(CHUNK, n - start)
+        noise = generator.normal(size=(size, dim)).astype(np.float32) * np.float32(0.5 / np.sqrt(dim))
+        # The same items go together in both blocks.
+        homes = np.arange(start, start + size) % len(centres)
+        rows[start : start + size] = (
+            (centres[homes] + noise) * deviations * generator.lognormal(sigma=0.7, size=(size, 1))
+        )
+    return rows
+
+
+def model_of(n: int) -> FittedCollaborative:
+    """As wide as a fitted one: 192 dimensions of the regression, 128 factors and the popularity."""
+    vectors = clustered(n, LINEAR_DIM, 0.1, 0)
+    linear = LinearBlock.of(vectors, vectors)
+    factors = clustered(n, FACTOR_DIM, 0.25, 1)
+    spectrum = np.einsum("nd,nd->d", factors, factors, dtype=np.float64)
+    popularity = np.random.default_rng(n).zipf(1.5, n).clip(max=10**6).astype(np.float64)
+    blocks: list[Block] = [linear, FactorBlock(factors, spectrum, Ridge(0.1, 1.0, 0.0))]
+    model = CollaborativeModel(blocks, (1.0, 1.0), popularity)
+    return FittedCollaborative(np.arange(1, n + 1, dtype=np.int64), model, FusionWeights(), "benchmark")
+
+
+def likes_of(n: int) -> list[dict[int, float]]:
+    """Of listeners of three tastes each."""
+    generator = np.random.default_rng(n + 1)
+    n_centres = max(n // CLUSTER, 1)
+    homes = generator.integers(n_centres, size=(N_LISTENERS, 3)).repeat(N_LIKES // 3, axis=1)
+    places = homes + n_centres * generator.integers(n // n_centres, size=homes.shape)
+    return [dict.fromkeys((row + 1).tolist(), 1.0) for row in places]
+
+
+async def measure(n: int) -> Row:
+    """One size, one listener after the other."""
+    fitted = model_of(n)
+    began_s = time.perf_counter()
+    source = await asyncio.to_thread(InMemoryCollaborativeSource, fitted)
+    build_s = time.perf_counter() - began_s
+    listeners, found = [], []
+    took: list[list[float]] = []
+    generator = np.random.default_rng(2)
+    content = generator.integers(1, n + 1, size=N_FOUND)
+    for likes in likes_of(n):
+        excluded = {*likes, *generator.integers(1, n + 1, size=N_EXCLUDED - len(likes)).tolist()}
+        times = [time.perf_counter()]
+        listener = source.listener(likes)
+        assert listener is not None  # noqa: S101 - for the type checker
+        times.append(time.perf_counter())
+        hits = await source.search(listener, N_FOUND, excluded=excluded)
+        times.append(time.perf_counter())
+        source.scores(listener, content)
+        times.append(time.perf_counter())
+        took.append((np.diff(times) * 1000).tolist())
+        listeners.append(listener)
+        found.append((hits, excluded))
+    return Row(
+        n=n,
+        build_s=build_s,
+        listener_ms=float(np.median([times[0] for times in took])),
+        p50_ms=float(np.median([times[1] for times in took])),
+        p99_ms=float(np.percentile([times[1] for times in took], 99)),
+        scores_ms=float(np.median([times[2] for times in took])),
+        recall=recall_of(fitted, np.stack(listeners), found),
+        own_recall=source.recall,
+    )
+
+
+def recall_of(fitted: FittedCollaborative, listeners: Floats, found: Sequence[tuple[Hits, set[int]]]) -> float:
+    """The mean share of the true best that was found, with nothing that was left out."""
+    _, places = faiss.knn(listeners, fitted.model.item_vectors, N_FOUND + N_EXCLUDED, metric=faiss.METRIC_INNER_PRODUCT)
+    shares = []
+    for of_one, (hits, excluded) in zip(fitted.item_ids[places], found, strict=True):
+        true = of_one[~np.isin(of_one, list(excluded))][:N_FOUND]
+        shares.append(np.isin(true, hits.ids).mean())
+    return float(np.mean(shares))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, nargs="+", default=[17_493, 200_000], help="numbers of items")
+    arguments = parser.parse_args()
+    print(f"{N_FOUND} candidates, {N_EXCLUDED} left out, {LINEAR_DIM + FACTOR_DIM + 1} dimensions, one thread; ms")
+    print(
+        f"{'items':>9} {'built s':>8} {'fold in':>8} {'p50':>7} {'p99':>7} {'scores':>7} {'recall':>7} {'its own':>7}"
+    )
+    with threadpool_limits(1):
+        for n in arguments.n:
+            row = asyncio.run(measure(n))
+            print(
+                f"{row.n:>9} {row.build_s:>8.1f} {row.listener_ms:>8.2f} {row.p50_ms:>7.2f} {row.p99_ms:>7.2f} "
+                f"{row.scores_ms:>7.2f} {row.recall:>7.4f} {row.own_recall:>7.4f}"
+            )
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2:.1f} GB")
+
+
+if __name__ == "__main__":
+    main()
