@@ -23,6 +23,8 @@ _AT = 200
 _N_SAMPLED = 64
 _N_SAMPLED_LIKES = 10
 _N_MEASURED = 20_000
+# Of the kind of listener that fares worst, those of one like; candidates are judged by content as well.
+_AIM = 0.97
 _LEAST_STRETCH = 1e-3
 _CHUNK = 32_768
 
@@ -112,7 +114,7 @@ class _Codes:
         listeners = _sample(fitted)
         self._space = _Space(fitted.model.item_vectors, listeners)
         scan = build_scan(
-            self._space.rows(fitted.model.item_vectors), exact_below=0, queries=self._space.units(listeners)
+            self._space.rows(fitted.model.item_vectors), exact_below=0, queries=self._space.units(listeners), aim=_AIM
         )
         self._queued, self.recall = QueuedScan(scan), scan.recall
 

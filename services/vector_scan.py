@@ -229,19 +229,26 @@ def _parameters(tuning: Tuning, n: int, n_besides: int) -> faiss.IndexRefineSear
 
 
 def build_scan(
-    rows: Rows, *, exact_below: int = EXACT_BELOW, seed: int = 0, queries: Floats | None = None
+    rows: Rows,
+    *,
+    exact_below: int = EXACT_BELOW,
+    seed: int = 0,
+    queries: Floats | None = None,
+    aim: float = _SAMPLE_AIM,
 ) -> VectorScan:
     """The scan for ``rows``, (n, dim) of unit length: exact where they are few, or where nothing else finds enough.
 
     ``queries``, (k * 64, dim) of unit length, 64 of each kind, stand for what will be asked where that is not like the
-    rows, which then may be shorter. Else the scan finds out what it needs with queries that it makes of the rows.
+    rows, which then may be shorter; ``aim`` is the recall that is enough for them. Else the scan finds out what it
+    needs with queries that it makes of the rows.
+
     Takes some 40 s for a million rows of 256 dimensions. The same rows give the same scan.
     """
     if len(rows) < exact_below or rows.shape[1] % 2:
         return ExactScan(rows)
     with _one_thread():
         sample = _Sample(rows, rows, seed, queries)
-        return _tuned(_ways(rows, sample, seed), rows, sample)
+        return _tuned(_ways(rows, sample, seed), rows, sample, aim)
 
 
 class _Sample:
@@ -355,27 +362,27 @@ def _lists_us(dim: int, n_lists: int, n_probes: int, n_looked_at: float) -> floa
     return n_lists * dim * _MULTIPLY_US + n_probes * _LIST_US + n_looked_at * dim * _LOOK_UP_US
 
 
-def _tuned(ways: Iterable[_Way], rows: Rows, sample: _Sample) -> VectorScan:
+def _tuned(ways: Iterable[_Way], rows: Rows, sample: _Sample, aim: float = _SAMPLE_AIM) -> VectorScan:
     """The scan by the first of ``ways`` that finds enough."""
     kept = faiss.IndexScalarQuantizer(rows.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     kept.train(rows[:1].astype(np.float32))
     _fill(kept, rows)
     for codes, n_probes in ways:
         _fill(codes, rows)
-        tuning = _tuning(faiss.IndexRefine(codes, kept), n_probes, sample)
+        tuning = _tuning(faiss.IndexRefine(codes, kept), n_probes, sample, aim)
         if tuning:
             return FastScan(codes, kept, tuning)
     return ExactScan(rows)
 
 
-def _tuning(refined: faiss.IndexRefine, n_probes: int, sample: _Sample) -> Tuning | None:
+def _tuning(refined: faiss.IndexRefine, n_probes: int, sample: _Sample, aim: float) -> Tuning | None:
     """The least ``k_factor`` that finds enough; None where none does. More candidates never find less."""
 
     def recall(k_factor: float) -> float:
         scores, _ = refined.search(sample.queries, _AT, params=_parameters(Tuning(k_factor, n_probes), _AT, 0))
         return sample.recall(scores)
 
-    place = bisect_left(_K_FACTORS, _SAMPLE_AIM, key=recall)
+    place = bisect_left(_K_FACTORS, aim, key=recall)
     if place == len(_K_FACTORS):
         return None
     return Tuning(_K_FACTORS[place], n_probes, recall(_K_FACTORS[place]))
