@@ -1,6 +1,7 @@
 """Fitted models, kept in tables of ours in blocks of a megabyte, so that no statement outgrows a server's packet."""
 
 import json
+import asyncio
 from collections.abc import Iterator, Mapping
 from datetime import UTC
 from hashlib import blake2b
@@ -48,7 +49,8 @@ class SqlModelStore:
         payload = bytearray()
         for part in range(-(-n_bytes // BLOCK_BYTES)):
             payload += await self._block(kind, version, part)
-        if len(payload) != n_bytes or _digest(payload) != checksum:
+        # Off the event loop: more than half a second for the model of a million items, while jobs run.
+        if len(payload) != n_bytes or await asyncio.to_thread(_digest, payload) != checksum:
             raise _spoilt(kind, version)
         return bytes(payload)
 
