@@ -1,7 +1,7 @@
 """Fitted models, kept in tables of ours in blocks of a megabyte, so that no statement outgrows a server's packet."""
 
-import json
 import asyncio
+import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC
 from hashlib import blake2b
