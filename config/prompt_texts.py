@@ -43,6 +43,8 @@ class Phrases(_Section):
     reason_mood: str
     reason_gem: str
     reason_crossover: str
+    reason_new_creator: str
+    reason_collaborative: str
     reason_popular_genre: str
     reason_popular: str
     reason_plain: str
@@ -53,6 +55,10 @@ class Phrases(_Section):
     tagline_gem: str
     label_crossover: str
     tagline_crossover: str
+    label_new_creator: str
+    tagline_new_creator: str
+    label_collaborative: str
+    tagline_collaborative: str
     label_genre: str
     tagline_genre: str
     label_popular: str

@@ -10,7 +10,7 @@ from config.catalogue_profile import CatalogueProfile, Words
 from config.prompt_texts import Phrases, PromptTexts
 from core.plain_text import plain_line
 from models.catalogue import Item
-from models.recommendation import Candidate, Group, Pick, RecommendationType, Reranked, TasteSummary
+from models.recommendation import Candidate, Discovery, Group, Pick, RecommendationType, Reranked, TasteSummary
 
 MIN_GROUPS = 2
 MAX_GROUPS = 6
@@ -22,7 +22,10 @@ _MAX_NAME_CHARS = 40
 _N_GENRES, _N_MOODS, _N_CREATORS = 5, 3, 5
 _N_SPOKEN = 2
 
-_Idea = tuple[RecommendationType, str]
+_Idea = tuple[RecommendationType | Discovery, str]
+_IDEAS_BY_KIND = frozenset(
+    {RecommendationType.HIDDEN_GEM, RecommendationType.CROSSOVER, RecommendationType.COLLABORATIVE}
+)
 
 
 class Explainer:
@@ -101,6 +104,8 @@ class Explainer:
             RecommendationType.ARTIST: (phrases.label_creator, phrases.tagline_creator),
             RecommendationType.HIDDEN_GEM: (phrases.label_gem, phrases.tagline_gem),
             RecommendationType.CROSSOVER: (phrases.label_crossover, phrases.tagline_crossover),
+            RecommendationType.COLLABORATIVE: (phrases.label_collaborative, phrases.tagline_collaborative),
+            Discovery.NEW_CREATOR: (phrases.label_new_creator, phrases.tagline_new_creator),
             RecommendationType.POPULAR: (phrases.label_popular, phrases.tagline_popular),
             RecommendationType.GENRE: (phrases.label_genre, phrases.tagline_genre),
         }.get(kind, (phrases.label_best, phrases.tagline_best))
@@ -132,10 +137,12 @@ class Explainer:
 
 def _idea(candidate: Candidate) -> _Idea:
     genres = candidate.evidence.shared_genres or candidate.item.genres
-    if candidate.kind in (RecommendationType.HIDDEN_GEM, RecommendationType.CROSSOVER):
+    if candidate.kind in _IDEAS_BY_KIND:
         return candidate.kind, ""
     if candidate.evidence.same_creator:
         return RecommendationType.ARTIST, ""
+    if candidate.evidence.discovery is Discovery.NEW_CREATOR:
+        return Discovery.NEW_CREATOR, ""
     if candidate.kind is RecommendationType.POPULAR and genres:
         return RecommendationType.POPULAR, genres[0]
     if candidate.evidence.shared_genres:
@@ -156,6 +163,8 @@ def _reason_phrase(candidate: Candidate, phrases: Phrases) -> str:
         (is_popular, phrases.reason_popular),
         (is_close and kind is RecommendationType.HIDDEN_GEM, phrases.reason_gem),
         (is_close and kind is RecommendationType.CROSSOVER, phrases.reason_crossover),
+        (kind is RecommendationType.COLLABORATIVE, phrases.reason_collaborative),
+        (is_close and evidence.discovery is Discovery.NEW_CREATOR, phrases.reason_new_creator),
         (is_close and has_genre, phrases.reason_near_genre),
         (is_close and has_mood, phrases.reason_near_mood),
         (is_close, phrases.reason_near),

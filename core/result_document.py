@@ -12,11 +12,11 @@ import orjson
 from config.catalogue_profile import CatalogueProfile
 from core.ports import ResultDocuments
 from models.catalogue import Item, Scalar
-from models.recommendation import Candidate, Group, Reranked, TasteSummary
+from models.recommendation import Candidate, CandidateSource, Group, Reranked, TasteSummary
 
 Json = Mapping[str, object]
 
-DOCUMENT_VERSION = 1
+DOCUMENT_VERSION = 2
 """Raised whenever the layout of the documents changes: answers of the old layout are not used again."""
 
 
@@ -92,12 +92,14 @@ def match_score(candidate: Candidate) -> float:
 
 
 def matched_criteria(candidate: Candidate) -> list[str]:
-    """What the candidate has in common with the likes, most telling first, as ``criterion:value``."""
+    """What the candidate has in common with the likes, and what else speaks for it, as ``criterion:value``."""
     evidence = candidate.evidence
     creator = [f"artist:{candidate.item.creator}"] if evidence.same_creator else []
     genres = [f"genre:{genre}" for genre in evidence.shared_genres]
     moods = [f"mood:{mood}" for mood in evidence.shared_moods]
-    return [*creator, *genres, *moods] or [candidate.kind.value]
+    discovery = [f"discovery:{evidence.discovery.value}"] if evidence.discovery else []
+    listeners = ["listeners:alike"] if CandidateSource.COLLABORATIVE in evidence.sources else []
+    return [*creator, *genres, *moods, *discovery, *listeners] or [candidate.kind.value]
 
 
 def _groups(groups: Sequence[Group], profile: CatalogueProfile) -> list[Json]:

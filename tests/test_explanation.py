@@ -12,7 +12,7 @@ from config.catalogue_profile import Words, load_profile
 from config.prompt_texts import load_prompt_texts
 from core.explanation import Explainer
 from models.catalogue import Item
-from models.recommendation import Candidate, Evidence, Group, Pick, RecommendationType
+from models.recommendation import Candidate, Discovery, Evidence, Group, Pick, RecommendationType
 from tests.support.builders import make_item
 
 PROFILE, TEXTS = load_profile("songs"), load_prompt_texts()
@@ -34,6 +34,7 @@ def candidate(
     similarity: float = 0.8,
     same_creator: bool = False,
     creator: str | None = "Newcomer",
+    discovery: Discovery | None = None,
 ) -> Candidate:
     return Candidate(
         item=make_item(item_id, title=f"Pick {item_id}", creator=creator, genres=genres, moods=shared_moods),
@@ -45,6 +46,7 @@ def candidate(
             shared_genres=tuple(shared_genres),
             shared_moods=tuple(shared_moods),
             same_creator=same_creator,
+            discovery=discovery,
         ),
     )
 
@@ -79,6 +81,14 @@ def candidate(
         (
             candidate(kind=RecommendationType.CROSSOVER, genres=["metal"], near=[LIKED]),
             "Another genre than your likes, yet close to “Good Day” by IU",
+        ),
+        (
+            candidate(near=[LIKED], shared_genres=["ballad"], discovery=Discovery.NEW_CREATOR),
+            "A new artist for you, close to “Good Day” by IU, which you like",
+        ),
+        (
+            candidate(kind=RecommendationType.COLLABORATIVE, near=[LIKED], shared_genres=["ballad"]),
+            "Loved by listeners whose likes resemble yours",
         ),
         (
             candidate(kind=RecommendationType.POPULAR, genres=["k-pop"]),
@@ -189,6 +199,20 @@ def test_shelves_follow_the_evidence_and_the_best_candidate_s_comes_first() -> N
         ("Hidden gems", [3, 5]),
         ("From those you love", [4, 7]),
         ("More for you", [8]),
+    ]
+
+
+def test_new_creators_and_what_like_listeners_love_have_shelves_of_their_own() -> None:
+    candidates = [
+        candidate(2, shared_genres=["ballad"], discovery=Discovery.NEW_CREATOR),
+        candidate(3, kind=RecommendationType.COLLABORATIVE),
+        candidate(4, kind=RecommendationType.COLLABORATIVE),
+        candidate(5, shared_genres=["ballad"], discovery=Discovery.NEW_CREATOR),
+    ]
+    groups = EXPLAINER.explain(candidates, [LIKED], "en").groups
+    assert [(group.label, [pick.candidate.item.item_id for pick in group.picks]) for group in groups] == [
+        ("New to you", [2, 5]),
+        ("Loved by people like you", [3, 4]),
     ]
 
 

@@ -9,10 +9,12 @@ import pytest
 
 from config.catalogue_profile import load_profile
 from core.ports import ResultDocuments
-from core.result_document import Finished, encode_result, match_score
+from core.result_document import Finished, encode_result, match_score, matched_criteria
 from models.catalogue import Item
 from models.recommendation import (
     Candidate,
+    CandidateSource,
+    Discovery,
     Evidence,
     Group,
     Pick,
@@ -123,6 +125,16 @@ def test_a_candidate_has_exactly_the_contracts_fields() -> None:
     assert first["recommendation_type"] == "artist"
     assert first["matched_criteria"] == ["artist:BTS", "genre:ballad", "mood:calm"]
     assert (second["song_id"], second["reason"]) == (2, "같은 장르")
+
+
+def test_discoveries_and_what_listeners_alike_lead_to_are_criteria_too() -> None:
+    plain = candidate(1)
+    evidence = replace(plain.evidence, discovery=Discovery.NEW_CREATOR, sources=(CandidateSource.COLLABORATIVE,))
+    assert matched_criteria(replace(plain, evidence=evidence)) == [
+        *matched_criteria(plain),
+        "discovery:new_creator",
+        "listeners:alike",
+    ]
 
 
 def test_the_cached_view_and_the_preference_have_the_contracts_fields() -> None:
