@@ -28,7 +28,9 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="key of an OpenAI-compatible server; empty: offline explanations, no LLM call",
     )
-    openai_base_url: str = Field("", description="base URL of the server; empty: OpenAI's own")
+    openai_base_url: str = Field(
+        "", description="base URL of the server; empty: OpenAI's own; {model}: put in the model's name"
+    )
 
     # LLM
     llm_model: str = Field("gpt-4.1-mini", description="model of the default strategy")
@@ -36,6 +38,21 @@ class Settings(BaseSettings):
     llm_timeout_s: float = Field(20.0, gt=0, description="seconds one LLM call may take, retries included")
     llm_max_retries: int = Field(2, ge=0, le=10, description="the client's own retries of 429 and 5xx")
     llm_max_concurrency: int = Field(64, ge=1, description="LLM calls under way at once in one worker")
+    llm_structured_output: Literal["auto", "json_schema", "function_calling", "json_mode", "none"] = Field(
+        "auto",
+        description=(
+            "how the answer is made JSON: auto (what the server takes), json_schema, function_calling, json_mode or none"
+        ),
+    )
+    llm_streaming: bool = Field(
+        False, description="receive answers as streams: what came counts where one breaks off, at more CPU time"
+    )
+    llm_temperature: float = Field(
+        -1.0, ge=-1, le=2, description="temperature of the LLM; -1: not sent, the model's own"
+    )
+    llm_api_version: str = Field(
+        "", description="api-version of an Azure deployment, whose key goes in the header api-key; empty: none"
+    )
     llm_candidates: int = Field(100, ge=1, le=500, description="candidates shown to the LLM")
     llm_order_weight: float = Field(
         0.6,

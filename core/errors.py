@@ -66,15 +66,37 @@ class NotEncodable(PublishRefused):
     """A message that was received, but that cannot be written as AMQP again: no further try mends that."""
 
 
+LANGUAGE_MODEL_FAILURES = (
+    "timeout", "rate_limited", "quota_exhausted", "unavailable", "refused", "filtered", "truncated", "malformed",
+    "breaker_open", "over_budget", "over_spend",
+)  # fmt: skip
+
+
 class LanguageModelFailed(SongsAIError):
-    """The LLM gave no usable answer; ``reason`` is a bounded label: ``timeout``, ``rate_limited``, ``refused``, ..."""
+    """The LLM gave no usable answer; ``reason`` is one of ``LANGUAGE_MODEL_FAILURES``, a bounded label.
+
+    ``partial_text`` is what came of an answer that broke off. The tokens are those that the server said it used: an
+    answer that is no use is paid for as well.
+    """
 
     code = "MODEL_ERROR"
 
-    def __init__(self, reason: str, problem: str = "", *, partial_text: str | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        problem: str = "",
+        *,
+        partial_text: str | None = None,
+        prompt_tokens: int = 0,
+        completion_tokens: int = 0,
+        cached_tokens: int = 0,
+    ) -> None:
         super().__init__(f"{reason}: {problem}" if problem else reason)
         self.reason = reason
         self.partial_text = partial_text
+        self.prompt_tokens = prompt_tokens
+        self.completion_tokens = completion_tokens
+        self.cached_tokens = cached_tokens
 
 
 class ConfigurationError(SongsAIError):

@@ -362,12 +362,16 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """The model's answer as text that should be JSON by the prompt's schema, and what it used."""
+    """The model's answer as text that should be JSON by the prompt's schema, and what it used.
+
+    ``cached_tokens`` are those of ``prompt_tokens`` that the provider had in its cache.
+    """
 
     text: str
     model: str
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 class LanguageModel(Protocol):
@@ -379,8 +383,9 @@ class LanguageModel(Protocol):
     async def complete(self, prompt: Prompt, *, deep: bool = False) -> Completion:
         """The answer.
 
-        Raises ``LanguageModelFailed`` alone: ``timeout``, ``rate_limited``, ``unavailable``, ``refused``, ``truncated``
-        (with ``partial_text``) or ``malformed`` (with ``partial_text`` where there is any).
+        Raises ``LanguageModelFailed`` alone: ``timeout``, ``rate_limited``, ``quota_exhausted``, ``unavailable``,
+        ``refused`` (by the model), ``filtered`` (by the provider), ``truncated`` or ``malformed``; with
+        ``partial_text`` where a part of the answer came.
         """
 
 
@@ -500,8 +505,13 @@ class Observer(Protocol):
     def answer_cache(self, *, hit: bool) -> None:
         """A look-up by fingerprint."""
 
-    def llm_call(self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int) -> None:
+    def llm_call(
+        self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0
+    ) -> None:
         """One LLM call; ``outcome`` is ``ok`` or the reason of ``LanguageModelFailed``."""
+
+    def llm_retried(self, cause: str) -> None:
+        """A further request of the same call: after a failure, or without what the endpoint refused."""
 
     def llm_dropped(self, cause: str, n: int) -> None:
         """Parts of an LLM answer that could not be used."""

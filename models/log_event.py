@@ -27,6 +27,8 @@ class LogEvent(StrEnum):
     DELIVERY_NOT_SETTLED = "delivery_not_settled"
     UNEXPECTED_ERROR_CAUGHT = "unexpected_error_caught"
     RERANK_FELL_BACK = "rerank_fell_back"
+    LLM_ACCESS_REFUSED = "llm_access_refused"
+    LLM_REQUEST_ADAPTED = "llm_request_adapted"
     INDEX_LOADED = "index_loaded"
     INDEX_REFRESH_FAILED = "index_refresh_failed"
     INDEX_SNAPSHOT_FAILED = "index_snapshot_failed"

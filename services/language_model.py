@@ -1,22 +1,22 @@
 """Chat over any OpenAI-compatible HTTP API, by LangChain.
 
-The response format is bound as ``extra_body``: the request is that of ``with_structured_output``, but neither the SDK
+The response format is sent as ``extra_body``: the request is that of ``with_structured_output``, but neither the SDK
 nor LangChain parses the answer, for ``core/reranking.py`` validates it anyway. With the aiohttp transport, a call takes
-about 0.4 times the CPU time.
+about 0.4 times the CPU time (``docs/benchmarks.md``).
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+import random
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any, Literal
 
-import aiohttp
-import httpx2
 import openai
-from langchain_core.language_models import LanguageModelInput
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
-from langchain_core.runnables import Runnable
+import structlog
+from httpx2 import Limits
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_openai import ChatOpenAI
 from langsmith import tracing_context
 from pydantic import SecretStr
@@ -24,15 +24,18 @@ from pydantic import SecretStr
 from core.errors import LanguageModelFailed
 from core.observing import unfailing
 from core.ports import Clock, Completion, Observer, Prompt
+from models.log_event import LogEvent
+from services.llm_answer import Heard
+from services.llm_dialect import Dialect, Method, refused_part
+from services.llm_failures import may_be_retried, named, no_access, retry_after_s
 
 OPENAI_URL = "https://api.openai.com/v1"
 
-_NO_KEY = SecretStr("none")
+_NO_KEY = "none"
 _KEEPALIVE_S = 30.0
-_MAX_TOKENS = 2**53
-_deadline_s: ContextVar[float] = ContextVar("deadline_s")
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 8.0
 
-_Chat = Runnable[LanguageModelInput, AIMessage]
+log = structlog.get_logger()
 
 
 class OpenAILanguageModel:
@@ -40,7 +43,9 @@ class OpenAILanguageModel:
 
     One call, with the client's retries and whatever the server asks to wait, takes ``timeout_s`` at the most; beyond
     ``max_concurrency`` calls under way, further ones queue before their time begins. Without a key a placeholder is
-    sent, for servers that want none.
+    sent, for servers that want none. Parts of the request that the server refuses are left out from then on;
+    the ``structured_output`` only where that is ``auto``. ``{model}`` in ``base_url`` stands for the model's name. With
+    an ``api_version`` (Azure), that is sent with every request and the key as ``api-key``.
     """
 
     def __init__(
@@ -55,33 +60,25 @@ class OpenAILanguageModel:
         max_concurrency: int,
         observer: Observer,
         clock: Clock,
+        structured_output: Method | Literal["auto"] = "auto",
+        streaming: bool = False,
+        temperature: float | None = None,
+        api_version: str = "",
     ) -> None:
         self._names = {False: model, True: deep_model}
         self._timeout_s = timeout_s
+        self._max_retries = max_retries
         self._slots = asyncio.Semaphore(max_concurrency)
         self._observer = observer
         self._clock = clock
-        self._http = openai.DefaultAioHttpClient(
-            limits=httpx2.Limits(
-                max_connections=max_concurrency,
-                max_keepalive_connections=max_concurrency,
-                keepalive_expiry=_KEEPALIVE_S,
-            ),
-            event_hooks={"response": [_refuse_long_waits]},
-        )
-        self._models = {
-            deep: ChatOpenAI(
-                model=name,
-                api_key=api_key if api_key.get_secret_value() else _NO_KEY,
-                base_url=base_url or OPENAI_URL,
-                timeout=None,
-                max_retries=max_retries,
-                use_responses_api=False,
-                http_async_client=self._http,
-            )
-            for deep, name in self._names.items()
-        }
-        self._chats: dict[tuple[bool, str], _Chat] = {}
+        self._streaming = streaming
+        self._temperature = temperature
+        self._may_step_down = structured_output == "auto"
+        first = Dialect() if structured_output == "auto" else Dialect(method=structured_output)
+        self._dialects = dict.fromkeys(self._names.values(), first)
+        self._without_access: set[str] = set()
+        self._http = _transport(max_concurrency, api_key, api_version)
+        self._chats = {name: _chat(name, api_key, base_url, self._http) for name in self._names.values()}
 
     def name(self, *, deep: bool) -> str:
         """The model that ``complete`` would ask."""
@@ -93,127 +90,154 @@ class OpenAILanguageModel:
 
     async def complete(self, prompt: Prompt, *, deep: bool = False) -> Completion:
         """The answer, by the contract of ``core.ports.LanguageModel``. Each call is counted, the failed ones too."""
+        heard, name = Heard(), self._names[deep]
         async with self._slots:
-            with self._counted() as spent:
-                message = await self._ask(prompt, deep=deep)
-                spent.count(message)
-                return _completion(message, spent, self._names[deep])
+            with self._counted(heard):
+                try:
+                    async with asyncio.timeout(self._timeout_s):
+                        await self._ask(prompt, name, heard)
+                except TimeoutError as error:
+                    raise heard.failure("timeout", f"no answer within {self._timeout_s:g} s") from error
+                return heard.completion(name)
 
-    async def _ask(self, prompt: Prompt, *, deep: bool) -> AIMessage:
-        messages = [SystemMessage(prompt.system), HumanMessage(prompt.user)]
-        loop = asyncio.get_running_loop()
-        deadline = _deadline_s.set(loop.time() + self._timeout_s)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                with tracing_context(enabled=False):
-                    return await self._chat(prompt, deep=deep).ainvoke(messages, max_tokens=prompt.max_output_tokens)
-        except TimeoutError as error:
-            raise LanguageModelFailed("timeout", f"no answer within {self._timeout_s:g} s") from error
-        finally:
-            _deadline_s.reset(deadline)
+    async def _ask(self, prompt: Prompt, name: str, heard: Heard) -> None:
+        """Fill ``heard``, with as many requests as that takes; the first failure that no further one mends is raised."""
+        deadline_s = asyncio.get_running_loop().time() + self._timeout_s
+        dialect = self._dialects[name]
+        tried, n_retries = {dialect}, 0
+        while True:
+            heard.clear()
+            try:
+                await self._request(prompt, name, dialect, heard)
+                self._learnt(name, dialect)
+            except Exception as error:
+                # The boundary to a server that may say anything: none of it may fail a job.
+                if (other := self._adapted(error, dialect)) is not None and other not in tried:
+                    dialect = other
+                    tried.add(other)
+                    continue
+                if n_retries == self._max_retries or not await self._waited(error, n_retries, deadline_s):
+                    raise self._named(error, name, heard) from error
+                n_retries += 1
+            else:
+                return
 
-    def _chat(self, prompt: Prompt, *, deep: bool) -> _Chat:
-        """The model bound to the response format of ``prompt``; a schema's name stands for one schema."""
-        key = (deep, prompt.schema_name)
-        if key not in self._chats:
-            schema = {"name": prompt.schema_name, "schema": dict(prompt.schema), "strict": True}
-            response_format = {"type": "json_schema", "json_schema": schema}
-            self._chats[key] = self._models[deep].bind(extra_body={"response_format": response_format})
-        return self._chats[key]
+    async def _request(self, prompt: Prompt, name: str, dialect: Dialect, heard: Heard) -> None:
+        messages: list[BaseMessage] = [SystemMessage(dialect.system(prompt)), HumanMessage(prompt.user)]
+        body = dialect.parameters(prompt, self._temperature)
+        with tracing_context(enabled=False):
+            if not self._streaming:
+                heard.add(await self._chats[name].ainvoke(messages, extra_body=body))
+                return
+            stream = self._chats[name].astream(messages, extra_body=body, stream_usage=dialect.stream_usage)
+            assert isinstance(stream, AsyncIterator)
+            async with aclosing(stream):  # type: ignore[type-var]
+                async for chunk in stream:
+                    heard.add(chunk)
 
-    @contextmanager
-    def _counted(self) -> Iterator["_Spent"]:
-        """Gives every failure of the block its name, and counts the call by it."""
-        spent, started_s = _Spent(), self._clock.monotonic_s()
-        try:
-            with _named_failures():
-                yield spent
-        except LanguageModelFailed as failure:
-            self._count(failure.reason, spent, started_s)
-            raise
-        except asyncio.CancelledError:
-            self._count("cancelled", spent, started_s)
-            raise
-        self._count("ok", spent, started_s)
+    def _adapted(self, error: Exception, dialect: Dialect) -> Dialect | None:
+        """What to try instead of ``dialect`` where the endpoint refused a part of it."""
+        part = refused_part(error, dialect) if isinstance(error, openai.APIStatusError) else None
+        if part is None or (part == "response_format" and not self._may_step_down):
+            return None
+        self._retried(part)
+        return dialect.without(part)
 
-    def _count(self, outcome: str, spent: "_Spent", started_s: float) -> None:
-        with unfailing():
-            self._observer.llm_call(
-                outcome=outcome,
-                seconds=self._clock.monotonic_s() - started_s,
-                prompt_tokens=spent.prompt_tokens,
-                completion_tokens=spent.completion_tokens,
+    def _learnt(self, name: str, dialect: Dialect) -> None:
+        """Remember what the endpoint took: only that it answers tells a refusal from other trouble."""
+        self._without_access.discard(name)
+        if dialect != self._dialects[name]:
+            self._dialects[name] = dialect
+            log.warning(
+                LogEvent.LLM_REQUEST_ADAPTED,
+                model=name,
+                method=dialect.method,
+                length_limit=dialect.length_limit,
+                temperature=dialect.temperature,
+                stream_usage=dialect.stream_usage,
             )
 
+    async def _waited(self, error: Exception, n_retries: int, deadline_s: float) -> bool:
+        """Whether to ask again, after the wait that the server asks for, or else a rising one of chance."""
+        if not may_be_retried(error):
+            return False
+        ceiling_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**n_retries)
+        told_s = retry_after_s(error, self._clock.now())
+        wait_s = told_s or ceiling_s * random.uniform(0.75, 1)
+        if asyncio.get_running_loop().time() + wait_s >= deadline_s and told_s:
+            return False
+        self._retried(named(error).reason)
+        await asyncio.sleep(wait_s)
+        return True
 
-@dataclass(slots=True)
-class _Spent:
-    """The tokens of one call, paid for whether or not its answer is usable."""
+    def _named(self, error: Exception, name: str, heard: Heard) -> LanguageModelFailed:
+        """``error`` by its name, with what had come; that there is no access is logged once until there is."""
+        if (status := no_access(error)) is not None and name not in self._without_access:
+            self._without_access.add(name)
+            log.error(LogEvent.LLM_ACCESS_REFUSED, model=name, status=status, settings="OPENAI_API_KEY, LLM_MODEL")
+        return heard.failure(*named(error))
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    @contextmanager
+    def _counted(self, heard: Heard) -> Iterator[None]:
+        """Counts the call by how the block ends."""
+        started_s = self._clock.monotonic_s()
+        outcome = "cancelled"
+        try:
+            yield
+            outcome = "ok"
+        except LanguageModelFailed as failure:
+            outcome = failure.reason
+            raise
+        finally:
+            with unfailing():
+                self._observer.llm_call(
+                    outcome=outcome,
+                    seconds=self._clock.monotonic_s() - started_s,
+                    prompt_tokens=heard.prompt_tokens,
+                    completion_tokens=heard.completion_tokens,
+                    cached_tokens=heard.cached_tokens,
+                )
 
-    def count(self, message: AIMessage) -> None:
-        usage = message.usage_metadata
-        if usage is not None:
-            self.prompt_tokens, self.completion_tokens = _tokens(usage["input_tokens"]), _tokens(usage["output_tokens"])
-
-
-def _tokens(said: object) -> int:
-    """From 0 to 2**53, which every reader of JSON takes; LangChain hands on whatever the server ``said``."""
-    # In this order of its arguments ``max`` makes 0 of what is not a number (NaN).
-    return int(min(max(0, said), _MAX_TOKENS)) if isinstance(said, int | float) else 0
-
-
-async def _refuse_long_waits(response: httpx2.Response) -> None:
-    """Tell the SDK not to begin a wait that would outlast the call's deadline, through the header that it obeys."""
-    remaining_s = _deadline_s.get() - asyncio.get_running_loop().time()
-    if _retry_after_s(response.headers.get("retry-after", "")) > remaining_s:
-        response.headers["x-should-retry"] = "false"
-
-
-def _retry_after_s(header: str) -> float:
-    """Seconds that a Retry-After (RFC 9110, section 10.2.3) given as a number asks for; 0 for a date or nothing."""
-    try:
-        return float(header)
-    except ValueError:
-        return 0.0
-
-
-@contextmanager
-def _named_failures() -> Iterator[None]:
-    """Turns what the client raises into ``LanguageModelFailed``; messages stay out of it, for they may hold prompts."""
-    try:
-        yield
-    except LanguageModelFailed:
-        raise
-    except openai.RateLimitError as error:
-        raise LanguageModelFailed("rate_limited", f"status {error.status_code}") from error
-    except openai.BadRequestError as error:
-        reason = "refused" if error.code == "content_filter" else "unavailable"
-        raise LanguageModelFailed(reason, f"status {error.status_code}, code {error.code}") from error
-    except openai.APIStatusError as error:
-        raise LanguageModelFailed("unavailable", f"status {error.status_code}") from error
-    except (openai.OpenAIError, aiohttp.ClientError) as error:
-        # The SDK's transport lets some of aiohttp's own through: what is not HTTP, too long a header.
-        raise LanguageModelFailed("unavailable", type(error).__name__) from error
-    except Exception as error:
-        # The boundary to a server that may say anything: the SDK and LangChain trip over a body that is no chat
-        # completion in as many ways as there are such bodies, and none of them may fail a job.
-        raise LanguageModelFailed("malformed", type(error).__name__) from error
+    def _retried(self, cause: str) -> None:
+        with unfailing():
+            self._observer.llm_retried(cause)
 
 
-def _completion(message: AIMessage, spent: _Spent, model: str) -> Completion:
-    text, finish_reason = str(message.text), message.response_metadata.get("finish_reason")
-    if message.additional_kwargs.get("refusal") or finish_reason == "content_filter":
-        raise LanguageModelFailed("refused", f"finish_reason {finish_reason}")
-    if finish_reason == "length":
-        raise LanguageModelFailed("truncated", f"{spent.completion_tokens} tokens", partial_text=text or None)
-    if not text:
-        raise LanguageModelFailed("malformed", "empty content")
-    return Completion(
-        text=text,
-        model=model,
-        prompt_tokens=spent.prompt_tokens,
-        completion_tokens=spent.completion_tokens,
+class _Chat(ChatOpenAI):
+    """LangChain's chat model, which leaves the words of a refusal out of streams (1.7)."""
+
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
+    ) -> ChatGenerationChunk | None:
+        generated = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
+        choices = chunk.get("choices")
+        delta = choices[0].get("delta") if choices else None
+        if generated is not None and delta and delta.get("refusal"):
+            generated.message.additional_kwargs["refusal"] = delta["refusal"]
+        return generated
+
+
+def _transport(max_concurrency: int, api_key: SecretStr, api_version: str) -> openai.DefaultAioHttpClient:
+    limits = Limits(
+        max_connections=max_concurrency, max_keepalive_connections=max_concurrency, keepalive_expiry=_KEEPALIVE_S
+    )
+    if not api_version:
+        return openai.DefaultAioHttpClient(limits=limits)
+    headers = {"api-key": api_key.get_secret_value()}
+    return openai.DefaultAioHttpClient(limits=limits, headers=headers, params={"api-version": api_version})
+
+
+def _chat(name: str, api_key: SecretStr, base_url: str, http: openai.DefaultAioHttpClient) -> ChatOpenAI:
+    # LangChain prints advice about ``with_structured_output``, which is not used here.
+    warnings.filterwarnings("ignore", r"(This model does not support|Invalid schema for) OpenAI's structured output")
+    return _Chat(
+        model=name,
+        api_key=api_key if api_key.get_secret_value() else SecretStr(_NO_KEY),
+        base_url=(base_url or OPENAI_URL).replace("{model}", name),
+        timeout=None,
+        max_retries=0,
+        temperature=None,
+        use_responses_api=False,
+        stream_chunk_timeout=None,
+        http_async_client=http,
     )

@@ -23,6 +23,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from core.errors import LANGUAGE_MODEL_FAILURES
 from core.ports import Clock
 
 M = TypeVar("M", Counter, Gauge, Histogram)
@@ -38,7 +39,10 @@ SETTLED_REASONS = {
 }
 REASONS = (*(reason for reasons in SETTLED_REASONS.values() for reason in reasons), OTHER)
 STAGES = ("listener", "retrieve", "hydrate", "rank", "rerank", "save", OTHER)
-LLM_FAILURES = ("timeout", "rate_limited", "unavailable", "refused", "truncated", "malformed", OTHER)
+LLM_FAILURES = (*LANGUAGE_MODEL_FAILURES, OTHER)
+LLM_RETRY_CAUSES = (
+    "rate_limited", "unavailable", "response_format", "length_limit", "temperature", "stream_options", OTHER,
+)  # fmt: skip
 LLM_OUTCOMES = ("ok", "cancelled", *LLM_FAILURES)
 FLAWS = ("incomplete", *LLM_FAILURES)
 DROP_CAUSES = ("unknown_handle", "repeated_handle", "bad_pick", "bad_group", "bad_reason", "bad_taste", OTHER)
@@ -126,7 +130,13 @@ class _LanguageModelMetrics:
         )
         self._llm_tokens = _labelled(
             Counter("songs_ai_llm_tokens_total", "Tokens that LLM calls used.", ["kind"], registry=registry),
-            ("prompt", "completion"),
+            ("prompt", "completion", "cached"),
+        )
+        self._llm_retries = _labelled(
+            Counter(
+                "songs_ai_llm_retries_total", "Requests beyond the first of an LLM call.", ["cause"], registry=registry
+            ),
+            LLM_RETRY_CAUSES,
         )
         self._llm_dropped = _labelled(
             Counter(
@@ -152,12 +162,19 @@ class _LanguageModelMetrics:
             registry=registry,
         ).set_function(self._success_rate)
 
-    def llm_call(self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int) -> None:
+    def llm_call(
+        self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0
+    ) -> None:
         """One LLM call; ``outcome`` is ``ok`` or the reason of ``LanguageModelFailed``."""
         self._llm_calls.labels(_bounded(outcome, LLM_OUTCOMES)).inc()
         self._llm_duration.observe(seconds)
         self._llm_tokens.labels("prompt").inc(prompt_tokens)
         self._llm_tokens.labels("completion").inc(completion_tokens)
+        self._llm_tokens.labels("cached").inc(cached_tokens)
+
+    def llm_retried(self, cause: str) -> None:
+        """A further request of the same call: after a failure, or without what the endpoint refused."""
+        self._llm_retries.labels(_bounded(cause, LLM_RETRY_CAUSES)).inc()
 
     def llm_dropped(self, cause: str, n: int) -> None:
         """Parts of an LLM answer that could not be used."""

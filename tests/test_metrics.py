@@ -179,6 +179,14 @@ def test_llm_calls_count_outcome_time_and_tokens(bench: Bench) -> None:
     assert bench.value("songs_ai_llm_call_duration_seconds_sum") == 4
     assert bench.value("songs_ai_llm_tokens_total", kind="prompt") == 4000
     assert bench.value("songs_ai_llm_tokens_total", kind="completion") == 1000
+    assert bench.value("songs_ai_llm_tokens_total", kind="cached") == 0
+
+
+def test_cached_tokens_and_retries_of_llm_calls_are_counted(bench: Bench) -> None:
+    bench.metrics.llm_call(outcome="ok", seconds=1, prompt_tokens=2000, completion_tokens=5, cached_tokens=1024)
+    bench.metrics.llm_retried("rate_limited")
+    assert bench.value("songs_ai_llm_tokens_total", kind="cached") == 1024
+    assert bench.value("songs_ai_llm_retries_total", cause="rate_limited") == 1
 
 
 def test_what_could_not_be_used_is_counted(bench: Bench) -> None:
@@ -244,6 +252,7 @@ def test_whatever_is_observed_no_new_series_appears_beyond_other(bench: Bench) -
         with metrics.stage(value):
             pass
         metrics.llm_call(outcome=value, seconds=1, prompt_tokens=1, completion_tokens=1)
+        metrics.llm_retried(value)
         metrics.llm_dropped(value, 1)
         metrics.degraded(value)
         metrics.job_started(source=value)

@@ -113,8 +113,13 @@ class CountingObserver:
     def answer_cache(self, *, hit: bool) -> None:
         self.counts["hit" if hit else "miss"] += 1
 
-    def llm_call(self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int) -> None:
+    def llm_call(
+        self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0
+    ) -> None:
         self.counts[f"llm {outcome}"] += 1
+
+    def llm_retried(self, cause: str) -> None:
+        self.counts[f"retried {cause}"] += 1
 
     def llm_dropped(self, cause: str, n: int) -> None:
         self.counts[f"dropped {cause}"] += n

@@ -521,6 +521,10 @@ async def _open_language_model(
         timeout_s=settings.llm_timeout_s,
         max_retries=settings.llm_max_retries,
         max_concurrency=settings.llm_max_concurrency,
+        structured_output=settings.llm_structured_output,
+        streaming=settings.llm_streaming,
+        temperature=settings.llm_temperature if settings.llm_temperature >= 0 else None,
+        api_version=settings.llm_api_version,
         observer=metrics,
         clock=clock,
     )

@@ -35,10 +35,12 @@ def failing_language_model(reason: str, partial_text: str | None = None) -> Scri
 
 
 class RecordingObserver:
-    """Remembers calls as (outcome, prompt tokens, completion tokens), drops by cause, and degradations."""
+    """Remembers calls as (outcome, prompt tokens, completion tokens), drops by cause, retries, and degradations."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int, int]] = []
+        self.cached_tokens = 0
+        self.retries: list[str] = []
         self.dropped: dict[str, int] = {}
         self.degradations: list[str] = []
 
@@ -51,9 +53,15 @@ class RecordingObserver:
     def answer_cache(self, *, hit: bool) -> None:
         pass
 
-    def llm_call(self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int) -> None:
+    def llm_call(
+        self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0
+    ) -> None:
         assert seconds >= 0
         self.calls.append((outcome, prompt_tokens, completion_tokens))
+        self.cached_tokens += cached_tokens
+
+    def llm_retried(self, cause: str) -> None:
+        self.retries.append(cause)
 
     def llm_dropped(self, cause: str, n: int) -> None:
         self.dropped[cause] = self.dropped.get(cause, 0) + n

@@ -1,0 +1,112 @@
+"""Puts one answer together, whole or from the chunks of a stream, and says whether it is one."""
+
+import json
+import re
+from dataclasses import dataclass, field
+
+from langchain_core.messages import AIMessage, AIMessageChunk
+
+from core.errors import LanguageModelFailed
+from core.json_salvage import read_object
+from core.ports import Completion
+
+_MAX_TOKENS = 2**53
+_THOUGHTS = re.compile(r"\s*(?:<think>)?.*?</think>", re.DOTALL)
+
+
+@dataclass(slots=True)
+class Heard:
+    """What has come of an answer so far; the tokens are paid for whether or not it is usable."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    _content: list[str] = field(default_factory=list)
+    _arguments: list[str] = field(default_factory=list)
+    _refusal: object = None
+    _finish_reason: object = None
+
+    def clear(self) -> None:
+        """Forget the answer, for another is asked for; not its tokens until that one names its own."""
+        self._content.clear()
+        self._arguments.clear()
+        self._refusal = self._finish_reason = None
+
+    def add(self, message: AIMessage) -> None:
+        """Take in an answer, or the next chunk of one."""
+        self._content.append(str(message.text))
+        self._arguments.extend(_arguments(message))
+        self._refusal = message.additional_kwargs.get("refusal") or self._refusal
+        self._finish_reason = message.response_metadata.get("finish_reason") or self._finish_reason
+        if (usage := message.usage_metadata) is not None:
+            self.prompt_tokens, self.completion_tokens = _tokens(usage["input_tokens"]), _tokens(usage["output_tokens"])
+            self.cached_tokens = _tokens(usage.get("input_token_details", {}).get("cache_read"))
+
+    @property
+    def text(self) -> str:
+        """The arguments of the function where one was called, else the content, without a reasoning model's thoughts."""
+        return "".join(self._arguments) or _without_thoughts("".join(self._content))
+
+    def completion(self, model: str) -> Completion:
+        """The finished answer; raises ``LanguageModelFailed`` where it is none."""
+        if self._finish_reason == "content_filter":
+            raise self.failure("filtered", "finish_reason content_filter")
+        if self._refusal:
+            raise self.failure("refused", f"finish_reason {self._finish_reason}")
+        text = self.text
+        if self._finish_reason == "length" or (self._finish_reason is None and _is_broken(text)):
+            raise self.failure("truncated", f"{self.completion_tokens} tokens")
+        if not text:
+            raise self.failure("malformed", "empty content")
+        return Completion(
+            text=text,
+            model=model,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
+        )
+
+    def failure(self, reason: str, problem: str) -> LanguageModelFailed:
+        """The failure of this call, with what had come of the answer unless nobody should read that."""
+        return LanguageModelFailed(
+            reason,
+            problem,
+            partial_text=None if reason in ("filtered", "refused") else self.text or None,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
+        )
+
+
+def _arguments(message: AIMessage) -> list[str]:
+    """The arguments of the first function call as JSON text; those of a whole answer LangChain has read already."""
+    if isinstance(message, AIMessageChunk):
+        return [str(call["args"] or "") for call in message.tool_call_chunks if not call["index"]]
+    read = [json.dumps(call["args"], ensure_ascii=False) for call in message.tool_calls]
+    return (read or [str(call["args"] or "") for call in message.invalid_tool_calls])[:1]
+
+
+def _without_thoughts(text: str) -> str:
+    """``text`` from the end of what a reasoning model says to itself; a thought that was cut off leaves nothing.
+
+    Some chat templates put the opening tag into the prompt, so that only the closing one is here.
+    """
+    if text.lstrip().startswith("{"):
+        return text
+    if (thoughts := _THOUGHTS.match(text)) is not None:
+        return text[thoughts.end() :].lstrip()
+    return "" if text.lstrip().startswith("<think>") else text
+
+
+def _is_broken(text: str) -> bool:
+    """Whether ``text`` holds the beginning of an object that does not end."""
+    try:
+        return not read_object(text)[1]
+    except ValueError:
+        return False
+
+
+def _tokens(said: object) -> int:
+    """From 0 to 2**53, which every reader of JSON takes; LangChain hands on whatever the server ``said``."""
+    # In this order of its arguments ``max`` makes 0 of what is not a number (NaN).
+    return int(min(max(0, said), _MAX_TOKENS)) if isinstance(said, int | float) else 0
