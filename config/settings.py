@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     llm_structured_output: Literal["auto", "json_schema", "function_calling", "json_mode", "none"] = Field(
         "auto",
         description=(
-            "how the answer is made JSON: auto (what the server takes), json_schema, function_calling, json_mode or none"
+            "how answers are made JSON: auto (what the server takes), json_schema, function_calling, json_mode, none"
         ),
     )
     llm_streaming: bool = Field(

@@ -8,14 +8,15 @@ about 0.4 times the CPU time (``docs/benchmarks.md``).
 import asyncio
 import random
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
 
 import openai
 import structlog
 from httpx2 import Limits
-from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_openai import ChatOpenAI
 from langsmith import tracing_context
@@ -101,25 +102,20 @@ class OpenAILanguageModel:
                 return heard.completion(name)
 
     async def _ask(self, prompt: Prompt, name: str, heard: Heard) -> None:
-        """Fill ``heard``, with as many requests as that takes; the first failure that no further one mends is raised."""
-        deadline_s = asyncio.get_running_loop().time() + self._timeout_s
-        dialect = self._dialects[name]
-        tried, n_retries = {dialect}, 0
+        """Fill ``heard``, with as many requests as that takes; raises the first failure that no further one mends."""
+        course = _Course(self._dialects[name], asyncio.get_running_loop().time() + self._timeout_s)
         while True:
             heard.clear()
             try:
-                await self._request(prompt, name, dialect, heard)
-                self._learnt(name, dialect)
+                await self._request(prompt, name, course.dialect, heard)
             except Exception as error:
                 # The boundary to a server that may say anything: none of it may fail a job.
-                if (other := self._adapted(error, dialect)) is not None and other not in tried:
-                    dialect = other
-                    tried.add(other)
-                    continue
-                if n_retries == self._max_retries or not await self._waited(error, n_retries, deadline_s):
+                if heard.is_finished:  # what came after the end of the answer does not matter
+                    return
+                if not (self._adapted(error, course) or await self._waited(error, course)):
                     raise self._named(error, name, heard) from error
-                n_retries += 1
             else:
+                self._learnt(name, course.dialect)
                 return
 
     async def _request(self, prompt: Prompt, name: str, dialect: Dialect, heard: Heard) -> None:
@@ -130,18 +126,21 @@ class OpenAILanguageModel:
                 heard.add(await self._chats[name].ainvoke(messages, extra_body=body))
                 return
             stream = self._chats[name].astream(messages, extra_body=body, stream_usage=dialect.stream_usage)
-            assert isinstance(stream, AsyncIterator)
-            async with aclosing(stream):  # type: ignore[type-var]
+            async with aclosing(cast("AsyncGenerator[AIMessageChunk]", stream)):
                 async for chunk in stream:
                     heard.add(chunk)
 
-    def _adapted(self, error: Exception, dialect: Dialect) -> Dialect | None:
-        """What to try instead of ``dialect`` where the endpoint refused a part of it."""
-        part = refused_part(error, dialect) if isinstance(error, openai.APIStatusError) else None
+    def _adapted(self, error: Exception, course: "_Course") -> bool:
+        """Whether to ask again at once, without a part of the request that the endpoint refused."""
+        part = refused_part(error, course.dialect) if isinstance(error, openai.APIStatusError) else None
         if part is None or (part == "response_format" and not self._may_step_down):
-            return None
+            return False
+        course.tried.add(course.dialect)
+        course.dialect = course.dialect.without(part)
+        if course.dialect in course.tried:
+            return False
         self._retried(part)
-        return dialect.without(part)
+        return True
 
     def _learnt(self, name: str, dialect: Dialect) -> None:
         """Remember what the endpoint took: only that it answers tells a refusal from other trouble."""
@@ -157,15 +156,16 @@ class OpenAILanguageModel:
                 stream_usage=dialect.stream_usage,
             )
 
-    async def _waited(self, error: Exception, n_retries: int, deadline_s: float) -> bool:
+    async def _waited(self, error: Exception, course: "_Course") -> bool:
         """Whether to ask again, after the wait that the server asks for, or else a rising one of chance."""
-        if not may_be_retried(error):
+        if course.n_waits == self._max_retries or not may_be_retried(error):
             return False
-        ceiling_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**n_retries)
+        ceiling_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**course.n_waits)
         told_s = retry_after_s(error, self._clock.now())
         wait_s = told_s or ceiling_s * random.uniform(0.75, 1)
-        if asyncio.get_running_loop().time() + wait_s >= deadline_s and told_s:
+        if asyncio.get_running_loop().time() + wait_s >= course.deadline_s:
             return False
+        course.n_waits += 1
         self._retried(named(error).reason)
         await asyncio.sleep(wait_s)
         return True
@@ -201,6 +201,16 @@ class OpenAILanguageModel:
     def _retried(self, cause: str) -> None:
         with unfailing():
             self._observer.llm_retried(cause)
+
+
+@dataclass(slots=True)
+class _Course:
+    """How far one call has come: in which dialect it asks, and those that were refused."""
+
+    dialect: Dialect
+    deadline_s: float
+    tried: set[Dialect] = field(default_factory=set)
+    n_waits: int = 0
 
 
 class _Chat(ChatOpenAI):

@@ -43,8 +43,13 @@ class Heard:
             self.cached_tokens = _tokens(usage.get("input_token_details", {}).get("cache_read"))
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the model has said that it is done."""
+        return self._finish_reason is not None
+
+    @property
     def text(self) -> str:
-        """The arguments of the function where one was called, else the content, without a reasoning model's thoughts."""
+        """The arguments of the function that was called, or the content without a reasoning model's thoughts."""
         return "".join(self._arguments) or _without_thoughts("".join(self._content))
 
     def completion(self, model: str) -> Completion:
@@ -82,7 +87,7 @@ def _arguments(message: AIMessage) -> list[str]:
     """The arguments of the first function call as JSON text; those of a whole answer LangChain has read already."""
     if isinstance(message, AIMessageChunk):
         return [str(call["args"] or "") for call in message.tool_call_chunks if not call["index"]]
-    read = [json.dumps(call["args"], ensure_ascii=False) for call in message.tool_calls]
+    read = [json.dumps(call["args"], ensure_ascii=False, separators=(",", ":")) for call in message.tool_calls]
     return (read or [str(call["args"] or "") for call in message.invalid_tool_calls])[:1]
 
 
@@ -103,7 +108,7 @@ def _is_broken(text: str) -> bool:
     try:
         return not read_object(text)[1]
     except ValueError:
-        return False
+        return "{" in text
 
 
 def _tokens(said: object) -> int:

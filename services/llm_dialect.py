@@ -83,7 +83,7 @@ def refused_part(error: openai.APIStatusError, dialect: Dialect) -> str | None:
     """
     if error.status_code not in _REFUSALS or error.code in _OTHER_TROUBLE:
         return None
-    said = f"{error.param or ''} {error}".lower()[:_MAX_CHARS]
+    said = f"{error.body}".lower()[:_MAX_CHARS]
     if "stream_options" in said or "include_usage" in said:
         return "stream_options"
     if _speaks_of_method(said, dialect.method):

@@ -13,8 +13,16 @@ _LIMITED, _NO_CREDIT = 429, 402
 _NO_ACCESS = frozenset({401, 403, 404})
 _RETRIED = frozenset({408, 409})
 _QUOTA = frozenset(
-    {"insufficient_quota", "billing_hard_limit_reached", "billing_hard_limit", "billing_not_active", "quota_exceeded"}
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_hard_limit",
+        "billing_not_active",
+        "quota_exceeded",
+        "402",
+    }
 )
+_LIMIT = frozenset({"rate_limit_exceeded", "429"})
 _FILTER = frozenset({"content_filter", "content_policy_violation"})
 _NO_JSON = frozenset({"json_validate_failed", "tool_use_failed"})  # Groq: what the model wrote did not fit
 
@@ -29,12 +37,16 @@ class Named(NamedTuple):
 def named(error: Exception) -> Named:
     """``error`` by its name."""
     if isinstance(error, openai.APIStatusError):
-        return Named(_reason(error, error.status_code), f"status {error.status_code}, code {_code(error)}")
+        return Named(_reason(_said(error), error.status_code), f"status {error.status_code}, code {_code(error)}")
     if isinstance(error, openai.APIError) and _code(error):  # said in the middle of a stream
-        return Named(_reason(error, None), f"code {_code(error)}")
+        return Named(_reason(_said(error), None), f"code {_code(error)}")
     if isinstance(error, openai.OpenAIError | aiohttp.ClientError):
         # The SDK's transport lets some of aiohttp's own through: what is not HTTP, too long a header.
         return Named("unavailable", type(error).__name__)
+    if isinstance(error, ValueError) and error.args and isinstance(body := error.args[0], dict):
+        # LangChain's, for a body that holds an error although its status is 200 (OpenRouter).
+        said = {str(body.get("code")), str(body.get("type"))}
+        return Named(_reason(said, None), "an error in the body of an answer")
     # The SDK and LangChain trip over a body that is no chat completion in as many ways as there are such bodies.
     return Named("malformed", type(error).__name__)
 
@@ -44,11 +56,14 @@ def _code(error: openai.APIError) -> str | None:
     return str(code)[:_MAX_CODE] if code else None
 
 
-def _reason(error: openai.APIError, status: int | None) -> str:
-    said = {str(error.code), str(error.type)}
+def _said(error: openai.APIError) -> set[str]:
+    return {str(error.code), str(error.type)}
+
+
+def _reason(said: set[str], status: int | None) -> str:
     if said & _QUOTA or status == _NO_CREDIT:
         return "quota_exhausted"
-    if status == _LIMITED or "rate_limit_exceeded" in said:
+    if status == _LIMITED or said & _LIMIT:
         return "rate_limited"
     if said & _FILTER:
         return "filtered"

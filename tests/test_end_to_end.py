@@ -18,7 +18,8 @@ from services.embedding_store import SqlEmbeddingStore
 from tests.support.backend import Backend, Document, faults_of, job_body, open_backend
 from tests.support.catalogue import SONGS, add_to_playlist, create_all_tables, insert_songs, like, update_song
 from tests.support.command import run_command
-from tests.support.llm_server import Fault, LLMServer
+from tests.support.llm_faults import Fault
+from tests.support.llm_server import LLMServer
 from tests.support.messaging import delete_topology
 from tests.support.servers import BreakableServer
 from tests.support.waiting import until

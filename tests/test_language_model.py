@@ -3,9 +3,13 @@
 import asyncio
 import json
 import logging
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Literal
 
 import openai
 import pytest
@@ -17,13 +21,17 @@ from pydantic import SecretStr
 
 from config.catalogue_profile import load_profile
 from config.prompt_texts import load_prompt_texts
-from core.errors import LanguageModelFailed
+from core.errors import LANGUAGE_MODEL_FAILURES, LanguageModelFailed
+from core.json_salvage import read_object
 from core.ports import Prompt
 from core.prompting import build_prompt
 from services.clock import SystemClock
 from services.language_model import OpenAILanguageModel
+from services.llm_dialect import METHODS, Method
 from tests.support.builders import make_candidate, make_item
-from tests.support.llm_server import Fault, LLMServer
+from tests.support.llm_endpoint import Endpoint, Part
+from tests.support.llm_faults import Fault
+from tests.support.llm_server import LLMServer
 from tests.support.scripted_language_model import RecordingObserver
 
 KEY = "sk-test-of-the-secret-key"
@@ -55,7 +63,16 @@ def observer() -> RecordingObserver:
 def open_model(llm_server: LLMServer, observer: RecordingObserver) -> Opener:
     @asynccontextmanager
     async def opener(
-        *, key: str = KEY, timeout_s: float = 10.0, max_retries: int = 0, max_concurrency: int = 64, base_url: str = ""
+        *,
+        key: str = KEY,
+        timeout_s: float = 10.0,
+        max_retries: int = 0,
+        max_concurrency: int = 64,
+        base_url: str = "",
+        structured_output: Method | Literal["auto"] = "auto",
+        streaming: bool = False,
+        temperature: float | None = None,
+        api_version: str = "",
     ) -> AsyncIterator[OpenAILanguageModel]:
         model = OpenAILanguageModel(
             model="small",
@@ -65,6 +82,10 @@ def open_model(llm_server: LLMServer, observer: RecordingObserver) -> Opener:
             timeout_s=timeout_s,
             max_retries=max_retries,
             max_concurrency=max_concurrency,
+            structured_output=structured_output,
+            streaming=streaming,
+            temperature=temperature,
+            api_version=api_version,
             observer=observer,
             clock=SystemClock(),
         )
@@ -194,48 +215,76 @@ async def test_nothing_is_connected_before_the_first_question(open_model: Opener
 # --- faults ---
 
 
+REASONS = [
+    (Fault.RATE_LIMITED, "rate_limited"),
+    (Fault.SERVER_ERROR, "unavailable"),
+    (Fault.UNAUTHORIZED, "unavailable"),
+    (Fault.BAD_REQUEST, "unavailable"),
+    (Fault.CONNECTION_RESET, "unavailable"),
+    (Fault.NOT_JSON, "malformed"),
+    (Fault.EMPTY_CHOICES, "malformed"),
+    (Fault.EMPTY_CONTENT, "malformed"),
+    (Fault.TRUNCATED, "truncated"),
+    (Fault.REFUSAL, "refused"),
+    (Fault.CONTENT_FILTER, "filtered"),
+    (Fault.TEXT_BODY, "malformed"),
+    (Fault.LIST_BODY, "malformed"),
+    (Fault.NULL_BODY, "malformed"),
+    (Fault.NESTED_BODY, "malformed"),
+    (Fault.EMPTY_CHOICE, "malformed"),
+    (Fault.NULL_MESSAGE, "malformed"),
+    (Fault.WRONG_ROLE, "malformed"),
+    (Fault.TEXT_TOOL_CALLS, "malformed"),
+    (Fault.TEXT_USAGE, "malformed"),
+    (Fault.LIST_USAGE, "malformed"),
+    (Fault.TEXT_USAGE_DETAILS, "malformed"),
+    (Fault.BAD_STATUS_LINE, "unavailable"),
+    (Fault.BAD_CHUNK_SIZE, "unavailable"),
+    (Fault.BAD_ENCODING, "unavailable"),
+    (Fault.CUT_BODY, "unavailable"),
+    (Fault.LONG_HEADER, "unavailable"),
+    (Fault.BODY_OF_204, "unavailable"),
+    (Fault.QUOTA_EXHAUSTED, "quota_exhausted"),
+    (Fault.BILLING_LIMIT, "quota_exhausted"),
+    (Fault.NO_CREDIT, "quota_exhausted"),
+    (Fault.FORBIDDEN, "unavailable"),
+    (Fault.MODEL_NOT_FOUND, "unavailable"),
+    (Fault.PROMPT_FILTERED, "filtered"),
+    (Fault.NO_VALID_JSON, "malformed"),
+    (Fault.ANSWER_CUT, "unavailable"),
+    (Fault.ANSWER_ERROR, "unavailable"),
+    (Fault.ANSWER_UNFINISHED, "truncated"),
+]
+# A stream says what the answer cost only after it.
+IN_USAGE = (Fault.TEXT_USAGE, Fault.LIST_USAGE, Fault.TEXT_USAGE_DETAILS)
+
+
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("fault", "reason", "streaming"),
     [
-        (Fault.RATE_LIMITED, "rate_limited"),
-        (Fault.SERVER_ERROR, "unavailable"),
-        (Fault.UNAUTHORIZED, "unavailable"),
-        (Fault.BAD_REQUEST, "unavailable"),
-        (Fault.CONNECTION_RESET, "unavailable"),
-        (Fault.NOT_JSON, "malformed"),
-        (Fault.EMPTY_CHOICES, "malformed"),
-        (Fault.EMPTY_CONTENT, "malformed"),
-        (Fault.TRUNCATED, "truncated"),
-        (Fault.REFUSAL, "refused"),
-        (Fault.CONTENT_FILTER, "refused"),
-        (Fault.TEXT_BODY, "malformed"),
-        (Fault.LIST_BODY, "malformed"),
-        (Fault.NULL_BODY, "malformed"),
-        (Fault.NESTED_BODY, "malformed"),
-        (Fault.EMPTY_CHOICE, "malformed"),
-        (Fault.NULL_MESSAGE, "malformed"),
-        (Fault.WRONG_ROLE, "malformed"),
-        (Fault.TEXT_TOOL_CALLS, "malformed"),
-        (Fault.TEXT_USAGE, "malformed"),
-        (Fault.LIST_USAGE, "malformed"),
-        (Fault.TEXT_USAGE_DETAILS, "malformed"),
-        (Fault.BAD_STATUS_LINE, "unavailable"),
-        (Fault.BAD_CHUNK_SIZE, "unavailable"),
-        (Fault.BAD_ENCODING, "unavailable"),
-        (Fault.CUT_BODY, "unavailable"),
-        (Fault.LONG_HEADER, "unavailable"),
-        (Fault.BODY_OF_204, "unavailable"),
+        *((fault, reason, False) for fault, reason in REASONS),
+        *((fault, reason, True) for fault, reason in REASONS if fault not in IN_USAGE),
     ],
 )
 async def test_each_fault_has_its_name(
-    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver, fault: Fault, reason: str
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver, fault: Fault, reason: str, streaming: bool
 ) -> None:
     llm_server.fail(fault)
-    async with open_model() as model:
+    async with open_model(streaming=streaming) as model:
         with pytest.raises(LanguageModelFailed) as failure:
             await model.complete(question())
     assert failure.value.reason == reason
     assert [outcome for outcome, _, _ in observer.calls] == [reason]
+
+
+@pytest.mark.parametrize("fault", [*IN_USAGE, Fault.HUGE_TOKENS])
+async def test_what_follows_the_end_of_a_streamed_answer_can_not_cost_it(
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver, fault: Fault
+) -> None:
+    llm_server.fail(fault)
+    async with open_model(streaming=True) as model:
+        assert set(json.loads((await model.complete(question())).text)) == {"taste", "groups"}
+    assert [outcome for outcome, _, _ in observer.calls] == ["ok"]
 
 
 @pytest.mark.parametrize(
@@ -289,6 +338,7 @@ async def test_whatever_the_body_holds_the_call_ends_with_an_answer_or_a_named_f
         completion = await model.complete(QUESTION)
     except LanguageModelFailed as failure:
         outcome = failure.reason
+        assert outcome in LANGUAGE_MODEL_FAILURES
     else:
         outcome = "ok"
         assert completion.text
@@ -331,27 +381,22 @@ async def test_a_cancelled_call_stays_cancelled_although_its_observer_fails(
     assert [line["event"] for line in lines] == ["unexpected_error_caught"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("method", METHODS)
 async def test_a_truncated_answer_is_handed_over_as_far_as_it_goes_and_its_tokens_are_counted(
-    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver, method: Method, streaming: bool
 ) -> None:
     llm_server.fail(Fault.TRUNCATED)
-    async with open_model() as model:
+    async with open_model(structured_output=method, streaming=streaming) as model:
         with pytest.raises(LanguageModelFailed) as failure:
             await model.complete(question())
     assert failure.value.partial_text is not None
     assert failure.value.partial_text.startswith('{"taste":')
+    assert '"picks":[{"h":' in failure.value.partial_text
     ((_, prompt_tokens, completion_tokens),) = observer.calls
+    assert (failure.value.prompt_tokens, failure.value.completion_tokens) == (prompt_tokens, completion_tokens)
     assert prompt_tokens > 0
     assert completion_tokens > 0
-
-
-async def test_a_content_filter_that_refuses_the_request_itself_is_a_refusal(
-    open_model: Opener, llm_server: LLMServer
-) -> None:
-    llm_server.fail(Fault.PROMPT_FILTERED)
-    async with open_model() as model:
-        with pytest.raises(LanguageModelFailed, match="refused"):
-            await model.complete(question())
 
 
 async def test_a_server_that_never_answers_is_left_after_the_time_limit(
@@ -395,12 +440,120 @@ async def test_a_wait_beyond_the_time_limit_is_not_begun(open_model: Opener, llm
     assert llm_server.n_calls == 1
 
 
-async def test_retries_share_one_time_limit(open_model: Opener, llm_server: LLMServer) -> None:
+async def test_retries_share_one_time_limit_and_the_last_failure_gives_the_name(
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver
+) -> None:
     llm_server.fail(Fault.SERVER_ERROR)
+    loop = asyncio.get_running_loop()
+    started_s = loop.time()
     async with open_model(max_retries=10, timeout_s=0.8) as model:
-        with pytest.raises(LanguageModelFailed, match="timeout"):
+        with pytest.raises(LanguageModelFailed, match="unavailable"):
             await model.complete(question())
-    assert 1 <= llm_server.n_calls < 10
+    assert loop.time() - started_s < 0.8
+    assert llm_server.n_calls == 1 + len(observer.retries) < 10
+
+
+def in_2_s() -> dict[str, str]:
+    return {"Retry-After": format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)}
+
+
+@pytest.mark.parametrize(
+    ("headers", "least_s"),
+    [
+        (lambda: {"Retry-After": "0.2"}, 0.2),
+        (lambda: {"retry-after-ms": "200"}, 0.2),
+        (lambda: {"retry-after-ms": "150", "Retry-After": "3600"}, 0.15),
+        (in_2_s, 0.9),  # a date has no fractions of a second
+    ],
+    ids=["seconds", "milliseconds", "both", "date"],
+)
+async def test_a_wait_that_the_server_asks_for_is_kept_in_every_form(
+    open_model: Opener,
+    llm_server: LLMServer,
+    observer: RecordingObserver,
+    headers: Callable[[], dict[str, str]],
+    least_s: float,
+) -> None:
+    llm_server.fail(Fault.RATE_LIMITED, times=1, headers=headers())
+    loop = asyncio.get_running_loop()
+    started_s = loop.time()
+    async with open_model(max_retries=1) as model:
+        assert (await model.complete(question())).text
+    assert least_s <= loop.time() - started_s < 5
+    assert observer.retries == ["rate_limited"]
+
+
+@pytest.mark.parametrize("header", ["soon", "nan", "-5", "Thu, 01 Jan 1970 00:00:00 GMT", "0", ""])
+async def test_a_senseless_wait_is_replaced_by_the_clients_own(
+    open_model: Opener, llm_server: LLMServer, header: str
+) -> None:
+    llm_server.fail(Fault.RATE_LIMITED, times=1, headers={"Retry-After": header})
+    async with open_model(max_retries=1, timeout_s=3) as model:
+        assert (await model.complete(question())).text
+    assert llm_server.n_calls == 2
+
+
+@pytest.mark.parametrize(
+    "header", ["inf", "1e300", format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)]
+)
+async def test_a_wait_beyond_the_time_limit_is_not_begun_in_whatever_form(
+    open_model: Opener, llm_server: LLMServer, header: str
+) -> None:
+    llm_server.fail(Fault.RATE_LIMITED, headers={"Retry-After": header})
+    async with open_model(max_retries=3) as model:
+        with pytest.raises(LanguageModelFailed, match="rate_limited"):
+            await model.complete(question())
+    assert llm_server.n_calls == 1
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.QUOTA_EXHAUSTED,
+        Fault.BILLING_LIMIT,
+        Fault.NO_CREDIT,
+        Fault.UNAUTHORIZED,
+        Fault.FORBIDDEN,
+        Fault.MODEL_NOT_FOUND,
+        Fault.BAD_REQUEST,
+        Fault.PROMPT_FILTERED,
+        Fault.NOT_TO_BE_RETRIED,
+        Fault.REFUSAL,
+        Fault.CONTENT_FILTER,
+        Fault.TRUNCATED,
+        Fault.MALFORMED,
+    ],
+)
+async def test_what_no_retry_can_mend_is_not_retried(
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver, fault: Fault, streaming: bool
+) -> None:
+    llm_server.fail(fault)
+    async with open_model(max_retries=3, streaming=streaming) as model:
+        with pytest.raises(LanguageModelFailed) if fault is not Fault.MALFORMED else nullcontext():
+            await model.complete(question())
+    assert llm_server.n_calls == 1
+    assert observer.retries == []
+
+
+@pytest.mark.parametrize("fault", [Fault.UNAUTHORIZED, Fault.FORBIDDEN, Fault.MODEL_NOT_FOUND])
+async def test_having_no_access_is_said_once_until_there_is_and_again_when_it_is_lost(
+    open_model: Opener, llm_server: LLMServer, fault: Fault
+) -> None:
+    async def ask_in_vain(model: OpenAILanguageModel, times: int) -> None:
+        llm_server.fail(fault, times=times)
+        for _ in range(times):
+            with pytest.raises(LanguageModelFailed, match="unavailable"):
+                await model.complete(QUESTION)
+
+    with structlog.testing.capture_logs() as lines:
+        async with open_model() as model:
+            await ask_in_vain(model, 3)
+            await model.complete(QUESTION)
+            await ask_in_vain(model, 2)
+    refused = [line for line in lines if line["event"] == "llm_access_refused"]
+    assert len(refused) == 2
+    assert (refused[0]["model"], refused[0]["status"] in (401, 403, 404)) == ("small", True)
 
 
 async def test_a_cancelled_call_is_cancelled_and_leaves_its_slot_to_the_next(
@@ -415,6 +568,297 @@ async def test_a_cancelled_call_is_cancelled_and_leaves_its_slot_to_the_next(
             await call
         assert (await model.complete(question())).text
     assert [outcome for outcome, _, _ in observer.calls] == ["cancelled", "ok"]
+
+
+# --- streams ---
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_streamed_answer_is_the_same_completion(
+    open_model: Opener, llm_server: LLMServer, method: Method
+) -> None:
+    llm_server.endpoint.cached_tokens = 64
+    async with (
+        open_model(structured_output=method) as whole,
+        open_model(structured_output=method, streaming=True) as streamed,
+    ):
+        assert await streamed.complete(QUESTION) == await whole.complete(QUESTION)
+    assert [bool(body.get("stream")) for body in llm_server.requests] == [True, False]
+    assert llm_server.requests[0]["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [(Fault.ANSWER_CUT, "unavailable"), (Fault.ANSWER_ERROR, "unavailable"), (Fault.ANSWER_STALLS, "timeout"),
+     (Fault.ANSWER_UNFINISHED, "truncated")],
+)  # fmt: skip
+@pytest.mark.parametrize("method", METHODS)
+async def test_of_a_stream_that_breaks_what_had_come_is_handed_over(
+    open_model: Opener, llm_server: LLMServer, fault: Fault, reason: str, method: Method
+) -> None:
+    llm_server.fail(fault)
+    async with open_model(streaming=True, timeout_s=0.5, structured_output=method) as model:
+        with pytest.raises(LanguageModelFailed) as failure:
+            await model.complete(QUESTION)
+    assert failure.value.reason == reason
+    assert failure.value.partial_text is not None
+    assert failure.value.partial_text.startswith('{"taste":')
+
+
+async def test_a_stream_that_breaks_is_begun_anew_where_retries_are_left_and_nothing_stands_twice(
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver
+) -> None:
+    llm_server.fail(Fault.ANSWER_CUT, times=1)
+    async with open_model(streaming=True, max_retries=1) as model:
+        completion = await model.complete(QUESTION)
+    assert set(json.loads(completion.text)) == {"taste", "groups"}
+    assert observer.retries == ["unavailable"]
+
+
+async def test_a_stream_without_usage_gives_the_answer_and_counts_no_tokens(
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver
+) -> None:
+    llm_server.endpoint.refuses = frozenset({"stream_options"})
+    async with open_model(streaming=True) as model:
+        for _ in range(2):
+            assert (await model.complete(QUESTION)).completion_tokens == 0
+    assert observer.retries == ["stream_options"]
+    assert "stream_options" not in llm_server.requests[-1]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_words_that_were_filtered_or_refused_are_not_handed_over(
+    open_model: Opener, llm_server: LLMServer, streaming: bool
+) -> None:
+    async with open_model(streaming=streaming) as model:
+        for fault in (Fault.CONTENT_FILTER, Fault.REFUSAL):
+            llm_server.fail(fault, times=1)
+            with pytest.raises(LanguageModelFailed) as failure:
+                await model.complete(QUESTION)
+            assert failure.value.partial_text is None
+            assert failure.value.prompt_tokens > 0
+
+
+# --- other endpoints ---
+
+
+FIRST_TAKEN: list[tuple[set[Part], Method]] = [
+    (set(), "json_schema"),
+    ({"json_schema"}, "function_calling"),
+    ({"json_schema", "tools"}, "json_mode"),
+    ({"json_schema", "tools", "json_object"}, "none"),
+]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("form", ["openai", "flat", "detail"])
+@pytest.mark.parametrize("status", [400, 404, 422])
+@pytest.mark.parametrize(("refuses", "method"), FIRST_TAKEN)
+async def test_auto_takes_the_first_method_that_the_endpoint_does_not_refuse_and_remembers_it(
+    open_model: Opener,
+    llm_server: LLMServer,
+    observer: RecordingObserver,
+    refuses: set[Part],
+    method: Method,
+    status: int,
+    form: Literal["openai", "flat", "detail"],
+    streaming: bool,
+) -> None:
+    llm_server.endpoint = Endpoint(refuses=frozenset(refuses), refusal_status=status, refusal_form=form)
+    with structlog.testing.capture_logs() as lines:
+        async with open_model(streaming=streaming) as model:
+            for _ in range(2):
+                assert set(json.loads((await model.complete(QUESTION)).text)) == {"taste", "groups"}
+    assert llm_server.n_calls == len(refuses) + 2
+    assert observer.retries == ["response_format"] * len(refuses)
+    assert [(line["event"], line["method"]) for line in lines] == [("llm_request_adapted", method)] * bool(refuses)
+
+
+def kinds_asked(body: dict[str, object]) -> object:
+    response_format = body.get("response_format")
+    assert response_format is None or isinstance(response_format, dict)
+    return response_format["type"] if response_format else "tools" if "tools" in body else None
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "refused"),
+    [
+        ("json_schema", "json_schema", "json_schema"),
+        ("function_calling", "tools", "tools"),
+        ("json_mode", "json_object", "json_object"),
+    ],
+)
+async def test_a_method_that_is_set_is_not_left(
+    open_model: Opener, llm_server: LLMServer, method: Method, kind: str, refused: Part
+) -> None:
+    async with open_model(structured_output=method) as model:
+        assert (await model.complete(QUESTION)).text
+        llm_server.endpoint.refuses = frozenset({refused})
+        with pytest.raises(LanguageModelFailed, match="unavailable"):
+            await model.complete(QUESTION)
+    assert [kinds_asked(body) for body in llm_server.requests] == [kind, kind]
+
+
+@pytest.mark.parametrize("method", ["json_mode", "none"])
+async def test_where_nothing_else_carries_the_schema_the_instructions_do(
+    open_model: Opener, llm_server: LLMServer, method: Method
+) -> None:
+    async with open_model(structured_output=method) as model:
+        await model.complete(QUESTION)
+    messages = llm_server.requests[0]["messages"]
+    assert isinstance(messages, list)
+    assert messages[0]["content"].startswith(QUESTION.system)
+    assert "JSON" in messages[0]["content"]
+    assert json.loads(messages[0]["content"][messages[0]["content"].index('{"type"') :]) == QUESTION.schema
+
+
+async def test_the_function_that_is_called_has_the_schema_and_must_be(
+    open_model: Opener, llm_server: LLMServer
+) -> None:
+    async with open_model(structured_output="function_calling") as model:
+        await model.complete(QUESTION)
+    function = {"name": QUESTION.schema_name, "parameters": QUESTION.schema, "strict": True}
+    assert llm_server.requests[0]["tools"] == [{"type": "function", "function": function}]
+    assert llm_server.requests[0]["tool_choice"] == {"type": "function", "function": {"name": QUESTION.schema_name}}
+
+
+async def test_an_endpoint_that_takes_tools_but_answers_in_content_is_understood(
+    open_model: Opener, llm_server: LLMServer
+) -> None:
+    llm_server.endpoint.calls_tools = False
+    async with open_model(structured_output="function_calling") as model:
+        assert set(json.loads((await model.complete(QUESTION)).text)) == {"taste", "groups"}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("form", ["fenced", "thinking", "thinking_closed_only"])
+async def test_fences_and_thoughts_around_the_answer_do_not_matter(
+    open_model: Opener,
+    llm_server: LLMServer,
+    form: Literal["fenced", "thinking", "thinking_closed_only"],
+    streaming: bool,
+) -> None:
+    llm_server.endpoint.answers_in = form
+    async with open_model(structured_output="none", streaming=streaming) as model:
+        document, is_whole = read_object((await model.complete(QUESTION)).text)
+    assert is_whole
+    assert set(document) == {"taste", "groups"}
+
+
+async def test_a_thought_that_was_cut_off_is_no_part_of_an_answer(open_model: Opener, llm_server: LLMServer) -> None:
+    llm_server.scripted = '<think>Perhaps {"taste": "none"} or rather, let me see whether all of these'
+    llm_server.fail(Fault.TRUNCATED)
+    async with open_model() as model:
+        with pytest.raises(LanguageModelFailed, match="truncated") as failure:
+            await model.complete(QUESTION)
+    assert failure.value.partial_text is None
+
+
+@pytest.mark.parametrize("form", ["openai", "flat", "detail"])
+async def test_an_endpoint_that_knows_only_the_older_name_of_the_ceiling_gets_that(
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver, form: Literal["openai", "flat", "detail"]
+) -> None:
+    llm_server.endpoint = Endpoint(refuses=frozenset({"max_completion_tokens"}), refusal_form=form)
+    async with open_model() as model:
+        for _ in range(2):
+            assert (await model.complete(QUESTION)).text
+    assert llm_server.requests[-1]["max_tokens"] == QUESTION.max_output_tokens
+    assert "max_completion_tokens" not in llm_server.requests[-1]
+    assert observer.retries == ["length_limit"]
+
+
+async def test_an_endpoint_that_refuses_the_older_name_never_sees_it(open_model: Opener, llm_server: LLMServer) -> None:
+    llm_server.endpoint.refuses = frozenset({"max_tokens"})
+    async with open_model() as model:
+        assert (await model.complete(QUESTION)).text
+    assert llm_server.n_calls == 1
+
+
+async def test_an_endpoint_that_changes_its_mind_is_followed(open_model: Opener, llm_server: LLMServer) -> None:
+    async with open_model() as model:
+        for refused in ("max_completion_tokens", "max_tokens"):
+            llm_server.endpoint.refuses = frozenset({refused})
+            assert (await model.complete(QUESTION)).text
+    assert llm_server.n_calls == 4
+
+
+async def test_an_endpoint_that_takes_no_ceiling_at_all_is_not_asked_for_ever(
+    open_model: Opener, llm_server: LLMServer
+) -> None:
+    llm_server.endpoint.refuses = frozenset({"max_completion_tokens", "max_tokens"})
+    async with open_model() as model:
+        with pytest.raises(LanguageModelFailed, match="unavailable"):
+            await model.complete(QUESTION)
+    assert llm_server.n_calls == 2
+
+
+async def test_a_temperature_is_sent_where_one_is_set_and_taken(
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver
+) -> None:
+    async with open_model() as model:
+        await model.complete(QUESTION)
+    async with open_model(temperature=0.0) as model:
+        await model.complete(QUESTION)
+        llm_server.endpoint.refuses = frozenset({"temperature"})
+        for _ in range(2):
+            await model.complete(QUESTION)
+    sent = [body.get("temperature") for body in llm_server.requests]
+    assert sent == [None, 0.0, 0.0, None, None]
+    assert observer.retries == ["temperature"]
+
+
+async def test_all_that_an_endpoint_refuses_is_found_in_one_call(
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver
+) -> None:
+    llm_server.endpoint.refuses = frozenset(
+        {"json_schema", "tools", "max_completion_tokens", "temperature", "stream_options"}
+    )
+    async with open_model(temperature=0.2, streaming=True) as model:
+        assert (await model.complete(QUESTION)).text
+    assert sorted(observer.retries) == [
+        "length_limit", "response_format", "response_format", "stream_options", "temperature",
+    ]  # fmt: skip
+
+
+async def test_what_one_model_refuses_is_still_asked_of_the_other(open_model: Opener, llm_server: LLMServer) -> None:
+    llm_server.endpoint.refuses = frozenset({"json_schema"})
+    async with open_model() as model:
+        await model.complete(QUESTION)
+        llm_server.endpoint.refuses = frozenset()
+        await model.complete(QUESTION, deep=True)
+    assert [kinds_asked(body) for body in llm_server.requests] == ["json_schema", "tools", "json_schema"]
+
+
+async def test_a_bad_request_for_another_reason_teaches_nothing(open_model: Opener, llm_server: LLMServer) -> None:
+    llm_server.fail(Fault.BAD_REQUEST, times=1)
+    async with open_model() as model:
+        with pytest.raises(LanguageModelFailed, match="unavailable"):
+            await model.complete(QUESTION)
+        await model.complete(QUESTION)
+    assert [kinds_asked(body) for body in llm_server.requests] == ["json_schema"] * 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_tokens_from_the_providers_cache_are_counted(
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver, streaming: bool
+) -> None:
+    llm_server.endpoint.cached_tokens = 256
+    async with open_model(streaming=streaming) as model:
+        assert (await model.complete(QUESTION)).cached_tokens == 256
+    assert observer.cached_tokens == 256
+
+
+async def test_an_azure_deployment_is_asked_by_its_path_its_version_and_its_header(
+    open_model: Opener, llm_server: LLMServer
+) -> None:
+    base_url = llm_server.base_url.replace("/v1", "/openai/deployments/{model}")
+    async with open_model(base_url=base_url, api_version="2024-10-21") as model:
+        assert (await model.complete(QUESTION)).text
+        assert (await model.complete(QUESTION, deep=True)).text
+    assert list(llm_server.paths) == [
+        f"/openai/deployments/{name}/chat/completions?api-version=2024-10-21" for name in ("small", "large")
+    ]
+    assert llm_server.headers[0]["api-key"] == KEY
 
 
 # --- many at once, and secrets ---
@@ -444,13 +888,26 @@ async def test_prompts_of_different_schemas_keep_their_own(open_model: Opener, l
     assert names == {"recommendation", "other"}
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("api_version", ["", "2024-10-21"])
+@pytest.mark.parametrize("fault", [Fault.UNAUTHORIZED, Fault.CONNECTION_RESET, Fault.NOT_JSON, None])
 async def test_the_key_is_in_no_log_line_no_repr_and_no_error(
-    open_model: Opener, llm_server: LLMServer, caplog: pytest.LogCaptureFixture
+    open_model: Opener,
+    llm_server: LLMServer,
+    caplog: pytest.LogCaptureFixture,
+    fault: Fault | None,
+    api_version: str,
+    streaming: bool,
 ) -> None:
-    llm_server.fail(Fault.UNAUTHORIZED)
-    with caplog.at_level(logging.DEBUG):
-        async with open_model() as model:
-            with pytest.raises(LanguageModelFailed) as failure:
+    if fault is not None:
+        llm_server.fail(fault)
+    told: list[object] = []
+    with caplog.at_level(logging.DEBUG), structlog.testing.capture_logs() as lines:
+        async with open_model(api_version=api_version, streaming=streaming) as model:
+            with pytest.raises(LanguageModelFailed) if fault else nullcontext() as failure:
                 await model.complete(question())
-    told = [*(record.getMessage() for record in caplog.records), repr(vars(model)), repr(failure.value)]
-    assert KEY not in "".join(told)
+    if failure is not None:
+        told += ["".join(traceback.format_exception(failure.value)), repr(failure.value)]
+    told += [*(record.getMessage() for record in caplog.records), *lines, vars(model)]
+    assert KEY not in "".join(map(repr, told))
+    assert "Bearer" not in "".join(map(repr, told))

@@ -20,7 +20,8 @@ from models.job import Strategy
 from services.clock import SystemClock
 from services.language_model import OpenAILanguageModel
 from tests.support.builders import make_candidate, make_item
-from tests.support.llm_server import Fault, LLMServer, count_tokens, prompt_text
+from tests.support.llm_faults import Fault
+from tests.support.llm_server import LLMServer, count_tokens, prompt_text
 from tests.support.scripted_language_model import RecordingObserver
 
 PROFILE, TEXTS = load_profile("songs"), load_prompt_texts()
@@ -91,14 +92,14 @@ EXPECTED = {
     Fault.SERVER_ERROR: "unavailable",
     Fault.UNAUTHORIZED: "unavailable",
     Fault.BAD_REQUEST: "unavailable",
-    Fault.PROMPT_FILTERED: "refused",
+    Fault.PROMPT_FILTERED: "filtered",
     Fault.HANG: "timeout",
     Fault.CONNECTION_RESET: "unavailable",
     Fault.NOT_JSON: "malformed",
     Fault.MALFORMED: "malformed",
     Fault.TRUNCATED: "truncated",
     Fault.REFUSAL: "refused",
-    Fault.CONTENT_FILTER: "refused",
+    Fault.CONTENT_FILTER: "filtered",
     Fault.EMPTY_CHOICES: "malformed",
     Fault.EMPTY_CONTENT: "malformed",
     Fault.UNKNOWN_HANDLES: "malformed",
@@ -124,12 +125,26 @@ EXPECTED = {
     Fault.CUT_BODY: "unavailable",
     Fault.LONG_HEADER: "unavailable",
     Fault.BODY_OF_204: "unavailable",
+    Fault.QUOTA_EXHAUSTED: "quota_exhausted",
+    Fault.BILLING_LIMIT: "quota_exhausted",
+    Fault.NO_CREDIT: "quota_exhausted",
+    Fault.FORBIDDEN: "unavailable",
+    Fault.MODEL_NOT_FOUND: "unavailable",
+    Fault.NOT_TO_BE_RETRIED: "unavailable",
+    Fault.NO_VALID_JSON: "malformed",
+    Fault.ANSWER_CUT: "unavailable",
+    Fault.ANSWER_ERROR: "unavailable",
+    Fault.ANSWER_STALLS: "timeout",
+    Fault.ANSWER_UNFINISHED: "truncated",
 }
+# A stream says what the answer cost only after it.
+STREAMED = {**EXPECTED, Fault.TEXT_USAGE: None, Fault.LIST_USAGE: None, Fault.TEXT_USAGE_DETAILS: None}
 
 
+@pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("fault", list(Fault))
 async def test_every_fault_over_http_ends_in_a_full_list_of_candidates_marked_with_its_reason(
-    llm_server: LLMServer, fault: Fault
+    llm_server: LLMServer, fault: Fault, streaming: bool
 ) -> None:
     llm_server.fail(fault)
     observer = RecordingObserver()
@@ -138,9 +153,10 @@ async def test_every_fault_over_http_ends_in_a_full_list_of_candidates_marked_wi
         deep_model="large",
         api_key=SecretStr("key"),
         base_url=llm_server.base_url,
-        timeout_s=0.3 if fault is Fault.HANG else 10,
+        timeout_s=0.3 if fault in (Fault.HANG, Fault.ANSWER_STALLS) else 10,
         max_retries=0,
         max_concurrency=4,
+        streaming=streaming,
         observer=observer,
         clock=SystemClock(),
     )
@@ -153,8 +169,9 @@ async def test_every_fault_over_http_ends_in_a_full_list_of_candidates_marked_wi
     assert len({candidate.item.item_id for candidate in shown}) == len(shown) == 20
     assert all(candidate in CANDIDATES for candidate in shown)
     assert 2 <= len(outcome.groups) <= 6
-    assert outcome.degraded == EXPECTED[fault]
-    assert observer.degradations == ([EXPECTED[fault]] if EXPECTED[fault] else [])
+    expected = (STREAMED if streaming else EXPECTED)[fault]
+    assert outcome.degraded == expected
+    assert observer.degradations == ([expected] if expected else [])
     assert llm_server.n_calls == outcome.usage.n_calls == 1
 
 
