@@ -2,7 +2,7 @@
 
 The response format is sent as ``extra_body``: the request is that of ``with_structured_output``, but neither the SDK
 nor LangChain parses the answer, for ``core/reranking.py`` validates it anyway. With the aiohttp transport, a call takes
-about 0.4 times the CPU time (``docs/benchmarks.md``).
+0.37 times the CPU time (``docs/benchmarks.md``).
 """
 
 import asyncio

@@ -48,7 +48,8 @@ class Batches:
     batches: dict[str, _Batch] = field(default_factory=dict)
 
     def add_routes(self, app: web.Application) -> None:
-        """Serve under ``/v1``."""
+        """Serve under ``/v1``, and ``POST /batch_plan``: the fields of ``BatchPlan`` in, what is paid out."""
+        app.router.add_post("/batch_plan", self._set_plan)
         app.router.add_post("/v1/files", self._upload)
         app.router.add_get("/v1/files/{id}/content", self._content)
         app.router.add_delete("/v1/files/{id}", self._delete)
@@ -56,6 +57,10 @@ class Batches:
         app.router.add_get("/v1/batches", self._list)
         app.router.add_get("/v1/batches/{id}", self._poll)
         app.router.add_post("/v1/batches/{id}/cancel", self._cancel)
+
+    async def _set_plan(self, request: web.Request) -> web.Response:
+        self.plan = BatchPlan(**await request.json())
+        return web.json_response({"paid": self.paid})
 
     async def _upload(self, request: web.Request) -> web.Response:
         if self.plan.n_uploads_refused:
