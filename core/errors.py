@@ -90,6 +90,7 @@ class LanguageModelFailed(SongsAIError):
         prompt_tokens: int = 0,
         completion_tokens: int = 0,
         cached_tokens: int = 0,
+        n_requests: int = 1,
     ) -> None:
         super().__init__(f"{reason}: {problem}" if problem else reason)
         self.reason = reason
@@ -97,6 +98,9 @@ class LanguageModelFailed(SongsAIError):
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = completion_tokens
         self.cached_tokens = cached_tokens
+        self.n_requests = n_requests
+        self.n_calls = 1
+        self.cost_usd = 0.0
 
 
 class ConfigurationError(SongsAIError):

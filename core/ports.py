@@ -364,7 +364,8 @@ class Prompt:
 class Completion:
     """The model's answer as text that should be JSON by the prompt's schema, and what it used.
 
-    ``cached_tokens`` are those of ``prompt_tokens`` that the provider had in its cache.
+    ``cached_tokens`` are those of ``prompt_tokens`` that the provider had in its cache. ``n_requests`` were sent for
+    it, in ``n_calls`` of models, at ``cost_usd`` where prices are known.
     """
 
     text: str
@@ -372,6 +373,9 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    n_requests: int = 1
+    n_calls: int = 1
+    cost_usd: float = 0.0
 
 
 class LanguageModel(Protocol):
@@ -386,6 +390,52 @@ class LanguageModel(Protocol):
         Raises ``LanguageModelFailed`` alone: ``timeout``, ``rate_limited``, ``quota_exhausted``, ``unavailable``,
         ``refused`` (by the model), ``filtered`` (by the provider), ``truncated`` or ``malformed``; with
         ``partial_text`` where a part of the answer came.
+        """
+
+
+class TimedLanguageModel(LanguageModel, Protocol):
+    """A ``LanguageModel`` whose single calls may be given less time than it takes at the most."""
+
+    async def complete(self, prompt: Prompt, *, deep: bool = False, within_s: float | None = None) -> Completion:
+        """See ``LanguageModel.complete``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """Leave for one call of ``model``, which uses at most so much; ``is_probe``: others wait for how it ends."""
+
+    model: str
+    token: str
+    max_prompt_tokens: int
+    max_completion_tokens: int
+    is_probe: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallUse:
+    """What a call used, as far as the provider said."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    n_requests: int = 1
+
+
+class CallGuard(Protocol):
+    """Says before each call whether it may be made, and learns of its end; one opinion among all workers."""
+
+    async def admit(
+        self, model: str, *, max_prompt_tokens: int, max_completion_tokens: int, patience_s: float
+    ) -> Admission:
+        """Leave for one call, for which there may be a wait of up to ``patience_s``; every one is to be settled.
+
+        Raises ``LanguageModelFailed`` alone: ``breaker_open``, ``over_budget`` or ``over_spend``.
+        """
+
+    async def settle(self, admission: Admission, outcome: str, use: CallUse) -> float:
+        """What the call cost in USD, 0 where its price is not known; raises nothing.
+
+        ``outcome`` is ``ok``, ``cancelled`` or the reason of ``LanguageModelFailed``.
         """
 
 

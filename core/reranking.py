@@ -357,12 +357,18 @@ async def _ask(language_model: LanguageModel, prompt: Prompt, *, deep: bool) -> 
     try:
         completion = await language_model.complete(prompt, deep=deep)
     except LanguageModelFailed as failure:
-        return _Reply(failure.partial_text or "", TokenUsage(n_calls=1), failure.reason)
+        return _Reply(failure.partial_text or "", _usage(failure), failure.reason)
     return _Reply(completion.text, _usage(completion))
 
 
-def _usage(completion: Completion) -> TokenUsage:
-    return TokenUsage(n_calls=1, prompt_tokens=completion.prompt_tokens, completion_tokens=completion.completion_tokens)
+def _usage(end: Completion | LanguageModelFailed) -> TokenUsage:
+    return TokenUsage(
+        n_calls=end.n_calls,
+        prompt_tokens=end.prompt_tokens,
+        completion_tokens=end.completion_tokens,
+        cached_tokens=end.cached_tokens,
+        cost_usd=end.cost_usd,
+    )
 
 
 def _flaw(answer: Answer, n_wanted: int) -> str | None:

@@ -60,6 +60,8 @@ def encode_result(finished: Finished, profile: CatalogueProfile) -> ResultDocume
             "llm_calls": reranked.usage.n_calls,
             "prompt_tokens": reranked.usage.prompt_tokens,
             "completion_tokens": reranked.usage.completion_tokens,
+            "cached_tokens": reranked.usage.cached_tokens,
+            "cost_usd": round(reranked.usage.cost_usd, 6),
         },
         "versions": dict(finished.versions),
         "fingerprint": finished.fingerprint,

@@ -89,23 +89,25 @@ class OpenAILanguageModel:
         """Close the connections."""
         await self._http.aclose()
 
-    async def complete(self, prompt: Prompt, *, deep: bool = False) -> Completion:
-        """The answer, by the contract of ``core.ports.LanguageModel``. Each call is counted, the failed ones too."""
+    async def complete(self, prompt: Prompt, *, deep: bool = False, within_s: float | None = None) -> Completion:
+        """The answer, by the contract of ``core.ports.TimedLanguageModel``. Each call is counted, failed ones too."""
         heard, name = Heard(), self._names[deep]
+        timeout_s = min(self._timeout_s, within_s or self._timeout_s)
         async with self._slots:
             with self._counted(heard):
                 try:
-                    async with asyncio.timeout(self._timeout_s):
-                        await self._ask(prompt, name, heard)
+                    async with asyncio.timeout(timeout_s):
+                        await self._ask(prompt, name, heard, timeout_s)
                 except TimeoutError as error:
-                    raise heard.failure("timeout", f"no answer within {self._timeout_s:g} s") from error
+                    raise heard.failure("timeout", f"no answer within {timeout_s:.3g} s") from error
                 return heard.completion(name)
 
-    async def _ask(self, prompt: Prompt, name: str, heard: Heard) -> None:
+    async def _ask(self, prompt: Prompt, name: str, heard: Heard, timeout_s: float) -> None:
         """Fill ``heard``, with as many requests as that takes; raises the first failure that no further one mends."""
-        course = _Course(self._dialects[name], asyncio.get_running_loop().time() + self._timeout_s)
+        course = _Course(self._dialects[name], asyncio.get_running_loop().time() + timeout_s)
         while True:
             heard.clear()
+            heard.n_requests += 1
             try:
                 await self._request(prompt, name, course.dialect, heard)
             except Exception as error:

@@ -21,6 +21,7 @@ class Heard:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    n_requests: int = 0
     _content: list[str] = field(default_factory=list)
     _arguments: list[str] = field(default_factory=list)
     _refusal: object = None
@@ -69,6 +70,7 @@ class Heard:
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             cached_tokens=self.cached_tokens,
+            n_requests=self.n_requests,
         )
 
     def failure(self, reason: str, problem: str) -> LanguageModelFailed:
@@ -80,6 +82,7 @@ class Heard:
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             cached_tokens=self.cached_tokens,
+            n_requests=self.n_requests,
         )
 
 

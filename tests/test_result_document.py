@@ -54,7 +54,7 @@ def finished() -> Finished:
             preferred_genres=("ballad",), preferred_moods=("calm",), overall_taste="잔잔함", favorite_creators=("BTS",)
         ),
         model="gpt",
-        usage=TokenUsage(n_calls=1, prompt_tokens=2000, completion_tokens=500),
+        usage=TokenUsage(n_calls=1, prompt_tokens=2000, completion_tokens=500, cached_tokens=1200, cost_usd=0.0012341),
     )
     return Finished(
         reranked=reranked,
@@ -157,7 +157,8 @@ def test_the_cached_view_and_the_preference_have_the_contracts_fields() -> None:
 
 def test_what_made_the_result_is_told_beside_it() -> None:
     document = result()
-    assert document["usage"] == {"llm_calls": 1, "prompt_tokens": 2000, "completion_tokens": 500}
+    spent = {"prompt_tokens": 2000, "completion_tokens": 500, "cached_tokens": 1200, "cost_usd": 0.001234}
+    assert document["usage"] == {"llm_calls": 1, **spent}
     assert (document["model"], document["degraded"], document["degraded_reason"]) == ("gpt", False, None)
     assert (document["fingerprint"], document["versions"]) == ("f" * 32, {"index": "1"})
 
