@@ -1,0 +1,157 @@
+"""Requests and tokens a minute, and money a day, that all workers spend together.
+
+A sliding window by seconds in Redis, after whose clock all of it goes. A call reserves what it may use at the most, and
+the reservation counts until the call is settled; what it then used counts for a whole window more. So whatever minute
+the provider looks at, no more than the limit was sent in it; the price is that the limit is used up to the share
+minute / (minute + duration of a call).
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import cast
+from zoneinfo import ZoneInfo
+
+from redis.asyncio import Redis
+
+from config.token_price import TokenPrice
+from core.errors import ConfigurationError, LanguageModelFailed
+from core.ports import Clock
+from services.redis_client import RedisScript
+
+WINDOW_KEY = "songs_ai:llm_budget:window"
+OPEN_KEY = "songs_ai:llm_budget:open"
+SPEND_PREFIX = "songs_ai:llm_spend:"
+
+_N_TICKS = 60
+_FIRST_POLL_S, _LONGEST_POLL_S = 0.05, 1.0
+_NANO = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """Room for one call; ``key`` is Redis' name of it."""
+
+    key: str
+    max_tokens: int
+    max_cost_usd: float
+    waited_s: float
+
+
+class RedisCallBudgets:
+    """Limits of all calls of all models together; 0 is no limit.
+
+    A call may send ``requests_per_call`` requests, retries included, and end ``lease_s`` after its reservation; what a
+    dead worker reserved counts as used from then on. A call that alone is above a limit takes all of it.
+    ``window_s`` and ``now_ms``, which stands in for Redis' clock, are for tests. Raises ``ConfigurationError`` where
+    there is a ceiling and one of ``models`` has no price.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        clock: Clock,
+        *,
+        models: tuple[str, ...] = (),
+        prices: Mapping[str, TokenPrice],
+        requests_per_minute: int,
+        tokens_per_minute: int,
+        daily_usd: float,
+        requests_per_call: int,
+        lease_s: float,
+        time_zone: str,
+        window_s: float = 60.0,
+        now_ms: Callable[[], int] | None = None,
+    ) -> None:
+        unpriced = [model for model in models if model not in prices]
+        if daily_usd and unpriced:
+            raise ConfigurationError(f"LLM_DAILY_USD needs the price of {', '.join(unpriced)} in LLM_PRICES")
+        self._clock = clock
+        self._prices = prices
+        self._max_requests, self._max_tokens = requests_per_minute, tokens_per_minute
+        self._daily_usd = daily_usd
+        self._requests_per_call = requests_per_call
+        self._lease_ms, self._window_ms = round(lease_s * 1000), round(window_s * 1000)
+        self._zone = ZoneInfo(time_zone)
+        self._now_ms = now_ms
+        self._reserve = RedisScript(client, "budget_reserve")
+        self._settle = RedisScript(client, "budget_settle")
+
+    async def reserve(
+        self, model: str, token: str, *, prompt_tokens: int, completion_tokens: int, patience_s: float
+    ) -> Reservation:
+        """Room for a call that uses so much at the most, waited for up to ``patience_s``.
+
+        Raises ``LanguageModelFailed`` (``over_budget``, ``over_spend``) and ``DependencyUnavailable``.
+        """
+        max_tokens = prompt_tokens + completion_tokens
+        cost_usd = self.cost_usd(model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+        began_s, poll_s = self._clock.monotonic_s(), _FIRST_POLL_S
+        while True:
+            key, wait_s = await self._asked(token, max_tokens, cost_usd)
+            waited_s = self._clock.monotonic_s() - began_s
+            if key is not None:
+                return Reservation(key=key, max_tokens=max_tokens, max_cost_usd=cost_usd, waited_s=waited_s)
+            left_s = patience_s - waited_s
+            if left_s <= 0 or wait_s > left_s:
+                raise LanguageModelFailed("over_budget", f"no room within {patience_s:.3g} s")
+            # Calls under way end sooner than they must and make room; not all who wait should look at once.
+            await asyncio.sleep(min(left_s, max(wait_s, poll_s * random.uniform(0.5, 1))))
+            poll_s = min(2 * poll_s, _LONGEST_POLL_S)
+
+    async def _asked(self, token: str, max_tokens: int, cost_usd: float) -> tuple[str | None, float]:
+        """The name of the reservation, or None and how long there is no room for certain, in seconds."""
+        day = self._day()
+        limited_tokens = min(max_tokens, self._max_tokens) if self._max_tokens else max_tokens
+        n_requests = min(self._requests_per_call, self._max_requests or self._requests_per_call)
+        limits = [self._max_requests, self._max_tokens, _nano(self._daily_usd)]
+        reply = await self._reserve(
+            [WINDOW_KEY, OPEN_KEY, *(_spend_key(day + timedelta(days=days)) for days in (-1, 0, 1))],
+            [
+                *(token, n_requests, limited_tokens, _nano(cost_usd)),
+                *limits,
+                *(self._window_ms, _N_TICKS, self._lease_ms),
+                *(int(day.timestamp()), int((day + timedelta(days=1)).timestamp()), self._now()),
+            ],
+        )
+        said, *rest = cast("list[bytes]", reply)
+        if said == b"over_spend":
+            raise LanguageModelFailed("over_spend", f"{self._daily_usd:g} USD a day are spent")
+        return (rest[0].decode(), 0.0) if said == b"ok" else (None, int(rest[0]) / 1000)
+
+    async def settle(self, reservation: Reservation, *, n_requests: int, tokens: int, cost_usd: float) -> float:
+        """Put what was used in the place of what was reserved; the spend of the day in USD.
+
+        Raises ``DependencyUnavailable``: the reservation then counts as used.
+        """
+        spend = await self._settle(
+            [WINDOW_KEY, OPEN_KEY],
+            [reservation.key, n_requests, tokens, _nano(cost_usd), self._window_ms, _N_TICKS, self._now()],
+        )
+        return int(cast("bytes", spend)) / _NANO
+
+    def cost_usd(self, model: str, *, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
+        """By the table of prices; 0 for a model that is not in it."""
+        price = self._prices.get(model)
+        if price is None:
+            return 0.0
+        return price.cost_usd(
+            prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cached_tokens=cached_tokens
+        )
+
+    def _day(self) -> datetime:
+        """The beginning of the day by our clock; Redis knows whether it is the day before or after by its own."""
+        return self._clock.now().astimezone(self._zone).replace(hour=0, minute=0, second=0, microsecond=0)
+
+    def _now(self) -> str:
+        return "" if self._now_ms is None else str(self._now_ms())
+
+
+def _nano(usd: float) -> int:
+    return round(usd * _NANO)
+
+
+def _spend_key(day: datetime) -> str:
+    return f"{SPEND_PREFIX}{day:%Y-%m-%d}"

@@ -1,0 +1,320 @@
+"""The budgets on a real Redis and on the one in memory: never over a limit in any window, nor over the ceiling."""
+
+import asyncio
+import multiprocessing
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TypedDict, Unpack
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.asyncio import Redis
+
+from config.token_price import TokenPrice
+from core.errors import ConfigurationError, DependencyUnavailable, LanguageModelFailed
+from services.call_budgets import SPEND_PREFIX, RedisCallBudgets, Reservation
+from services.clock import SystemClock
+from services.redis_client import open_redis
+from tests.support.hand_clock import HandClock
+from tests.support.private_servers import free_port
+
+PRICES = {"small": TokenPrice(input=1.0, cached_input=0.25, output=4.0)}
+
+
+class Limits(TypedDict, total=False):
+    requests_per_minute: int
+    tokens_per_minute: int
+    daily_usd: float
+    requests_per_call: int
+    lease_s: float
+    window_s: float
+
+
+def budgets(client: Redis, clock: HandClock | None = None, **given: Unpack[Limits]) -> RedisCallBudgets:
+    limits: Limits = {
+        "requests_per_minute": 0,
+        "tokens_per_minute": 0,
+        "daily_usd": 0.0,
+        "requests_per_call": 1,
+        "lease_s": 100.0,
+        **given,
+    }
+    now_ms = None if clock is None else lambda: round(clock.now().timestamp() * 1000)
+    return RedisCallBudgets(
+        client, clock or SystemClock(), prices=PRICES, time_zone="Asia/Seoul", now_ms=now_ms, **limits
+    )
+
+
+async def reserved(
+    each: RedisCallBudgets, call: str = "t", *, prompt: int = 90, completion: int = 10, patience_s: float = 0.0
+) -> Reservation:
+    return await each.reserve("small", call, prompt_tokens=prompt, completion_tokens=completion, patience_s=patience_s)
+
+
+async def refusal(each: RedisCallBudgets, call: str = "refused", *, prompt: int = 90) -> str:
+    with pytest.raises(LanguageModelFailed) as caught:
+        await reserved(each, call, prompt=prompt)
+    return caught.value.reason
+
+
+async def used(each: RedisCallBudgets, reservation: Reservation, *, requests: int = 1, tokens: int = 100) -> None:
+    await each.settle(reservation, n_requests=requests, tokens=tokens, cost_usd=0.0)
+
+
+def most_in_any_window(events: Sequence[tuple[float, int]], window_s: float) -> int:
+    """The largest sum of amounts of ``events`` (time, amount) within a window that begins at one of them."""
+    starts = [start for start, _ in events]
+    return max((sum(amount for at, amount in events if start <= at < start + window_s) for start in starts), default=0)
+
+
+class CallBudgetsContract:
+    """Run by the subclasses, each on a Redis of its own."""
+
+    @pytest.fixture
+    async def client(self, url: str) -> AsyncIterator[Redis]:
+        async with open_redis(url, max_connections=20, timeout_s=5) as client:
+            yield client
+
+    @pytest.fixture
+    def clock(self) -> HandClock:
+        return HandClock()
+
+    async def test_requests_of_all_workers_together_stay_within_the_limit(
+        self, client: Redis, clock: HandClock
+    ) -> None:
+        here, there = (budgets(client, clock, requests_per_minute=3) for _ in range(2))
+        await reserved(here, "a")
+        await reserved(there, "b")
+        await used(here, await reserved(here, "c"))
+        assert await refusal(there) == "over_budget"
+
+    async def test_what_was_settled_counts_for_a_whole_minute_after_that(self, client: Redis, clock: HandClock) -> None:
+        each = budgets(client, clock, requests_per_minute=1)
+        reservation = await reserved(each)
+        clock.move(40)
+        await used(each, reservation)
+        clock.move(60)
+        assert await refusal(each) == "over_budget"
+        clock.move(1)
+        await reserved(each, "next")
+
+    async def test_what_is_under_way_counts_however_long_it_takes(self, client: Redis, clock: HandClock) -> None:
+        each = budgets(client, clock, requests_per_minute=1)
+        await reserved(each)
+        clock.move(99)
+        assert await refusal(each) == "over_budget"
+
+    async def test_what_a_dead_worker_reserved_counts_as_used_when_it_is_given_up(
+        self, client: Redis, clock: HandClock
+    ) -> None:
+        each = budgets(client, clock, requests_per_minute=1)
+        lost = await reserved(each)
+        clock.move(100 + 60)
+        assert await refusal(each) == "over_budget"
+        clock.move(1)
+        await reserved(each, "next")
+        await used(each, lost)
+        assert await refusal(each) == "over_budget"
+
+    async def test_tokens_are_reserved_at_the_most_and_corrected_when_settled(
+        self, client: Redis, clock: HandClock
+    ) -> None:
+        each = budgets(client, clock, tokens_per_minute=250)
+        first = await reserved(each, "a")
+        await reserved(each, "b")
+        assert await refusal(each) == "over_budget"
+        await used(each, first, tokens=50)
+        await reserved(each, "c")
+        assert await refusal(each) == "over_budget"
+
+    async def test_retries_are_requests_too(self, client: Redis, clock: HandClock) -> None:
+        each = budgets(client, clock, requests_per_minute=5, requests_per_call=3)
+        first = await reserved(each, "a")
+        assert await refusal(each) == "over_budget"
+        await used(each, first, requests=2)
+        await reserved(each, "b")
+        assert await refusal(each) == "over_budget"
+
+    async def test_a_call_above_the_whole_limit_goes_alone(self, client: Redis, clock: HandClock) -> None:
+        each = budgets(client, clock, tokens_per_minute=50, requests_per_minute=1, requests_per_call=3)
+        await reserved(each, "a")
+        assert await refusal(each) == "over_budget"
+
+    async def test_a_reservation_that_is_sent_twice_or_settled_twice_counts_once(
+        self, client: Redis, clock: HandClock
+    ) -> None:
+        each = budgets(client, clock, requests_per_minute=2)
+        first = await reserved(each, "same")
+        assert (await reserved(each, "same")).key == first.key
+        await used(each, first)
+        await used(each, first)
+        await reserved(each, "other")
+
+    async def test_a_call_waits_for_room_as_long_as_it_has_patience(self, client: Redis) -> None:
+        each = budgets(client, requests_per_minute=1, window_s=0.3)
+        await used(each, await reserved(each, "a"))
+        second = await reserved(each, "b", patience_s=5)
+        assert 0.2 < second.waited_s < 3
+
+    async def test_a_call_that_cannot_have_room_in_time_does_not_wait_at_all(
+        self, client: Redis, clock: HandClock
+    ) -> None:
+        each = budgets(client, clock, requests_per_minute=1)
+        await used(each, await reserved(each, "a"))
+        async with asyncio.timeout(5):
+            with pytest.raises(LanguageModelFailed, match="over_budget"):
+                await reserved(each, "b", patience_s=30)
+
+    async def test_the_days_ceiling_is_never_passed_and_spend_is_corrected(
+        self, client: Redis, clock: HandClock
+    ) -> None:
+        each = budgets(client, clock, daily_usd=0.001)
+        first = await reserved(each, "a", prompt=600, completion=50)
+        assert first.max_cost_usd == pytest.approx(0.0008)
+        assert await refusal(each, prompt=300) == "over_spend"
+        cost_usd = each.cost_usd("small", prompt_tokens=600, completion_tokens=50, cached_tokens=400)
+        assert cost_usd == pytest.approx(0.0005)
+        assert await each.settle(first, n_requests=1, tokens=650, cost_usd=cost_usd) == pytest.approx(0.0005)
+        await reserved(each, "b", prompt=300)
+
+    async def test_the_day_is_that_of_the_time_zone(self, client: Redis) -> None:
+        clock = HandClock(datetime(2026, 3, 1, 14, 59, 50, tzinfo=UTC))  # ten seconds before midnight in Seoul
+        each = budgets(client, clock, daily_usd=0.0001)
+        await reserved(each, "a", prompt=60)
+        assert await refusal(each) == "over_spend"
+        clock.move(10)
+        await reserved(each, "b", prompt=60)
+        keys = {key.decode() for key in await client.keys(SPEND_PREFIX + "*")}
+        assert keys == {SPEND_PREFIX + "2026-03-01", SPEND_PREFIX + "2026-03-02"}
+
+    async def test_a_model_without_a_price_costs_nothing(self, client: Redis, clock: HandClock) -> None:
+        each = budgets(client, clock, daily_usd=0.0001)
+        assert each.cost_usd("unknown", prompt_tokens=10**9, completion_tokens=10**9) == 0
+
+    async def test_all_that_it_keeps_goes_away_by_itself(self, client: Redis, clock: HandClock) -> None:
+        each = budgets(client, clock, requests_per_minute=5, daily_usd=1)
+        first = await reserved(each, "a")
+        await reserved(each, "b")
+        await used(each, first)
+        keys = await client.keys("*")
+        assert len(keys) == 3
+        assert all([await client.ttl(key) > 0 for key in keys])
+
+
+class TestOnRedis(CallBudgetsContract):
+    @pytest.fixture
+    def url(self, redis_url: str) -> str:
+        return redis_url
+
+
+class TestInMemory(CallBudgetsContract):
+    @pytest.fixture
+    def url(self) -> str:
+        return "memory://"
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(("reserve", "settle", "move")), st.integers(0, 50)), min_size=10, max_size=60
+    )
+)
+async def test_whatever_happens_no_window_holds_more_than_the_limit(
+    redis_url: str, steps: list[tuple[str, int]]
+) -> None:
+    async with open_redis(redis_url, max_connections=2, timeout_s=5) as client:
+        await client.flushdb()
+        sent = await _sent(client, steps)
+    assert most_in_any_window(sent, 60) <= 300
+    assert most_in_any_window([(at, 1) for at, _ in sent], 60) <= 4
+
+
+async def _sent(client: Redis, steps: list[tuple[str, int]]) -> list[tuple[float, int]]:
+    """What two workers sent, as time and tokens."""
+    clock = HandClock()
+    workers = [budgets(client, clock, requests_per_minute=4, tokens_per_minute=300, lease_s=1e6) for _ in range(2)]
+    under_way: list[Reservation] = []
+    sent: list[tuple[float, int]] = []
+    for number, (step, amount) in enumerate(steps):
+        if step == "move":
+            clock.move(amount * 0.7)
+        elif step == "reserve":
+            with suppress(LanguageModelFailed):
+                under_way.append(await reserved(workers[number % 2], f"t{number}", prompt=2 * amount))
+        elif under_way:
+            # As late as can be: what the provider sees of a call comes at some time before it is settled.
+            reservation = under_way.pop(amount % len(under_way))
+            sent.append((clock.monotonic_s(), reservation.max_tokens))
+            await used(workers[number % 2], reservation, tokens=reservation.max_tokens)
+    return sent
+
+
+# --- ten workers ---
+
+WINDOW_S, LIMIT, RUN_S = 0.3, 7, 1.0
+
+
+async def _client_of(url: str, name: str, until_s: float) -> list[float]:
+    """Call as often as there is room; when the requests were sent, by the clock that all processes share."""
+    sent: list[float] = []
+    async with open_redis(url, max_connections=5, timeout_s=5) as client:
+        each = budgets(client, requests_per_minute=LIMIT, window_s=WINDOW_S)
+        while time.monotonic() < until_s:
+            try:
+                reservation = await reserved(each, f"{name}-{len(sent)}", patience_s=0.1)
+            except LanguageModelFailed:
+                continue
+            sent.append(time.monotonic())
+            await asyncio.sleep(0.001)  # the call
+            await used(each, reservation)
+    return sent
+
+
+def _process(url: str, name: str, until_s: float) -> list[float]:
+    return asyncio.run(_client_of(url, name, until_s))
+
+
+async def test_ten_clients_are_never_over_the_limit_in_any_window(redis_url: str) -> None:
+    until_s = time.monotonic() + RUN_S
+    logs = await asyncio.gather(*(_client_of(redis_url, f"c{n}", until_s) for n in range(10)))
+    sent = [(at, 1) for log in logs for at in log]
+    assert len(sent) > LIMIT
+    assert most_in_any_window(sent, WINDOW_S) == LIMIT
+
+
+def test_processes_of_their_own_are_never_over_it_either(redis_url: str) -> None:
+    until_s = time.monotonic() + 2 * RUN_S
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        logs = pool.starmap(_process, [(redis_url, f"p{n}", until_s) for n in range(2)])
+    sent = [(at, 1) for log in logs for at in log]
+    assert sent
+    assert most_in_any_window(sent, WINDOW_S) <= LIMIT
+
+
+# --- what cannot be ---
+
+
+async def test_a_ceiling_without_a_price_is_a_configuration_error() -> None:
+    async with open_redis("memory://", max_connections=1, timeout_s=1) as client:
+        with pytest.raises(ConfigurationError, match=r"price of dear in LLM_PRICES"):
+            RedisCallBudgets(
+                client,
+                HandClock(),
+                models=("small", "dear"),
+                prices=PRICES,
+                requests_per_minute=0,
+                tokens_per_minute=0,
+                daily_usd=1,
+                requests_per_call=1,
+                lease_s=1,
+                time_zone="UTC",
+            )
+
+
+async def test_without_redis_it_says_so() -> None:
+    async with open_redis(f"redis://127.0.0.1:{free_port()}/0", max_connections=2, timeout_s=1) as client:
+        with pytest.raises(DependencyUnavailable):
+            await reserved(budgets(client))
