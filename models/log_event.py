@@ -29,6 +29,7 @@ class LogEvent(StrEnum):
     RERANK_FELL_BACK = "rerank_fell_back"
     LLM_ACCESS_REFUSED = "llm_access_refused"
     LLM_REQUEST_ADAPTED = "llm_request_adapted"
+    LLM_GUARD_UNAVAILABLE = "llm_guard_unavailable"
     INDEX_LOADED = "index_loaded"
     INDEX_REFRESH_FAILED = "index_refresh_failed"
     INDEX_SNAPSHOT_FAILED = "index_snapshot_failed"

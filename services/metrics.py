@@ -5,7 +5,7 @@ an item's or a job's id. All children exist from the start, so that a rate or a 
 """
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import TypeVar
@@ -46,6 +46,8 @@ LLM_RETRY_CAUSES = (
 LLM_OUTCOMES = ("ok", "cancelled", *LLM_FAILURES)
 FLAWS = ("incomplete", *LLM_FAILURES)
 DROP_CAUSES = ("unknown_handle", "repeated_handle", "bad_pick", "bad_group", "bad_reason", "bad_taste", OTHER)
+GUARD_PARTS = ("breaker", "budgets", OTHER)
+BREAKER_STATES = ("closed", "half_open", "open")
 HTTP_ROUTES = (
     "/health", "/health/live", "/health/ready", "/metrics", "/recommend", "/recommend/cached", "/favorites/updated",
     "/warm/active", OTHER,
@@ -190,6 +192,76 @@ class _LanguageModelMetrics:
         n_ended = _total(self._llm_calls) - _total(self._llm_calls.labels("cancelled"))
         n_asked = max(n_ended, n_degraded)
         return 1.0 - n_degraded / n_asked if n_asked else 1.0
+
+
+class _GuardMetrics:
+    """The ``GuardObserver``: what stands before the calls of the LLM."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._cost = Counter(
+            "songs_ai_llm_cost_usd_total",
+            "What LLM calls cost, by the prices in the settings.",
+            ["model"],
+            registry=registry,
+        )
+        self._spend = Gauge(
+            "songs_ai_llm_spend_today_usd", "What all workers spent today, as last heard.", registry=registry
+        )
+        self._ceiling = Gauge(
+            "songs_ai_llm_daily_ceiling_usd", "What may be spent a day; 0: no limit.", registry=registry
+        )
+        self._breaker_state = Gauge(
+            "songs_ai_llm_breaker_state",
+            "0: closed, 1: half open, 2: open; as last heard.",
+            ["model"],
+            registry=registry,
+        )
+        self._budget_wait = _labelled(
+            Histogram(
+                "songs_ai_llm_budget_wait_seconds",
+                "How long LLM calls waited for room in the budget.",
+                ["outcome"],
+                buckets=_SHORT_BUCKETS_S,
+                registry=registry,
+            ),
+            ("admitted", "refused"),
+        )
+        self._guard_unavailable = _labelled(
+            Counter(
+                "songs_ai_llm_guard_unavailable_total",
+                "Times that breaker or budgets could not be asked.",
+                ["part"],
+                registry=registry,
+            ),
+            GUARD_PARTS,
+        )
+        self._guarded: tuple[str, ...] = ()
+        self.llm_guarded((), ceiling_usd=0.0)
+
+    def llm_guarded(self, models: Sequence[str], *, ceiling_usd: float) -> None:
+        """These models are asked, for at most so much a day (0: no limit)."""
+        self._guarded = tuple(models)
+        self._ceiling.set(ceiling_usd)
+        _labelled(self._cost, (*self._guarded, OTHER))
+        _labelled(self._breaker_state, (*self._guarded, OTHER))
+
+    def llm_cost(self, model: str, usd: float, *, spend_usd: float | None) -> None:
+        """A call cost so much; ``spend_usd`` is what all workers spent today, None where that could not be asked."""
+        self._cost.labels(_bounded(model, self._guarded)).inc(usd)
+        if spend_usd is not None:
+            self._spend.set(spend_usd)
+
+    def llm_breaker(self, model: str, state: str) -> None:
+        """The breaker of a model is ``closed``, ``half_open`` or ``open``, as this worker last heard."""
+        self._breaker_state.labels(_bounded(model, self._guarded)).set(BREAKER_STATES.index(state))
+
+    def llm_budget_wait(self, seconds: float, *, admitted: bool) -> None:
+        """A call waited so long for room in the budget, and got it or not."""
+        self._budget_wait.labels("admitted" if admitted else "refused").observe(seconds)
+
+    def llm_guard_unavailable(self, part: str) -> None:
+        """``breaker`` or ``budgets`` could not be asked, since Redis is away."""
+        self._guard_unavailable.labels(_bounded(part, GUARD_PARTS)).inc()
 
 
 class _WorkerMetrics:
@@ -371,7 +443,9 @@ class _HttpMetrics:
         self._request_duration.labels(route).observe(seconds)
 
 
-class PrometheusMetrics(_PipelineMetrics, _LanguageModelMetrics, _WorkerMetrics, _ProcessMetrics, _HttpMetrics):
+class PrometheusMetrics(
+    _PipelineMetrics, _LanguageModelMetrics, _GuardMetrics, _WorkerMetrics, _ProcessMetrics, _HttpMetrics
+):
     """Every metric of the worker in one registry; each part of the program sees it through its own Protocol."""
 
     def __init__(self, registry: CollectorRegistry, *, clock: Clock, version: str = "unknown") -> None:
@@ -380,6 +454,7 @@ class PrometheusMetrics(_PipelineMetrics, _LanguageModelMetrics, _WorkerMetrics,
         self._registry = registry
         _PipelineMetrics.__init__(self, registry, clock)
         _LanguageModelMetrics.__init__(self, registry)
+        _GuardMetrics.__init__(self, registry)
         _WorkerMetrics.__init__(self, registry)
         _ProcessMetrics.__init__(self, registry, clock, version)
         _HttpMetrics.__init__(self, registry)

@@ -16,9 +16,12 @@ from api.app import RequestObserver
 from api.health import DependencyObserver
 from core.ports import Observer
 from core.reranking import INCOMPLETE, MALFORMED, parse_answer
+from services.call_guard import GuardObserver
+from services.circuit_breaker import BreakerState
 from services.clock import SystemClock
 from services.loop_lag import watch_loop_lag
 from services.metrics import (
+    BREAKER_STATES,
     DROP_CAUSES,
     FLAWS,
     HTTP_ROUTES,
@@ -135,7 +138,9 @@ def test_the_rates_agree_with_their_counters_and_stay_within_0_and_1(outcomes: l
 # --- the pipeline's observer ---
 
 
-@pytest.mark.parametrize("port", [Observer, WorkerObserver, RequestObserver, DependencyObserver, IndexObserver])
+@pytest.mark.parametrize(
+    "port", [Observer, GuardObserver, WorkerObserver, RequestObserver, DependencyObserver, IndexObserver]
+)
 def test_it_has_every_method_of_the_port(bench: Bench, port: type) -> None:
     methods = {name for name in vars(port) if not name.startswith("_")}
     assert methods
@@ -187,6 +192,29 @@ def test_cached_tokens_and_retries_of_llm_calls_are_counted(bench: Bench) -> Non
     bench.metrics.llm_retried("rate_limited")
     assert bench.value("songs_ai_llm_tokens_total", kind="cached") == 1024
     assert bench.value("songs_ai_llm_retries_total", cause="rate_limited") == 1
+
+
+def test_cost_and_breaker_are_told_by_the_models_of_the_settings(bench: Bench) -> None:
+    bench.metrics.llm_guarded(["small", "large"], ceiling_usd=5)
+    assert bench.value("songs_ai_llm_cost_usd_total", model="large") == 0
+    bench.metrics.llm_cost("small", 0.25, spend_usd=1.5)
+    bench.metrics.llm_cost("never heard of", 0.5, spend_usd=None)
+    bench.metrics.llm_breaker("small", "open")
+    assert bench.value("songs_ai_llm_cost_usd_total", model="small") == 0.25
+    assert bench.value("songs_ai_llm_cost_usd_total", model=OTHER) == 0.5
+    assert bench.value("songs_ai_llm_spend_today_usd") == 1.5
+    assert bench.value("songs_ai_llm_daily_ceiling_usd") == 5
+    assert bench.value("songs_ai_llm_breaker_state", model="small") == 2
+    assert tuple(BreakerState) == BREAKER_STATES
+
+
+def test_waits_for_the_budget_and_guards_that_are_away_are_counted(bench: Bench) -> None:
+    bench.metrics.llm_budget_wait(0.5, admitted=True)
+    bench.metrics.llm_budget_wait(2, admitted=False)
+    bench.metrics.llm_guard_unavailable("budgets")
+    assert bench.value("songs_ai_llm_budget_wait_seconds_sum", outcome="admitted") == 0.5
+    assert bench.value("songs_ai_llm_budget_wait_seconds_count", outcome="refused") == 1
+    assert bench.value("songs_ai_llm_guard_unavailable_total", part="budgets") == 1
 
 
 def test_what_could_not_be_used_is_counted(bench: Bench) -> None:
@@ -388,7 +416,9 @@ def test_the_document_tells_of_every_metric_and_of_no_other() -> None:
 
 
 def test_every_metric_has_a_help_text_and_ours_a_base_unit(bench: Bench) -> None:
-    units = ("_seconds", "_rate", "_ratio", "_items", "_up", "_in_flight", "_build", "_index", "_collaborative")
+    of_money_and_state = ("_usd", "_state")
+    of_what_is_loaded = ("_items", "_build", "_index", "_collaborative")
+    units = (*of_money_and_state, *of_what_is_loaded, "_seconds", "_rate", "_ratio", "_up", "_in_flight")
     for family in bench.registry.collect():
         assert family.documentation
         if family.name.startswith("songs_ai_") and family.type != "counter":

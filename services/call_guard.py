@@ -1,0 +1,165 @@
+"""The one ``CallGuard``: first the breaker, then the budgets, and what each call cost."""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from core.errors import DependencyUnavailable, LanguageModelFailed
+from core.observing import unfailing
+from core.ports import Admission, CallUse
+from models.log_event import LogEvent
+from services.call_budgets import RedisCallBudgets, Reservation
+from services.circuit_breaker import BreakerState, Passage, RedisCircuitBreaker
+
+log = structlog.get_logger()
+
+# The provider says that it turned these away; whatever else it does not tell the tokens of may have been paid for.
+_UNPAID = frozenset({"rate_limited", "quota_exhausted", "unavailable"})
+
+
+class GuardObserver(Protocol):
+    """Counts what the guard does; ``model`` is one of those named to ``llm_guarded``."""
+
+    def llm_guarded(self, models: Sequence[str], *, ceiling_usd: float) -> None:
+        """These models are asked, for at most so much a day (0: no limit)."""
+
+    def llm_cost(self, model: str, usd: float, *, spend_usd: float | None) -> None:
+        """A call cost so much; ``spend_usd`` is what all workers spent today, None where that could not be asked."""
+
+    def llm_breaker(self, model: str, state: str) -> None:
+        """The breaker of a model is ``closed``, ``half_open`` or ``open``, as this worker last heard."""
+
+    def llm_budget_wait(self, seconds: float, *, admitted: bool) -> None:
+        """A call waited so long for room in the budget, and got it or not."""
+
+    def llm_guard_unavailable(self, part: str) -> None:
+        """``breaker`` or ``budgets`` could not be asked, since Redis is away."""
+
+
+class RedisCallGuard:
+    """A ``CallGuard``; ``breaker`` and ``budgets`` may be missing.
+
+    Without Redis the breaker lets calls pass, for it only spares time. Budgets do not, for what nobody counts may
+    be above a limit: ``over_budget``.
+    """
+
+    def __init__(
+        self, breaker: RedisCircuitBreaker | None, budgets: RedisCallBudgets | None, observer: GuardObserver
+    ) -> None:
+        self._breaker = breaker
+        self._budgets = budgets
+        self._observer = observer
+        self._reservations: dict[str, Reservation] = {}
+
+    async def admit(
+        self, model: str, *, max_prompt_tokens: int, max_completion_tokens: int, patience_s: float
+    ) -> Admission:
+        """See ``CallGuard.admit``."""
+        token = secrets.token_hex(8)
+        is_probe = await self._pass_breaker(model, token)
+        try:
+            await self._reserve(model, token, max_prompt_tokens, max_completion_tokens, patience_s)
+        except (LanguageModelFailed, asyncio.CancelledError):
+            await self._tell_breaker(model, token, "cancelled")
+            raise
+        return Admission(
+            model=model,
+            token=token,
+            max_prompt_tokens=max_prompt_tokens,
+            max_completion_tokens=max_completion_tokens,
+            is_probe=is_probe,
+        )
+
+    async def settle(self, admission: Admission, outcome: str, use: CallUse) -> float:
+        """See ``CallGuard.settle``. Of a call of which nothing is known, as much as it was admitted for is counted."""
+        await self._tell_breaker(admission.model, admission.token, outcome)
+        reservation = self._reservations.pop(admission.token, None)
+        if self._budgets is None or reservation is None:
+            return 0.0
+        tokens, cost_usd = _spent(self._budgets, admission, reservation, outcome, use)
+        spend_usd = None
+        try:
+            spend_usd = await self._budgets.settle(
+                reservation, n_requests=use.n_requests, tokens=tokens, cost_usd=cost_usd
+            )
+        except DependencyUnavailable as error:
+            self._unavailable("budgets", error)
+        with unfailing():
+            self._observer.llm_cost(admission.model, cost_usd, spend_usd=spend_usd)
+        return cost_usd
+
+    async def _pass_breaker(self, model: str, token: str) -> bool:
+        """Whether this call is a probe; raises ``LanguageModelFailed`` where the model is not to be asked."""
+        if self._breaker is None:
+            return False
+        try:
+            passage = await self._breaker.admit(model, token)
+        except DependencyUnavailable as error:
+            self._unavailable("breaker", error)
+            return False
+        with unfailing():
+            state = BreakerState.HALF_OPEN if passage is Passage.PROBE else BreakerState(passage.value)
+            self._observer.llm_breaker(model, state)
+        if passage is Passage.OPEN:
+            raise LanguageModelFailed("breaker_open", f"{model} failed too often")
+        return passage is Passage.PROBE
+
+    async def _tell_breaker(self, model: str, token: str, outcome: str) -> None:
+        if self._breaker is None:
+            return
+        try:
+            state = await self._breaker.settle(model, token, outcome)
+        except DependencyUnavailable as error:
+            self._unavailable("breaker", error)
+            return
+        with unfailing():
+            self._observer.llm_breaker(model, state)
+
+    async def _reserve(
+        self, model: str, token: str, prompt_tokens: int, completion_tokens: int, patience_s: float
+    ) -> None:
+        if self._budgets is None:
+            return
+        try:
+            reservation = await self._budgets.reserve(
+                model,
+                token,
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+                patience_s=patience_s,
+            )
+        except DependencyUnavailable as error:
+            self._unavailable("budgets", error)
+            raise LanguageModelFailed("over_budget", "the budget cannot be asked") from error
+        except LanguageModelFailed as failure:
+            if failure.reason == "over_budget":
+                with unfailing():
+                    self._observer.llm_budget_wait(patience_s, admitted=False)
+            raise
+        self._reservations[token] = reservation
+        with unfailing():
+            self._observer.llm_budget_wait(reservation.waited_s, admitted=True)
+
+    def _unavailable(self, part: str, error: DependencyUnavailable) -> None:
+        log.warning(LogEvent.LLM_GUARD_UNAVAILABLE, part=part, error=str(error))
+        with unfailing():
+            self._observer.llm_guard_unavailable(part)
+
+
+def _spent(
+    budgets: RedisCallBudgets, admission: Admission, reservation: Reservation, outcome: str, use: CallUse
+) -> tuple[int, float]:
+    """Tokens and USD of a call; the most that they can be where the provider did not say and may want to be paid."""
+    tokens = use.prompt_tokens + use.completion_tokens
+    if not tokens and outcome not in _UNPAID:
+        return reservation.max_tokens, reservation.max_cost_usd
+    cost_usd = budgets.cost_usd(
+        admission.model,
+        prompt_tokens=use.prompt_tokens,
+        completion_tokens=use.completion_tokens,
+        cached_tokens=use.cached_tokens,
+    )
+    return tokens, cost_usd
