@@ -6,6 +6,8 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from config.token_price import TokenPrice
+
 MEMORY_URL = "memory://"
 DiscoveryName = Literal["hidden_gem", "crossover", "new_creator"]
 
@@ -35,7 +37,12 @@ class Settings(BaseSettings):
     # LLM
     llm_model: str = Field("gpt-4.1-mini", description="model of the default strategy")
     llm_deep_model: str = Field("gpt-4.1", description="model of the deep strategy")
-    llm_timeout_s: float = Field(20.0, gt=0, description="seconds one LLM call may take, retries included")
+    llm_fallback_model: str = Field("", description="model that is asked where another one fails; empty: none")
+    llm_timeout_s: float = Field(
+        20.0,
+        gt=0,
+        description="seconds one LLM call may take, with retries, the fallback model and waits for the budget",
+    )
     llm_max_retries: int = Field(2, ge=0, le=10, description="the client's own retries of 429 and 5xx")
     llm_max_concurrency: int = Field(64, ge=1, description="LLM calls under way at once in one worker")
     llm_structured_output: Literal["auto", "json_schema", "function_calling", "json_mode", "none"] = Field(
@@ -53,6 +60,27 @@ class Settings(BaseSettings):
     llm_api_version: str = Field(
         "", description="api-version of an Azure deployment, whose key goes in the header api-key; empty: none"
     )
+    llm_requests_per_minute: int = Field(
+        0, ge=0, description="LLM requests of all workers in any minute, retries included; 0: no limit"
+    )
+    llm_tokens_per_minute: int = Field(
+        0, ge=0, description="tokens, prompt and completion, of all workers in any minute; 0: no limit"
+    )
+    llm_budget_wait_s: float = Field(5.0, ge=0, description="seconds a call may wait for room in these two")
+    llm_daily_usd: float = Field(
+        0.0, ge=0, description="USD that all workers may spend on the LLM a day (of TIME_ZONE); 0: no limit"
+    )
+    llm_prices: dict[str, TokenPrice] = Field(
+        {},
+        description=(
+            'USD per million tokens, as JSON: {"gpt-4.1-mini": {"input": 0.4, "cached_input": 0.1, "output": 1.6}}'
+        ),
+    )
+    llm_breaker_failures: int = Field(
+        10, ge=0, description="failures, less one for each success, after which no worker asks a model; 0: no breaker"
+    )
+    llm_breaker_window_s: float = Field(30.0, gt=0, description="seconds within which these failures must come")
+    llm_breaker_cool_down_s: float = Field(15.0, gt=0, description="seconds until one call tries whether it is back")
     llm_candidates: int = Field(100, ge=1, le=500, description="candidates shown to the LLM")
     llm_order_weight: float = Field(
         0.6,

@@ -187,8 +187,8 @@ class CallBudgetsContract:
         assert await refusal(each) == "over_spend"
         clock.move(10)
         await reserved(each, "b", prompt=60)
-        keys = {key.decode() for key in await client.keys(SPEND_PREFIX + "*")}
-        assert keys == {SPEND_PREFIX + "2026-03-01", SPEND_PREFIX + "2026-03-02"}
+        keys = set(await client.keys(SPEND_PREFIX + "*"))
+        assert keys == {f"{SPEND_PREFIX}2026-03-0{day}".encode() for day in (1, 2)}
 
     async def test_a_model_without_a_price_costs_nothing(self, client: Redis, clock: HandClock) -> None:
         each = budgets(client, clock, daily_usd=0.0001)

@@ -117,3 +117,19 @@ def test_a_profile_with_a_wrong_field_is_refused_by_file_and_field(tmp_path: Pat
     path.write_text(text.replace('table = "song"', 'tabel = "song"'), encoding="utf-8")
     with pytest.raises(ValueError, match=r"odd\.toml.*(?s:.*)item\.tabel"):
         load_profile(str(path))
+
+
+def test_prices_are_a_table_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_PRICES", '{"small": {"input": 0.4, "cached_input": 0.1, "output": 1.6}}')
+    price = Settings().llm_prices["small"]
+    used = {"prompt_tokens": 1_000_000, "completion_tokens": 500_000}
+    assert price.cost_usd(**used) == pytest.approx(1.2)
+    assert price.cost_usd(**used, cached_tokens=400_000) == pytest.approx(1.08)
+    assert price.cost_usd(**used, cached_tokens=2_000_000) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("price", ['{"input": -1, "output": 1}', '{"input": 1}', '{"input": 1, "outptu": 1}', "1"])
+def test_a_price_that_is_none_is_refused(price: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_PRICES", f'{{"small": {price}}}')
+    with pytest.raises(ValidationError, match="llm_prices"):
+        Settings()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -29,6 +29,7 @@ from config.settings import MEMORY_URL, Settings
 from core.embedding import HashingEmbedder
 from core.errors import ConfigurationError, DependencyUnavailable
 from core.explanation import Explainer
+from core.model_ladder import ModelLadder
 from core.pipeline import PipelineConfig, RecommendationPipeline
 from core.ports import Embedder, HealthCheck, LanguageModel
 from core.profile import ProfileConfig
@@ -39,7 +40,10 @@ from models.log_event import LogEvent
 from models.recommendation import Discovery
 from services.active_members import SqlActiveMembers
 from services.answer_cache import RedisAnswerCache
+from services.call_budgets import RedisCallBudgets
+from services.call_guard import RedisCallGuard
 from services.catalogue import SqlCatalogue
+from services.circuit_breaker import RedisCircuitBreaker
 from services.clock import SystemClock
 from services.collaborative_source import RefreshingCollaborative
 from services.database import Database, open_database
@@ -61,6 +65,9 @@ from workers.job_publisher import BrokerJobPublisher
 from workers.lease_keeper import LeaseKeeper
 from workers.memory_broker import MemoryBroker
 from workers.topology import build_topology
+
+if TYPE_CHECKING:
+    from services.language_model import OpenAILanguageModel
 
 VERSION = "0.1.0"
 
@@ -135,7 +142,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         collaborative = RefreshingCollaborative(
             SqlModelStore(database, clock), refresh_s=settings.index_refresh_s, clock=clock, observer=metrics
         )
-        model = await stack.enter_async_context(_open_language_model(settings, metrics, clock))
+        model = await stack.enter_async_context(_open_language_model(settings, metrics, clock, redis))
         results = RedisResultCache(
             redis,
             clock,
@@ -506,16 +513,30 @@ def _index(
 
 @asynccontextmanager
 async def _open_language_model(
-    settings: Settings, metrics: PrometheusMetrics, clock: SystemClock
+    settings: Settings, metrics: PrometheusMetrics, clock: SystemClock, redis: Redis
 ) -> AsyncIterator[LanguageModel | None]:
     if not settings.llm_enabled:
         yield None
         return
+    guard = _call_guard(settings, redis, clock, metrics)
+    async with AsyncExitStack() as stack:
+        rungs = [_client(settings, metrics, clock, settings.llm_model, settings.llm_deep_model)]
+        if fallback := settings.llm_fallback_model:
+            rungs.append(_client(settings, metrics, clock, fallback, fallback))
+        for rung in rungs:
+            stack.push_async_callback(rung.aclose)
+        timeout_s, patience_s = settings.llm_timeout_s, settings.llm_budget_wait_s
+        yield ModelLadder(rungs, guard, clock, timeout_s=timeout_s, patience_s=patience_s)
+
+
+def _client(
+    settings: Settings, metrics: PrometheusMetrics, clock: SystemClock, model: str, deep_model: str
+) -> "OpenAILanguageModel":
     from services.language_model import OpenAILanguageModel  # noqa: PLC0415 - half of the time that a start takes
 
-    model = OpenAILanguageModel(
-        model=settings.llm_model,
-        deep_model=settings.llm_deep_model,
+    return OpenAILanguageModel(
+        model=model,
+        deep_model=deep_model,
         api_key=settings.openai_api_key,
         base_url=settings.openai_base_url,
         timeout_s=settings.llm_timeout_s,
@@ -528,10 +549,40 @@ async def _open_language_model(
         observer=metrics,
         clock=clock,
     )
-    try:
-        yield model
-    finally:
-        await model.aclose()
+
+
+def _call_guard(settings: Settings, redis: Redis, clock: SystemClock, metrics: PrometheusMetrics) -> RedisCallGuard:
+    models = [settings.llm_model, settings.llm_deep_model, settings.llm_fallback_model]
+    asked = tuple(dict.fromkeys(model for model in models if model))
+    metrics.llm_guarded(asked, ceiling_usd=settings.llm_daily_usd)
+    # Longer than a call takes, its wait for a connection included: a reservation given up too soon is a limit passed.
+    longest_s = 60 + 2 * settings.llm_timeout_s
+    breaker = RedisCircuitBreaker(
+        redis,
+        n_failures=settings.llm_breaker_failures,
+        window_s=settings.llm_breaker_window_s,
+        cool_down_s=settings.llm_breaker_cool_down_s,
+        probe_s=settings.llm_timeout_s,
+    )
+    budgets = RedisCallBudgets(
+        redis,
+        clock,
+        models=asked,
+        prices=settings.llm_prices,
+        requests_per_minute=settings.llm_requests_per_minute,
+        tokens_per_minute=settings.llm_tokens_per_minute,
+        daily_usd=settings.llm_daily_usd,
+        requests_per_call=1 + settings.llm_max_retries,
+        lease_s=longest_s,
+        time_zone=settings.time_zone,
+    )
+    is_counted = (
+        settings.llm_requests_per_minute
+        or settings.llm_tokens_per_minute
+        or settings.llm_daily_usd
+        or settings.llm_prices
+    )
+    return RedisCallGuard(breaker if settings.llm_breaker_failures else None, budgets if is_counted else None, metrics)
 
 
 def _broker(settings: Settings) -> Broker:
