@@ -200,6 +200,7 @@ class RecommendationPipeline:
                 locale=question.locale,
                 strategy=question.job.strategy,
                 n_picks=min(self._config.group_items, question.top_k),
+                seed=question.fingerprint,
             )
         await report(90)
         await self._turns.turn()

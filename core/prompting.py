@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from random import Random
 from string import Template
 
 from config.catalogue_profile import CatalogueProfile
@@ -110,6 +111,19 @@ def build_prompt(
         max_output_tokens=_max_output_tokens(spoken, n_picks),
     )
     return prompt, dict(enumerate(candidates, start=1))
+
+
+def shuffled(candidates: Sequence[Candidate], seed: str | None) -> Sequence[Candidate]:
+    """``candidates`` in an order that follows from ``seed`` alone, as they are where there is none.
+
+    Language models favour places in a list (Hou et al., "Large Language Models are Zero-Shot Rankers for Recommender
+    Systems", 2024); over many jobs a shuffle favours nobody, and the first stage's order is fused in afterwards.
+    """
+    if seed is None:
+        return candidates
+    order = list(candidates)
+    Random(seed).shuffle(order)
+    return order
 
 
 def expected_groups(n_picks: int) -> int:

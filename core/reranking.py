@@ -19,7 +19,7 @@ from core.json_salvage import read_object
 from core.observing import unfailing
 from core.plain_text import plain_line
 from core.ports import Completion, LanguageModel, Observer, Prompt
-from core.prompting import Handles, build_prompt
+from core.prompting import Handles, build_prompt, shuffled
 from models.catalogue import Item
 from models.job import Strategy
 from models.log_event import LogEvent
@@ -291,15 +291,17 @@ class Reranker:
         locale: str,
         strategy: Strategy,
         n_picks: int,
+        seed: str | None = None,
     ) -> Reranked:
         """``n_picks`` of ``candidates`` (given best first) in 2 to 6 groups, with reasons and the taste in words.
 
+        The model sees the candidates in an order that follows from ``seed``; without one, best first.
         Raises nothing of the model's: what it fails to give comes from the ranking, marked ``degraded``.
         """
         question = _Question(candidates, liked, locale, strategy, n_picks)
         if self._language_model is None or strategy is Strategy.FAST or not candidates:
             return self._offline(question)
-        shown = candidates[: self._n_candidates]
+        shown = shuffled(candidates[: self._n_candidates], seed)
         prompt, handles = build_prompt(
             shown,
             liked,

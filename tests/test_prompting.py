@@ -12,7 +12,7 @@ from config.catalogue_profile import CatalogueProfile, Words, load_profile
 from config.prompt_texts import PROMPTS, PromptTexts, load_prompt_texts
 from core.plain_text import plain_line
 from core.ports import Prompt
-from core.prompting import ANSWER_SCHEMA, MAX_LIKES, Handles, build_prompt, expected_groups
+from core.prompting import ANSWER_SCHEMA, MAX_LIKES, Handles, build_prompt, expected_groups, shuffled
 from models.catalogue import Item
 from models.recommendation import Candidate
 from tests.support.builders import make_candidate, make_item
@@ -131,6 +131,22 @@ def test_the_output_ceiling_grows_with_what_is_asked() -> None:
     ceilings = {n: build(candidates, n_picks=n)[0].max_output_tokens for n in (5, 20, 40)}
     assert ceilings[5] < ceilings[20] < ceilings[40]
     assert build(candidates, locale="ko")[0].max_output_tokens > ceilings[20]
+
+
+@given(st.integers(0, 60), st.text(max_size=8))
+def test_a_shuffle_loses_nobody_and_follows_from_its_seed_alone(n: int, seed: str) -> None:
+    candidates = [make_candidate(make_item(number + 1)) for number in range(n)]
+    order = [candidate.item.item_id for candidate in shuffled(candidates, seed)]
+    assert sorted(order) == list(range(1, n + 1))
+    assert order == [candidate.item.item_id for candidate in shuffled(candidates, seed)]
+    assert list(shuffled(candidates, None)) == candidates
+
+
+def test_jobs_of_other_seeds_see_other_orders_and_no_place_is_anybody_s() -> None:
+    candidates = [make_candidate(make_item(number + 1)) for number in range(20)]
+    orders = [tuple(each.item.item_id for each in shuffled(candidates, f"{seed:x}")) for seed in range(200)]
+    assert len(set(orders)) == 200
+    assert len({order[0] for order in orders}) == 20
 
 
 # --- titles are data ---

@@ -1,6 +1,7 @@
 """Validate and merge: whatever the model answers, the list holds shown candidates, each once, as many as asked for."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -377,6 +378,25 @@ async def test_a_weight_of_one_keeps_the_model_s_order_and_of_zero_the_ranking_s
     by_ranking = await rerank(ScriptedLanguageModel(text), ranked(10), n_picks=5, order_weight=0.0)
     assert ids(by_model.groups) == [19, 12, 15, 17, 11]
     assert [ids([group]) for group in by_ranking.groups] == [[11, 17], [12, 15, 19]]
+
+
+async def test_what_the_model_thinks_counts_whatever_the_order_that_it_was_shown() -> None:
+    """A model that ranks by title gives one result under every seed, though it is shown every order."""
+
+    def by_title(prompt: Prompt) -> str:
+        rows = re.findall(r"^(\d+) (Title \d+) ", prompt.user, re.MULTILINE)
+        handles = [int(handle) for handle, _ in sorted(rows, key=lambda row: row[1], reverse=True)]
+        return answer_text({"A": handles[:4], "B": handles[4:8]})
+
+    model = ScriptedLanguageModel(by_title)
+    stage = reranker(model, order_weight=0.6)
+    outcomes = [
+        await stage.rerank(ranked(20), LIKED, locale="en", strategy=Strategy.DEFAULT, n_picks=8, seed=seed)
+        for seed in ("a", "b", "c", "a")
+    ]
+    assert len({prompt.user for prompt in model.prompts}) == 3
+    assert model.prompts[0] == model.prompts[3]
+    assert all(outcome == outcomes[0] for outcome in outcomes)
 
 
 def test_a_better_place_or_score_never_makes_a_fused_score_worse() -> None:
