@@ -26,7 +26,7 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return ",".join(f"{name}:{each}" for name, each in value.items())
+        return ",".join(f"{name}:{each}" for name, each in value.items()) or "{}"
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
