@@ -88,7 +88,7 @@ def candidate(
         ),
         (
             candidate(kind=RecommendationType.COLLABORATIVE, near=[LIKED], shared_genres=["ballad"]),
-            "Loved by listeners whose likes resemble yours",
+            "Loved by people whose likes resemble yours",
         ),
         (
             candidate(kind=RecommendationType.POPULAR, genres=["k-pop"]),
