@@ -136,6 +136,10 @@ class Predicate:
     moods: frozenset[str] = frozenset()
     languages: frozenset[str] = frozenset()
 
+    def __bool__(self) -> bool:
+        """Whether it filters at all."""
+        return bool(self.genres or self.moods or self.languages)
+
 
 class ItemIndex(Protocol):
     """One immutable snapshot of all embeddings; a job uses one snapshot from its beginning to its end."""

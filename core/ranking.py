@@ -81,7 +81,11 @@ def rank(retrieved: Retrieved, n: int, config: RankingConfig) -> list[Ranked]:
     scores = _scores(retrieved, taste, config)
     discoveries = find_discoveries(retrieved, scores, config.gem_popularity_quantile)
     order = _diversify(retrieved, discoveries, scores, n, config)
-    return [_ranked(retrieved, place, float(scores[place]), discoveries[place], taste) for place in order]
+    nearest = np.argsort(-retrieved.affinity[order], axis=1, kind="stable")[:, :_N_NEAR_SHOWN].tolist()
+    return [
+        _ranked(retrieved, place, near, float(scores[place]), discoveries[place], taste)
+        for place, near in zip(order, nearest, strict=True)
+    ]
 
 
 def _scores(retrieved: Retrieved, taste: "_Taste", config: RankingConfig) -> Floats:
@@ -174,16 +178,18 @@ def _diversify(
     return chosen + over_cap[: n - len(chosen)]
 
 
-def _ranked(retrieved: Retrieved, place: int, score: float, discovery: Discovery | None, taste: _Taste) -> Ranked:
+def _ranked(
+    retrieved: Retrieved, place: int, nearest: Sequence[int], score: float, discovery: Discovery | None, taste: _Taste
+) -> Ranked:
+    """``nearest``: the columns of the likes that the candidate is closest to."""
     facts = retrieved.facts[place]
     sources = retrieved.sources[place] if retrieved.sources else ()
-    nearest = np.argsort(-retrieved.affinity[place], kind="stable")[:_N_NEAR_SHOWN]
     return Ranked(
         facts=facts,
         score=score,
         kind=RecommendationType.POPULAR if retrieved.is_popular else _kind(facts, taste, discovery, sources),
         similarity=float(retrieved.similarity[place]),
-        near_ids=tuple(retrieved.liked[column].item_id for column in nearest.tolist()),
+        near_ids=tuple(retrieved.liked[column].item_id for column in nearest),
         shared_genres=tuple(genre for genre in facts.genres if genre in taste.genres),
         shared_moods=tuple(mood for mood in facts.moods if mood in taste.moods),
         same_creator=facts.creator in taste.creators,

@@ -15,6 +15,7 @@ from core.errors import ConfigurationError, SongsAIError
 from core.fitted_collaborative import MODEL_KIND, FittedCollaborative
 from core.ports import Clock, Floats, FusionWeights, Hits, Ids, ModelStore
 from models.log_event import LogEvent
+from services.index_watch import refresh_for_ever
 from services.scan_queue import QueuedScan
 from services.vector_scan import EXACT_BELOW, Places, build_scan
 
@@ -217,7 +218,7 @@ class RefreshingCollaborative:
         try:
             await self.refresh()
         except ConfigurationError as error:
-            _log.warning(LogEvent.MODEL_REFRESH_FAILED, kind=MODEL_KIND, error=str(error))
+            _tell_of_failure(error)
 
     async def refresh(self) -> None:
         """Put the model in force that the store says. Raises what the store raises, and then changes nothing."""
@@ -251,12 +252,11 @@ class RefreshingCollaborative:
 
     async def run(self) -> None:
         """Refresh every ``refresh_s`` seconds until cancelled; while the store is away the model stays as it is."""
-        while True:
-            await asyncio.sleep(self._refresh_s)
-            try:
-                await self.refresh()
-            except SongsAIError as error:
-                _log.warning(LogEvent.MODEL_REFRESH_FAILED, kind=MODEL_KIND, error=str(error))
+        await refresh_for_ever(self.refresh, self._refresh_s, _tell_of_failure)
+
+
+def _tell_of_failure(error: SongsAIError) -> None:
+    _log.warning(LogEvent.MODEL_REFRESH_FAILED, kind=MODEL_KIND, error=str(error))
 
 
 def _source_of(payload: bytes, version: str) -> InMemoryCollaborativeSource:

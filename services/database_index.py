@@ -3,7 +3,6 @@
 What it may find is chosen by the database (``candidate_queries``), and compared exactly here.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
@@ -28,9 +27,9 @@ from services.candidate_queries import (
 )
 from services.catalogue import parts
 from services.database import Database
+from services.index_watch import IndexObserver, StoreWatch, refresh_for_ever, tell_of
 from services.item_codes import MIN_WIDTH, NATIVE, ItemCodes, Prepared
 from services.recall_sample import AT
-from services.refreshing_index import IndexObserver
 from services.schema import LazyTables, ProfileTables, embedding, item_code
 
 # As the index in memory does, so that equal vectors tie.
@@ -160,11 +159,11 @@ class DatabaseItemIndex:
         if generation.coder:
             question, width = (
                 generation.coder.question(unit),
-                self._width(n) * (_FILTERED if _filters(predicate) else 1),
+                self._width(n) * (_FILTERED if predicate else 1),
             )
             return [self._with_vectors(by_signs(generation.number, question, width, left_out, predicate))]
         exact = self._with_vectors(by_distance(generation.number, unit, n + _SPARE, left_out, predicate))
-        if _filters(predicate) or len(self) < _MIN_GRAPH:
+        if predicate or len(self) < _MIN_GRAPH:
             return [exact]
         # The graph knows no selection: what is left out is asked for besides, and dropped.
         walked = by_vector_index(generation.number, unit, n + len(left_out) + _SPARE)
@@ -224,10 +223,6 @@ class DatabaseItemIndex:
             return (await connection.execute(of_these)).all()
 
 
-def _filters(predicate: Predicate | None) -> bool:
-    return bool(predicate and (predicate.genres or predicate.moods or predicate.languages))
-
-
 def _facts(row: Row) -> ItemFacts:
     creator = str(row.creator).strip() or None if row.creator is not None else None
     return ItemFacts(row.item_id, creator, parts(row.genre), parts(row.mood), float(row.popularity))
@@ -281,10 +276,9 @@ class RefreshingDatabaseIndex:
         self._tables = LazyTables(database, profile)
         self._codes = ItemCodes(database, profile, embedder, self._tables)
         self._refresh_s, self._clock, self._observer = refresh_s, clock, observer
-        self._before_load, self._method = before_load, method
-        self._is_prepared = False
+        self._method = method
         self._index: DatabaseItemIndex | None = None
-        self._checked_at_s: float | None = None
+        self._watch = StoreWatch(store, embedder, clock=clock, before_load=before_load)
 
     def current(self) -> DatabaseItemIndex:
         """The index as last looked at; raises ``DependencyUnavailable`` before the first ``load``."""
@@ -295,7 +289,7 @@ class RefreshingDatabaseIndex:
     @property
     def age_s(self) -> float | None:
         """Seconds since the index was last known to hold what the store holds; None before the first load."""
-        return None if self._checked_at_s is None else self._clock.monotonic_s() - self._checked_at_s
+        return self._watch.age_s
 
     async def load(self) -> None:
         """Bring the tables that are searched up to date. Raises what the database raises, and then changes nothing."""
@@ -305,43 +299,22 @@ class RefreshingDatabaseIndex:
         prepared = await self._codes.prepare(self._method)
         tables = await self._tables.get()
         index = DatabaseItemIndex(self._database, self._profile, tables, prepared, version)
-        self._index, self._checked_at_s = index, began_at_s
-        self._observer.index_loaded(
-            version=version, embedder_name=index.embedder_name, n_items=len(index), recall=index.recall
-        )
-        _log.info(
-            LogEvent.INDEX_LOADED,
-            version=version,
-            embedder=index.embedder_name,
-            n_items=len(index),
-            kind=index.kind,
-            width=index.width,
-            recall=round(index.recall, 4),
-            seconds=round(self._clock.monotonic_s() - began_at_s, 3),
-        )
+        self._index = index
+        self._watch.agreed(began_at_s)
+        seconds = self._clock.monotonic_s() - began_at_s
+        tell_of(index, LogEvent.INDEX_LOADED, self._observer, seconds=seconds, width=index.width)
 
     async def refresh(self) -> None:
         """Load again if the store holds something else by now. Raises what the store and ``before_load`` raise."""
         began_at_s = self._clock.monotonic_s()
-        changed = await self._has_changed()
-        if self._before_load and (changed or not self._is_prepared):
-            await self._before_load()
-            self._is_prepared, changed = True, await self._has_changed()
-        if changed:
+        if await self._watch.sees_a_change(self._index):
             await self.load()
         else:
-            self._checked_at_s = began_at_s
-
-    async def _has_changed(self) -> bool:
-        if self._index is None or self._index.embedder_name != self._embedder.name:
-            return True
-        return await self._store.version(self._embedder.name) != self._index.version
+            self._watch.agreed(began_at_s)
 
     async def run(self) -> None:
         """Refresh every ``refresh_s`` seconds until cancelled; while the store is away the index stays as it is."""
-        while True:
-            await asyncio.sleep(self._refresh_s)
-            try:
-                await self.refresh()
-            except SongsAIError as error:
-                _log.warning(LogEvent.INDEX_REFRESH_FAILED, error=str(error), age_s=self.age_s)
+        await refresh_for_ever(self.refresh, self._refresh_s, self._tell_of_failure)
+
+    def _tell_of_failure(self, error: SongsAIError) -> None:
+        _log.warning(LogEvent.INDEX_REFRESH_FAILED, error=str(error), age_s=self.age_s)

@@ -111,7 +111,7 @@ class InMemoryItemIndex:
         if not all(is_usable):
             queries, lengths = queries[is_usable], lengths[is_usable]
         units = (queries / lengths[:, None]).astype(np.float32, copy=False)
-        searched = await self._slice(predicate) if predicate and _filters(predicate) else self._all
+        searched = await self._slice(predicate) if predicate else self._all
         left_out = np.fromiter(excluded, dtype=np.int64, count=len(excluded))
         left_out.sort()
         # Codes know no selection: what is left out is asked for besides, and dropped.
@@ -196,10 +196,6 @@ class _Slice:
 
 
 _NOTHING = Hits(ids=np.zeros(0, dtype=np.int64), scores=np.zeros(0, dtype=np.float32))
-
-
-def _filters(predicate: Predicate) -> bool:
-    return bool(predicate.genres or predicate.moods or predicate.languages)
 
 
 def _any_of(wanted: Collection[str]) -> Callable[[Collection[str]], bool]:

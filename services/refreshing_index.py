@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 
@@ -19,6 +18,7 @@ from core.errors import DependencyUnavailable, SongsAIError
 from core.ports import Clock, Embedder, EmbeddingStore, IndexChanges, IndexMark, IndexRows
 from models.log_event import LogEvent
 from services.index_snapshot import Snapshot, SnapshotDirectory
+from services.index_watch import IndexObserver, StoreWatch, refresh_for_ever, tell_of
 from services.item_index import InMemoryItemIndex
 from services.overlaid_index import MeasuredIndex, OverlaidIndex, Overlay
 from services.vector_scan import EXACT_BELOW, build_scan
@@ -29,13 +29,6 @@ _MIN_CHANGES, _CHANGED_SHARE = 1_000, 0.02
 _MAX_OVER = 5
 
 _log = structlog.get_logger()
-
-
-class IndexObserver(Protocol):
-    """Is told which index is in force."""
-
-    def index_loaded(self, *, version: str, embedder_name: str, n_items: int, recall: float) -> None:
-        """Another index is in force from now on; ``recall`` is its own, at 200, on a sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +77,13 @@ class RefreshingIndex:
         self._store = store
         self._embedder = embedder
         self._snapshot_directory = snapshot_directory
-        self._before_load = before_load
-        self._is_prepared = False
         self._refresh_s = refresh_s
         self._clock = clock
         self._observer = observer
         self._base: _Base | None = None
         self._next_base: asyncio.Task[_Base] | None = None
         self._index: MeasuredIndex | None = None
-        self._checked_at_s: float | None = None
+        self._watch = StoreWatch(store, embedder, clock=clock, before_load=before_load)
 
     def current(self) -> MeasuredIndex:
         """The newest complete snapshot; raises ``DependencyUnavailable`` before the first one is loaded."""
@@ -103,7 +94,7 @@ class RefreshingIndex:
     @property
     def age_s(self) -> float | None:
         """Seconds since the index was last known to hold what the store holds; None before the first load."""
-        return None if self._checked_at_s is None else self._clock.monotonic_s() - self._checked_at_s
+        return self._watch.age_s
 
     async def load(self) -> None:
         """Load the index, whatever is there already. Raises what the store raises, and then changes nothing."""
@@ -113,19 +104,11 @@ class RefreshingIndex:
     async def refresh(self) -> None:
         """Bring the index up to date with the store. Raises what the store and ``before_load`` raise."""
         began_at_s = self._clock.monotonic_s()
-        changed = await self._has_changed()
-        if self._before_load and (changed or not self._is_prepared):
-            await self._before_load()
-            self._is_prepared, changed = True, await self._has_changed()
+        changed = await self._watch.sees_a_change(self._index)
         if changed or (self._next_base and self._next_base.done()):
             await self._follow(began_at_s)
         else:
-            self._checked_at_s = began_at_s
-
-    async def _has_changed(self) -> bool:
-        if self._index is None or self._index.embedder_name != self._embedder.name:
-            return True
-        return await self._store.version(self._embedder.name) != self._index.version
+            self._watch.agreed(began_at_s)
 
     async def _follow(self, began_at_s: float) -> None:
         """Lay what has changed over the base; where that is too much, or much by now, make the next one."""
@@ -165,22 +148,12 @@ class RefreshingIndex:
 
     async def _put_in_force(self, base: _Base, began_at_s: float, event: LogEvent) -> None:
         index = await base.in_force()
-        self._base, self._index, self._checked_at_s = base, index, began_at_s
+        self._base, self._index = base, index
+        self._watch.agreed(began_at_s)
         if self._next_base and self._next_base.done():
             self._next_base = None
-        self._observer.index_loaded(
-            version=index.version, embedder_name=index.embedder_name, n_items=len(index), recall=index.recall
-        )
-        _log.info(
-            event,
-            version=index.version,
-            embedder=index.embedder_name,
-            n_items=len(index),
-            n_changes=base.n_changes,
-            kind=index.kind,
-            recall=round(index.recall, 4),
-            seconds=round(self._clock.monotonic_s() - began_at_s, 3),
-        )
+        seconds = self._clock.monotonic_s() - began_at_s
+        tell_of(index, event, self._observer, seconds=seconds, n_changes=base.n_changes)
 
     async def _made(self, name: str, *, in_background: bool = False) -> _Base:
         """A base of what the store holds, with little or nothing over it."""
@@ -225,15 +198,13 @@ class RefreshingIndex:
     async def run(self) -> None:
         """Refresh every ``refresh_s`` seconds until cancelled; while the store is away the index stays as it is."""
         try:
-            while True:
-                await asyncio.sleep(self._refresh_s)
-                try:
-                    await self.refresh()
-                except SongsAIError as error:
-                    _log.warning(LogEvent.INDEX_REFRESH_FAILED, error=str(error), age_s=self.age_s)
+            await refresh_for_ever(self.refresh, self._refresh_s, self._tell_of_failure)
         finally:
             if self._next_base is not None:
                 self._next_base.cancel()
+
+    def _tell_of_failure(self, error: SongsAIError) -> None:
+        _log.warning(LogEvent.INDEX_REFRESH_FAILED, error=str(error), age_s=self.age_s)
 
 
 def _bound(index: InMemoryItemIndex) -> int:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from core.ports import Floats
+from services.recall_sample import AT, interests
 
 Places = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.float32] | npt.NDArray[np.float16]
@@ -40,7 +41,6 @@ _SCORE_STEP = 1e-6
 # A rounded score and a place are sorted as one number: the place in its lower bits.
 _PLACE_BITS = 40
 
-_AT = 200
 _N_OF_A_KIND = 64
 _K_FACTORS = (2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 28.0, 32.0)
 _N_LISTS = (64, 256, 1024)
@@ -164,7 +164,7 @@ class FastScan:
     def cost_us(self) -> float:
         """As ``VectorScan.cost_us``."""
         n, dim = self._rows.ntotal, self._rows.d
-        compared_us = _CALL_US + self.tuning.k_factor * _AT * dim * _MULTIPLY_US
+        compared_us = _CALL_US + self.tuning.k_factor * AT * dim * _MULTIPLY_US
         if not isinstance(self._codes, faiss.IndexIVF):
             return compared_us + n * dim * _LOOK_UP_US
         n_lists, n_probes = self._codes.nlist, self.tuning.n_probes
@@ -217,13 +217,13 @@ class Tuning(NamedTuple):
 @lru_cache(maxsize=64)
 def _parameters(tuning: Tuning, n: int, n_besides: int) -> faiss.IndexRefineSearchParameters:
     """For ``n``, among ``k_factor`` times as many candidates as these or 200, and for so many candidates besides."""
-    enough = max(n, _AT)
+    enough = max(n, AT)
     parameters = faiss.IndexRefineSearchParameters()
     parameters.k_factor = (tuning.k_factor * enough + n_besides) / max(n + n_besides, 1)
     if tuning.n_probes:
         lists = faiss.SearchParametersIVF()
         # As many lists as hold that many more.
-        lists.nprobe = -(-tuning.n_probes * enough // _AT)
+        lists.nprobe = -(-tuning.n_probes * enough // AT)
         parameters.base_index_params = lists
     return parameters
 
@@ -259,8 +259,8 @@ class _Sample:
     """
 
     def __init__(self, rows: Rows, asked_like: Rows, seed: int, queries: Floats | None = None) -> None:
-        self.queries = _interests(rows, asked_like, seed) if queries is None else queries
-        self.true_places, self._true_scores = _exact_neighbours(rows, self.queries, _AT)
+        self.queries = _drawn_interests(rows, asked_like, seed) if queries is None else queries
+        self.true_places, self._true_scores = _exact_neighbours(rows, self.queries, AT)
 
     def recall(self, scores: Floats) -> float:
         """Of found ``scores`` (n_queries, n): the mean share that reaches the score of the 200th true neighbour."""
@@ -273,15 +273,12 @@ class _Sample:
         return float(shares.reshape(-1, _N_OF_A_KIND).mean(axis=1).min())
 
 
-def _interests(rows: Rows, asked_like: Rows, seed: int) -> Floats:
+def _drawn_interests(rows: Rows, asked_like: Rows, seed: int) -> Floats:
     generator = np.random.default_rng([seed, len(rows)])
     ones, others = asked_like[generator.integers(len(asked_like), size=(2, _N_OF_A_KIND))].astype(np.float32)
-    near, _ = _exact_neighbours(rows, ones, _AT)
+    near, _ = _exact_neighbours(rows, ones, AT)
     neighbours = rows[generator.permuted(near, axis=1)[:, 0]].astype(np.float32)
-    mixed = np.concatenate([ones, ones + neighbours, ones + others])
-    lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
-    queries: Floats = np.divide(mixed, lengths, out=np.zeros_like(mixed), where=lengths > 0)
-    return queries
+    return interests(ones, neighbours, others)
 
 
 class _Way(NamedTuple):
@@ -379,7 +376,7 @@ def _tuning(refined: faiss.IndexRefine, n_probes: int, sample: _Sample, aim: flo
     """The least ``k_factor`` that finds enough; None where none does. More candidates never find less."""
 
     def recall(k_factor: float) -> float:
-        scores, _ = refined.search(sample.queries, _AT, params=_parameters(Tuning(k_factor, n_probes), _AT, 0))
+        scores, _ = refined.search(sample.queries, AT, params=_parameters(Tuning(k_factor, n_probes), AT, 0))
         return sample.recall(scores)
 
     place = bisect_left(_K_FACTORS, aim, key=recall)

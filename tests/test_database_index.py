@@ -69,13 +69,18 @@ class OnVectorIndex:
 
 
 def provider_on(
-    database: Database, method: str | None, *, observer: Noted | None = None, **options: object
+    database: Database,
+    method: str | None,
+    *,
+    observer: Noted | None = None,
+    embedder: GivenEmbedder = EMBEDDER,
+    **options: object,
 ) -> RefreshingDatabaseIndex:
     return RefreshingDatabaseIndex(
         database,
         SONGS,
         SqlEmbeddingStore(database, SONGS),
-        EMBEDDER,
+        embedder,
         clock=SystemClock(),
         observer=observer or Noted(),
         method=method,
@@ -379,10 +384,9 @@ class DatabaseIndexTests(ItemIndexTests):
     async def test_another_embedder_is_searched_by_itself(self, url: str, database: Database) -> None:
         await fill(url, database, vectors_of(5))
         await save_vectors(database, [1, 2], vectors_of(2, seed=5), name="other-1")
-        provider = provider_on(database, self.method)
+        await provider_on(database, self.method).load()
+        provider = provider_on(database, self.method, embedder=GivenEmbedder(DIM, "other-1"))
         await provider.load()
-        provider._embedder = provider._codes._embedder = GivenEmbedder(DIM, "other-1")
-        await provider.refresh()
         assert (len(provider.current()), provider.current().embedder_name) == (2, f"other-1-{DIM}")
         assert sorted(await ids_near(provider.current(), vectors_of(1)[0])) == [1, 2]
 

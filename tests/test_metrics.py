@@ -19,6 +19,7 @@ from core.reranking import INCOMPLETE, MALFORMED, parse_answer
 from services.call_guard import GuardObserver
 from services.circuit_breaker import BreakerState
 from services.clock import SystemClock
+from services.index_watch import IndexObserver
 from services.loop_lag import watch_loop_lag
 from services.metrics import (
     BREAKER_STATES,
@@ -35,7 +36,6 @@ from services.metrics import (
     STAGES,
     PrometheusMetrics,
 )
-from services.refreshing_index import IndexObserver
 from tests.support.builders import make_candidate, make_item
 from tests.support.hand_clock import HandClock
 from workers.disposition import AckReason, DeadLetterReason, RetryReason

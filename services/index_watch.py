@@ -1,0 +1,97 @@
+"""What every kind of index and model needs to follow its store: when to look, what to tell, and what to go on with."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import structlog
+
+from core.errors import SongsAIError
+from core.ports import Clock, Embedder, EmbeddingStore, ItemIndex
+from models.log_event import LogEvent
+from services.overlaid_index import MeasuredIndex
+
+_log = structlog.get_logger()
+
+
+class IndexObserver(Protocol):
+    """Is told which index is in force."""
+
+    def index_loaded(self, *, version: str, embedder_name: str, n_items: int, recall: float) -> None:
+        """Another index is in force from now on; ``recall`` is its own, at 200, on a sample."""
+
+
+class StoreWatch:
+    """Looks whether the store of embeddings holds something else than an index, and knows when they last agreed.
+
+    ``before_load`` runs at the first look, and where the store holds something else, before that is loaded: new items
+    get their vectors there.
+    """
+
+    def __init__(
+        self,
+        store: EmbeddingStore,
+        embedder: Embedder,
+        *,
+        clock: Clock,
+        before_load: Callable[[], Awaitable[object]] | None,
+    ) -> None:
+        self._store = store
+        self._embedder = embedder
+        self._clock = clock
+        self._before_load = before_load
+        self._is_prepared = False
+        self._agreed_at_s: float | None = None
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the index was last known to hold what the store holds; None before it first was."""
+        return None if self._agreed_at_s is None else self._clock.monotonic_s() - self._agreed_at_s
+
+    def agreed(self, at_s: float) -> None:
+        """The index held what the store did at ``at_s`` of the clock."""
+        self._agreed_at_s = at_s
+
+    async def sees_a_change(self, index: ItemIndex | None) -> bool:
+        """Whether the store holds something else than ``index``. Raises what the store and ``before_load`` raise."""
+        changed = await self._has_changed(index)
+        if self._before_load and (changed or not self._is_prepared):
+            await self._before_load()
+            self._is_prepared, changed = True, await self._has_changed(index)
+        return changed
+
+    async def _has_changed(self, index: ItemIndex | None) -> bool:
+        if index is None or index.embedder_name != self._embedder.name:
+            return True
+        return await self._store.version(self._embedder.name) != index.version
+
+
+def tell_of(
+    index: MeasuredIndex, event: LogEvent, observer: IndexObserver, *, seconds: float, **further: object
+) -> None:
+    """Tell the observer and the log that ``index`` is in force, ``seconds`` after it was begun."""
+    observer.index_loaded(
+        version=index.version, embedder_name=index.embedder_name, n_items=len(index), recall=index.recall
+    )
+    _log.info(
+        event,
+        version=index.version,
+        embedder=index.embedder_name,
+        n_items=len(index),
+        kind=index.kind,
+        recall=round(index.recall, 4),
+        seconds=round(seconds, 3),
+        **further,
+    )
+
+
+async def refresh_for_ever(
+    refresh: Callable[[], Awaitable[None]], refresh_s: float, tell: Callable[[SongsAIError], None]
+) -> None:
+    """Refresh every ``refresh_s`` seconds until cancelled; a refresh that fails is told of, and the next one comes."""
+    while True:
+        await asyncio.sleep(refresh_s)
+        try:
+            await refresh()
+        except SongsAIError as error:
+            tell(error)
