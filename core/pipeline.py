@@ -6,18 +6,21 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from config.catalogue_profile import CatalogueProfile
-from core.errors import DependencyUnavailable
-from core.explanation import Explainer
+from core.errors import DependencyUnavailable, LanguageModelFailed
+from core.explanation import OFFLINE, Explainer
 from core.fingerprint import fingerprint
 from core.item_versions import VersionFinder, first_creator
+from core.llm_share import Arm, arm_of
 from core.ports import (
     AnswerCache,
     Catalogue,
     Clock,
     CollaborativeProvider,
     CollaborativeSource,
+    Completion,
     IndexProvider,
     ItemIndex,
     ListenerStore,
@@ -27,12 +30,12 @@ from core.ports import (
 )
 from core.profile import ProfileConfig, TasteProfile, build_profile, interest_weights
 from core.ranking import Ranked, RankingConfig, rank
-from core.reranking import Reranker
+from core.reranking import Asked, Reranker
 from core.result_document import Finished, encode_result, item_ids
 from core.retrieval import retrieve
 from core.turns import Turns
 from models.catalogue import Interest, Item, Listener
-from models.job import Job
+from models.job import Job, Strategy
 from models.log_event import LogEvent
 from models.recommendation import Candidate, Reranked
 
@@ -56,6 +59,8 @@ class PipelineConfig:
     n_spare: int = 40
     n_likes_shown: int = 60
     max_owned: int = 1000
+    llm_share: float = 1.0
+    llm_experiment: str = "llm"
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
 
@@ -72,10 +77,41 @@ class _Question:
     top_k: int
     fingerprint: str
     versions: Mapping[str, str]
+    arm: Arm
+
+    @property
+    def strategy(self) -> Strategy:
+        """What the job may spend in its arm."""
+        return Strategy.FAST if self.arm is Arm.RANKING else self.job.strategy
 
     @property
     def excluded_ids(self) -> frozenset[int]:
         return self.listener.seen_ids | self.listener.disliked_ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A job up to the call of the model; ``asked`` is None where it asks none."""
+
+    question: _Question
+    candidates: Sequence[Candidate]
+    asked: Asked | None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the question: the same for the same listener, catalogue, models and settings."""
+        return self.question.fingerprint
+
+    @property
+    def taste_mark(self) -> str:
+        """Changes with what the listener likes, has or dislikes, and with nothing else that time changes."""
+        it = self.question
+        return fingerprint(it.job, it.listener, locale=it.locale, top_k=it.top_k, versions={})
+
+    @property
+    def shown_ids(self) -> tuple[int, ...]:
+        """The items that the prompt shows, by handle: the first has the handle 1."""
+        return tuple(shown.item.item_id for shown in self.asked.handles.values()) if self.asked else ()
 
 
 class RecommendationPipeline:
@@ -115,17 +151,64 @@ class RecommendationPipeline:
 
         Raises ``DependencyUnavailable``. An LLM that fails only degrades the answer.
         """
+        started_s = self._clock.monotonic_s()
         question = await self._question(job)
+        bind_contextvars(arm=question.arm.value)
         known = await self._known_answer(question)
         self._observer.answer_cache(hit=known is not None)
         if known is not None:
+            self._answered(question, "reused", started_s)
             return known
         async with self._answers.single_flight(question.fingerprint):
             if (known := await self._known_answer(question)) is not None:
+                self._answered(question, "reused", started_s)
                 return known
             documents = await self._answer(question, report)
             await self._keep(question, documents)
+            self._answered(question, "degraded" if documents.degraded else "new", started_s)
             return documents
+
+    def _answered(self, question: _Question, kind: str, started_s: float) -> None:
+        self._observer.answered(arm=question.arm.value, kind=kind, seconds=self._clock.monotonic_s() - started_s)
+
+    def _arm(self, job: Job) -> Arm:
+        if self._reranker.model_name(job.strategy) == OFFLINE:
+            return Arm.NONE
+        return arm_of(job.member_id, share=self._config.llm_share, experiment=self._config.llm_experiment)
+
+    async def is_answered(self, job: Job) -> bool:
+        """Whether the whole answer to ``job`` is in the cache already."""
+        known = await self._known_answer(await self._question(job))
+        return known is not None and not known.degraded
+
+    async def prepare(self, job: Job) -> Prepared:
+        """Everything before the call of the model, for one that is made elsewhere; raises as ``recommend`` does."""
+        question = await self._question(job)
+        candidates, liked = await self._candidates(question)
+        asked = self._reranker.prepare(
+            candidates[: self._config.n_candidates],
+            liked,
+            locale=question.locale,
+            strategy=job.strategy,
+            n_picks=min(self._config.group_items, question.top_k),
+            seed=question.fingerprint,
+        )
+        return Prepared(question=question, candidates=candidates, asked=asked)
+
+    async def finish(
+        self, prepared: Prepared, end: Completion | LanguageModelFailed, shown_ids: Sequence[int]
+    ) -> ResultDocuments:
+        """What ``recommend`` would have answered, had its call shown ``shown_ids`` and ended so.
+
+        The call may be long past: of what it showed, only what is a candidate of ``prepared`` counts.
+        """
+        if prepared.asked is None:
+            raise ValueError("no model was asked")
+        by_id = {candidate.item.item_id: candidate for candidate in prepared.candidates}
+        handles = {handle: by_id[item_id] for handle, item_id in enumerate(shown_ids, 1) if item_id in by_id}
+        await self._turns.turn()
+        reranked = self._reranker.answered(replace(prepared.asked, handles=handles), end)
+        return encode_result(self._finish(prepared.question, prepared.candidates, reranked), self._profile)
 
     async def _question(self, job: Job) -> _Question:
         with self._observer.stage("listener"):
@@ -136,11 +219,13 @@ class RecommendationPipeline:
         collaborative = self._collaborative.current() if self._collaborative else None
         locale = job.locale if job.locale in LOCALES else config.default_locale
         top_k = min(job.top_k or config.default_top_k, config.max_top_k)
+        arm = self._arm(job)
         versions = {
+            "arm": arm.value,
             "index": index.version,
             "embedder": index.embedder_name,
             "collaborative": collaborative.version if collaborative else "none",
-            "model": self._reranker.model_name(job.strategy),
+            "model": self._reranker.model_name(Strategy.FAST if arm is Arm.RANKING else job.strategy),
             "prompt": self._reranker.prompt_version,
             "settings": config.version,
         }
@@ -153,6 +238,7 @@ class RecommendationPipeline:
             top_k=top_k,
             fingerprint=fingerprint(job, listener, locale=locale, top_k=top_k, versions=versions),
             versions=versions,
+            arm=arm,
         )
 
     async def _known_answer(self, question: _Question) -> ResultDocuments | None:
@@ -173,7 +259,8 @@ class RecommendationPipeline:
             # The answer is paid for; saving the job's result is tried again with more patience.
             log.warning(LogEvent.ANSWER_NOT_KEPT, error=str(error))
 
-    async def _answer(self, question: _Question, report: ProgressReporter) -> ResultDocuments:
+    async def _candidates(self, question: _Question) -> tuple[list[Candidate], list[Item]]:
+        """The first stage: what the model is to choose from, best first, and the likes that it is shown."""
         await self._turns.turn()
         likes = interest_weights(question.listener.interests, self._clock.now().timestamp(), self._config.profile)
         profile = await self._taste(likes, question)
@@ -191,14 +278,17 @@ class RecommendationPipeline:
         with self._observer.stage("rank"):
             # More than are asked for: some are versions of one work, or were deactivated since the index was loaded.
             ranked = rank(retrieved, n_ranked + self._config.n_spare, self._config.ranking)
-        candidates, liked = await self._hydrate(ranked, question)
+        return await self._hydrate(ranked, question)
+
+    async def _answer(self, question: _Question, report: ProgressReporter) -> ResultDocuments:
+        candidates, liked = await self._candidates(question)
         await report(50)
         with self._observer.stage("rerank"):
             reranked = await self._reranker.rerank(
                 candidates[: self._config.n_candidates],
                 liked,
                 locale=question.locale,
-                strategy=question.job.strategy,
+                strategy=question.strategy,
                 n_picks=min(self._config.group_items, question.top_k),
                 seed=question.fingerprint,
             )
@@ -259,6 +349,7 @@ class RecommendationPipeline:
             locale=question.locale,
             fingerprint=question.fingerprint,
             versions=question.versions,
+            arm=question.arm,
         )
 
 

@@ -242,6 +242,15 @@ class _Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A re-ranking up to the call: the prompt, and the handles by which its answer is read."""
+
+    question: _Question
+    prompt: Prompt
+    handles: Handles
+
+
+@dataclass(frozen=True, slots=True)
 class _Reply:
     """What came back of a call; ``flaw`` is the reason of ``LanguageModelFailed`` where it did not end well."""
 
@@ -298,9 +307,24 @@ class Reranker:
         The model sees the candidates in an order that follows from ``seed``; without one, best first.
         Raises nothing of the model's: what it fails to give comes from the ranking, marked ``degraded``.
         """
-        question = _Question(candidates, liked, locale, strategy, n_picks)
+        asked = self.prepare(candidates, liked, locale=locale, strategy=strategy, n_picks=n_picks, seed=seed)
+        if asked is None or self._language_model is None:
+            return self._offline(_Question(candidates, liked, locale, strategy, n_picks))
+        return self.answered(asked, await _ask(self._language_model, asked.prompt, deep=strategy is Strategy.DEEP))
+
+    def prepare(
+        self,
+        candidates: Sequence[Candidate],
+        liked: Sequence[Item],
+        *,
+        locale: str,
+        strategy: Strategy,
+        n_picks: int,
+        seed: str | None = None,
+    ) -> Asked | None:
+        """What ``rerank`` asks the model; None where it asks none."""
         if self._language_model is None or strategy is Strategy.FAST or not candidates:
-            return self._offline(question)
+            return None
         shown = shuffled(candidates[: self._n_candidates], seed)
         prompt, handles = build_prompt(
             shown,
@@ -310,9 +334,13 @@ class Reranker:
             texts=self._texts,
             n_picks=min(n_picks, len(shown)),
         )
-        reply = await _ask(self._language_model, prompt, deep=strategy is Strategy.DEEP)
+        return Asked(_Question(candidates, liked, locale, strategy, n_picks), prompt, handles)
+
+    def answered(self, asked: Asked, end: Completion | LanguageModelFailed) -> Reranked:
+        """What ``rerank`` makes of how the call ended."""
+        question, reply = asked.question, _reply(end)
         try:
-            answer = parse_answer(reply.text, handles, letters=self._texts.locales[locale].letters)
+            answer = parse_answer(reply.text, asked.handles, letters=self._texts.locales[question.locale].letters)
             return self._outcome(question, reply, answer)
         except Exception:
             # The boundary to a model that may say anything: an answer that trips us up must not cost the ranking.
@@ -355,12 +383,17 @@ class Reranker:
                 self._observer.degraded(flaw)
 
 
-async def _ask(language_model: LanguageModel, prompt: Prompt, *, deep: bool) -> _Reply:
+async def _ask(language_model: LanguageModel, prompt: Prompt, *, deep: bool) -> Completion | LanguageModelFailed:
     try:
-        completion = await language_model.complete(prompt, deep=deep)
+        return await language_model.complete(prompt, deep=deep)
     except LanguageModelFailed as failure:
-        return _Reply(failure.partial_text or "", _usage(failure), failure.reason)
-    return _Reply(completion.text, _usage(completion))
+        return failure
+
+
+def _reply(end: Completion | LanguageModelFailed) -> _Reply:
+    if isinstance(end, LanguageModelFailed):
+        return _Reply(end.partial_text or "", _usage(end), end.reason)
+    return _Reply(end.text, _usage(end))
 
 
 def _usage(end: Completion | LanguageModelFailed) -> TokenUsage:
