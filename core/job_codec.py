@@ -8,15 +8,18 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import NoReturn
 
 from core.errors import InvalidMessage
-from models.job import Job, Strategy
+from core.plain_text import plain_line
+from models.job import Job, JobContext, Strategy
 
 MAX_BODY_BYTES = 1_048_576
 MAX_JOB_ID_CHARS = 200
+MAX_QUERY_CHARS = 300
+MAX_MOOD_CHARS = 60
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _INT32_MAX = 2**31 - 1
@@ -28,13 +31,17 @@ _LAST_S = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
 _WHITESPACE = re.compile(r"[ \t\n\r]*")  # JSON's own (RFC 8259, 2), narrower than Python's \s
 _DIGITS = re.compile(r"[0-9]{1,19}")
 _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d)(?:(:\d\d)(?:\.(\d{1,9}))?)?Z", re.ASCII)
+_LOCAL_TIME = re.compile(
+    r"(?:(\d{4}-\d\d-\d\d)T)?((?:[01]\d|2[0-3]):[0-5]\d)(?::[0-5]\d(?:\.\d{1,9})?)?(?:[+-]\d\d:\d\d)?", re.ASCII
+)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 _FIELDS = frozenset({
     "jobId", "memberId", "favoriteSongIds", "strategy", "topK", "locale", "source", "requestedAt", "idempotencyKey",
-    "traceId", "modelVersion", "attempt",
+    "traceId", "modelVersion", "attempt", "context",
 })  # fmt: skip
+_CONTEXT_FIELDS = frozenset({"query", "mood", "activity", "localTime"})
 
 # Refuses to drop a digit: what does not fit into whole nanoseconds is refused, never rounded.
 _EXACT = Context(prec=40, traps=[Inexact, InvalidOperation])
@@ -54,18 +61,18 @@ def decode_job(body: bytes) -> Job:
     ISO 8601 allows for ``requestedAt``, offsets other than ``Z``, a lower case ``z`` and the end of a day as
     ``24:00:00``, which no ``Instant`` of Java is written as.
     """
-    members = list(_members(_text_of(body)))
-    fields = _Fields({member.name: member.value for member in members})
+    text = _text_of(body)
+    members = list(_members(text))
     job_id = _readable_job_id(members)
     try:
-        _refuse_repeats(members)
-        return _job(fields)
+        _refuse_repeats(members, _FIELDS)
+        return _job(_Fields({member.name: member.value for member in members}), _context(text, members))
     except InvalidMessage as error:
         error.job_id = job_id
         raise
 
 
-def _job(fields: "_Fields") -> Job:
+def _job(fields: "_Fields", context: JobContext | None) -> Job:
     return Job(
         job_id=_job_id(fields.get("jobId")),
         member_id=_member_id(fields.get("memberId")),
@@ -79,7 +86,27 @@ def _job(fields: "_Fields") -> Job:
         trace_id=fields.text("traceId"),
         model_version=fields.text("modelVersion"),
         attempt=fields.integer("attempt", minimum=0, maximum=_INT32_MAX) or 0,
+        context=context,
     )
+
+
+def _context(text: str, members: "list[_Member]") -> JobContext | None:
+    """What the job asks for beside the likes; None where nothing is said. Texts are cleaned and cut, not refused."""
+    member = next((member for member in members if member.name == "context"), None)
+    if member is None or member.value is None:
+        return None
+    if not isinstance(member.value, dict):
+        raise InvalidMessage("context", member.value, "must be an object")
+    inner = list(_members(text[member.start : member.end]))
+    _refuse_repeats(inner, _CONTEXT_FIELDS, within="context.")
+    values = {each.name: each.value for each in inner}
+    context = JobContext(
+        query=_line("context.query", values.get("query"), MAX_QUERY_CHARS),
+        mood=_line("context.mood", values.get("mood"), MAX_MOOD_CHARS),
+        activity=_line("context.activity", values.get("activity"), MAX_MOOD_CHARS),
+        local_time=_local_time(values.get("localTime")),
+    )
+    return context or None
 
 
 def _readable_job_id(members: "list[_Member]") -> str | None:
@@ -90,11 +117,11 @@ def _readable_job_id(members: "list[_Member]") -> str | None:
         return None
 
 
-def _refuse_repeats(members: "list[_Member]") -> None:
+def _refuse_repeats(members: "list[_Member]", ours: frozenset[str], within: str = "") -> None:
     seen: set[str] = set()
     for member in members:
-        if member.name in seen and member.name in _FIELDS:
-            raise InvalidMessage(member.name, member.value, "stands more than once")
+        if member.name in seen and member.name in ours:
+            raise InvalidMessage(within + member.name, member.value, "stands more than once")
         seen.add(member.name)
 
 
@@ -122,6 +149,28 @@ def _text(field: str, value: object) -> str:
     if _SURROGATE.search(value):
         raise InvalidMessage(field, value, "must not hold half of a surrogate pair")
     return value
+
+
+def _line(field: str, value: object, max_chars: int) -> str | None:
+    """One plain line of at most ``max_chars``; None where nothing is left of it."""
+    return None if value is None else plain_line(_text(field, value), max_chars) or None
+
+
+def _local_time(value: object) -> time | None:
+    """The time of day, to the minute, as a clock beside the listener shows it."""
+    if value is None:
+        return None
+    text = _text("context.localTime", value)
+    match = _LOCAL_TIME.fullmatch(text)
+    if match is None:
+        raise InvalidMessage(
+            "context.localTime", value, "must be a local time such as 18:30 or 2026-01-31T18:30:00+09:00"
+        )
+    try:
+        date.fromisoformat(match[1] or "2000-01-01")
+    except ValueError as error:
+        raise InvalidMessage("context.localTime", value, f"is no time ({error})") from None
+    return time.fromisoformat(match[2])
 
 
 def _integer(field: str, value: object, *, minimum: int, maximum: int) -> int:
@@ -225,9 +274,20 @@ def encode_job(job: Job) -> bytes:
         "traceId": job.trace_id,
         "modelVersion": job.model_version,
         "attempt": job.attempt,
+        "context": _told(job.context) if job.context else None,
     }
     present = {name: value for name, value in message.items() if value is not None}
     return json.dumps(present, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _told(context: JobContext) -> dict[str, str]:
+    told = {
+        "query": context.query,
+        "mood": context.mood,
+        "activity": context.activity,
+        "localTime": context.local_time and context.local_time.isoformat("minutes"),
+    }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _iso_instant(instant_ns: int) -> str:

@@ -1,6 +1,7 @@
 """A job: what a publisher asks for, once its delivery has been decoded."""
 
 from dataclasses import dataclass
+from datetime import time
 from enum import StrEnum
 
 
@@ -19,6 +20,23 @@ class JobStatus(StrEnum):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobContext:
+    """What the listener asks for at this moment, in their own words; each is one plain line, or None.
+
+    ``local_time`` is the time of day on the listener's clock, to the minute.
+    """
+
+    query: str | None = None
+    mood: str | None = None
+    activity: str | None = None
+    local_time: time | None = None
+
+    def __bool__(self) -> bool:
+        """Whether it asks for anything."""
+        return any(part is not None for part in (self.query, self.mood, self.activity, self.local_time))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,3 +59,4 @@ class Job:
     trace_id: str | None = None
     model_version: str | None = None
     attempt: int = 0
+    context: JobContext | None = None
