@@ -89,6 +89,11 @@ class Settings(BaseSettings):
         description="weight of the LLM's order against the first-stage score in the final order",
     )
 
+    llm_share: float = Field(
+        1.0, ge=0, le=1, description="share of the members that the LLM is asked for; the others get the ranking alone"
+    )
+    llm_experiment: str = Field("llm", description="what that share is drawn by; another name draws the members anew")
+
     # Recommending
     catalogue_profile: str = Field("songs", description="name of a file in config/profiles, or a path to one")
     default_locale: Literal["ko", "ja", "en"] = Field("ko", description="locale where a job names none that is known")

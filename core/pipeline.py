@@ -189,7 +189,7 @@ class RecommendationPipeline:
             candidates[: self._config.n_candidates],
             liked,
             locale=question.locale,
-            strategy=job.strategy,
+            strategy=question.strategy,
             n_picks=min(self._config.group_items, question.top_k),
             seed=question.fingerprint,
         )

@@ -573,6 +573,9 @@ class Observer(Protocol):
     def degraded(self, reason: str) -> None:
         """A result made without the LLM's judgement although it was asked for."""
 
+    def answered(self, *, arm: str, kind: str, seconds: float) -> None:
+        """A job of ``arm`` (``core.llm_share.Arm``) was answered: ``new``, ``degraded`` or ``reused``."""
+
 
 class HealthCheck(Protocol):
     """Looks at one dependency, cheaply: it runs at every probe."""

@@ -10,6 +10,7 @@ from datetime import date
 import orjson
 
 from config.catalogue_profile import CatalogueProfile
+from core.llm_share import Arm
 from core.ports import ResultDocuments
 from models.catalogue import Item, Scalar
 from models.recommendation import Candidate, CandidateSource, Group, Reranked, TasteSummary
@@ -35,6 +36,7 @@ class Finished:
     locale: str
     fingerprint: str
     versions: Mapping[str, str]
+    arm: Arm = Arm.NONE
 
 
 def encode_result(finished: Finished, profile: CatalogueProfile) -> ResultDocuments:
@@ -56,6 +58,7 @@ def encode_result(finished: Finished, profile: CatalogueProfile) -> ResultDocume
         "degraded": reranked.degraded is not None,
         "degraded_reason": reranked.degraded,
         "model": reranked.model,
+        "arm": finished.arm.value,
         "usage": {
             "llm_calls": reranked.usage.n_calls,
             "prompt_tokens": reranked.usage.prompt_tokens,

@@ -24,6 +24,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from core.errors import LANGUAGE_MODEL_FAILURES
+from core.llm_share import Arm
 from core.ports import Clock
 
 M = TypeVar("M", Counter, Gauge, Histogram)
@@ -46,6 +47,8 @@ LLM_RETRY_CAUSES = (
 LLM_OUTCOMES = ("ok", "cancelled", *LLM_FAILURES)
 FLAWS = ("incomplete", *LLM_FAILURES)
 DROP_CAUSES = ("unknown_handle", "repeated_handle", "bad_pick", "bad_group", "bad_reason", "bad_taste", OTHER)
+ARMS = (*(arm.value for arm in Arm), OTHER)
+ANSWER_KINDS = ("new", "degraded", "reused", OTHER)
 GUARD_PARTS = ("breaker", "budgets", OTHER)
 BREAKER_STATES = ("closed", "half_open", "open")
 HTTP_ROUTES = (
@@ -94,6 +97,27 @@ class _PipelineMetrics:
             registry=registry,
         ).set_function(self._hit_rate)
 
+        self._arm_answers = _labelled(
+            Counter(
+                "songs_ai_arm_answers_total",
+                "Answers by arm of LLM_SHARE.",
+                ["arm", "kind"],
+                registry=registry,
+            ),
+            ARMS[:-1],
+            ANSWER_KINDS[:-1],
+        )
+        self._arm_duration = _labelled(
+            Histogram(
+                "songs_ai_arm_answer_duration_seconds",
+                "Time that answers took, by arm.",
+                ["arm"],
+                buckets=_STAGE_BUCKETS_S,
+                registry=registry,
+            ),
+            ARMS[:-1],
+        )
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time one stage, also where it fails."""
@@ -110,6 +134,12 @@ class _PipelineMetrics:
     def answer_cache(self, *, hit: bool) -> None:
         """A look-up by fingerprint."""
         self._answer_cache.labels("hit" if hit else "miss").inc()
+
+    def answered(self, *, arm: str, kind: str, seconds: float) -> None:
+        """A job of ``arm`` was answered."""
+        arm = _bounded(arm, ARMS)
+        self._arm_answers.labels(arm, _bounded(kind, ANSWER_KINDS)).inc()
+        self._arm_duration.labels(arm).observe(seconds)
 
     def _hit_rate(self) -> float:
         n_lookups = _total(self._answer_cache)

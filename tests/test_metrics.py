@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from api.app import RequestObserver
 from api.health import DependencyObserver
+from core.llm_share import Arm
 from core.ports import Observer
 from core.reranking import INCOMPLETE, MALFORMED, parse_answer
 from services.call_guard import GuardObserver
@@ -22,6 +23,7 @@ from services.clock import SystemClock
 from services.index_watch import IndexObserver
 from services.loop_lag import watch_loop_lag
 from services.metrics import (
+    ARMS,
     BREAKER_STATES,
     DROP_CAUSES,
     FLAWS,
@@ -270,6 +272,15 @@ def test_the_labels_are_those_that_the_reranker_uses() -> None:
     assert {MALFORMED, INCOMPLETE} < set(FLAWS)
 
 
+def test_answers_are_counted_and_timed_by_arm(bench: Bench) -> None:
+    bench.metrics.answered(arm="llm", kind="new", seconds=2)
+    bench.metrics.answered(arm="ranking", kind="reused", seconds=0.01)
+    assert bench.value("songs_ai_arm_answers_total", arm="llm", kind="new") == 1
+    assert bench.value("songs_ai_arm_answers_total", arm="ranking", kind="reused") == 1
+    assert bench.value("songs_ai_arm_answer_duration_seconds_sum", arm="llm") == 2
+    assert {arm.value for arm in Arm} | {OTHER} == set(ARMS)
+
+
 # --- labels ---
 
 
@@ -283,6 +294,7 @@ def test_whatever_is_observed_no_new_series_appears_beyond_other(bench: Bench) -
         metrics.llm_retried(value)
         metrics.llm_dropped(value, 1)
         metrics.degraded(value)
+        metrics.answered(arm=value, kind=value, seconds=1)
         metrics.job_started(source=value)
         metrics.job_finished(outcome=value, source=value, seconds=1)
         metrics.delivery_settled(route=value, outcome=value, reason=value)

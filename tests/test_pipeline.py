@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from config.catalogue_profile import load_profile
 from config.prompt_texts import load_prompt_texts
 from core.errors import DependencyUnavailable, LanguageModelFailed
 from core.explanation import Explainer
+from core.llm_share import arm_of
 from core.pipeline import PipelineConfig, RecommendationPipeline
 from core.ports import Completion, ItemIndex, Prompt, ResultDocuments
 from core.reranking import Reranker
@@ -126,6 +128,10 @@ class CountingObserver:
 
     def degraded(self, reason: str) -> None:
         self.counts[f"degraded {reason}"] += 1
+
+    def answered(self, *, arm: str, kind: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.counts[f"{arm} {kind}"] += 1
 
 
 class ScriptedModel:
@@ -469,3 +475,71 @@ async def test_of_versions_of_one_song_one_is_recommended() -> None:
     result = await versions_house(versions).result(replace(JOB, top_k=70))
     assert len(versions.keys() & {candidate["song_id"] for candidate in result["candidates"]}) == 1
     assert len(result["candidates"]) == 70
+
+
+def with_share(share: float, model: ScriptedModel | None) -> House:
+    return House(model=model, llm_share=share, llm_experiment="e")
+
+
+def favourite_job(member_id: int, strategy: Strategy = Strategy.DEFAULT) -> Job:
+    return replace(JOB, member_id=member_id, strategy=strategy)
+
+
+async def test_only_members_of_the_arm_llm_are_asked_about_and_every_result_tells_its_arm() -> None:
+    model = ScriptedModel(range(1, 11))
+    house = with_share(0.5, model)
+    arms = {member: (await house.result(favourite_job(member)))["arm"] for member in range(1, 21)}
+    assert arms == {member: arm_of(member, share=0.5, experiment="e").value for member in arms}
+    n_llm = list(arms.values()).count("llm")
+    assert 0 < n_llm < len(arms)
+    assert len(model.prompts) == n_llm
+    assert (house.observer.counts["llm new"], house.observer.counts["ranking new"]) == (n_llm, len(arms) - n_llm)
+
+
+async def test_a_result_of_the_arm_ranking_is_whole_and_its_version_says_so() -> None:
+    result = await with_share(0.0, ScriptedModel(range(1, 11))).result(JOB)
+    assert (result["arm"], result["model"], result["degraded"], result["usage"]["llm_calls"]) == (
+        "ranking", "offline", False, 0,
+    )  # fmt: skip
+    assert (result["versions"]["arm"], result["versions"]["model"]) == ("ranking", "offline")
+    assert sum(len(group["songs"]) for group in result["groups"]) == 20
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+async def test_jobs_for_which_nobody_would_ask_the_model_are_of_no_arm(share: float) -> None:
+    fast = await with_share(share, ScriptedModel(range(1, 11))).result(favourite_job(7, Strategy.FAST))
+    without_model = await with_share(share, None).result(JOB)
+    assert (fast["arm"], without_model["arm"]) == ("none", "none")
+
+
+async def test_a_job_whose_call_failed_stays_in_its_arm_and_is_counted_as_degraded() -> None:
+    house = with_share(1.0, ScriptedModel(failure=LanguageModelFailed("timeout")))
+    result = await house.result(JOB)
+    assert (result["arm"], result["degraded_reason"]) == ("llm", "timeout")
+    assert house.observer.counts["llm degraded"] == 1
+
+
+async def test_a_cached_answer_is_not_taken_over_into_the_other_arm() -> None:
+    model = ScriptedModel(range(1, 11))
+    before, after = with_share(0.0, model), with_share(1.0, model)
+    after.answers = before.answers = InMemoryAnswers()
+    for house in (before, after):
+        house.pipeline._answers = house.answers
+    assert (await before.result(JOB))["arm"] == "ranking"
+    assert (await before.result(JOB))["arm"] == "ranking"
+    assert (await after.result(JOB))["arm"] == "llm"
+    assert (before.observer.counts["ranking new"], before.observer.counts["ranking reused"]) == (1, 1)
+    assert len(model.prompts) == 1
+
+
+async def test_a_call_made_elsewhere_is_not_prepared_for_the_arm_ranking() -> None:
+    model = ScriptedModel(range(1, 11))
+    assert (await with_share(0.0, model).pipeline.prepare(JOB)).asked is None
+    assert (await with_share(1.0, model).pipeline.prepare(JOB)).asked is not None
+
+
+async def test_log_lines_of_a_job_name_its_arm_once_it_is_known() -> None:
+    with structlog.contextvars.bound_contextvars(arm=None):
+        await with_share(0.0, ScriptedModel(range(1, 11))).recommend(JOB)
+        assert structlog.contextvars.get_contextvars()["arm"] == "ranking"
+    assert "arm" not in structlog.contextvars.get_contextvars()

@@ -88,7 +88,8 @@ class JobHandler:
         except InvalidMessage as error:
             return await self._refused(error)
         replay = REPLAYED_HEADER in delivery.headers
-        with bound_contextvars(job_id=job.job_id, trace_id=job.trace_id, attempt=job.attempt):
+        # the pipeline says the arm, and here it is forgotten again
+        with bound_contextvars(job_id=job.job_id, trace_id=job.trace_id, attempt=job.attempt, arm=None):
             log.info(LogEvent.JOB_RECEIVED, source=job.source, redelivered=delivery.redelivered, replay=replay)
             disposition = await self._alone(job, arrived_s, replay=replay)
             _log_disposition(disposition)

@@ -611,6 +611,8 @@ def _pipeline_config(settings: Settings, profile: CatalogueProfile) -> PipelineC
         max_top_k=settings.max_top_k,
         group_items=settings.group_items,
         n_candidates=settings.llm_candidates,
+        llm_share=settings.llm_share,
+        llm_experiment=settings.llm_experiment,
         profile=ProfileConfig(n_interests=settings.n_interests),
         ranking=RankingConfig(
             diversity=settings.diversity,

@@ -68,3 +68,6 @@ class RecordingObserver:
 
     def degraded(self, reason: str) -> None:
         self.degradations.append(reason)
+
+    def answered(self, *, arm: str, kind: str, seconds: float) -> None:
+        pass
