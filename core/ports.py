@@ -6,13 +6,15 @@ Where a method names no other error, the only one it raises is ``DependencyUnava
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from core.errors import LanguageModelFailed
 from models.catalogue import Item, ItemFacts, Listener
 from models.job import Job, JobStatus
 from models.source import SourceItem, SourceListener
@@ -441,6 +443,144 @@ class CallGuard(Protocol):
 
         ``outcome`` is ``ok``, ``cancelled`` or the reason of ``LanguageModelFailed``.
         """
+
+
+# --- batches: many questions in one file, answered within a day at a lower price ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchState:
+    """A batch as its provider sees it; once it ``has_ended`` its answers and errors are in ``file_ids``.
+
+    ``problem`` says why it was refused as a whole.
+    """
+
+    batch_id: str
+    status: str
+    has_ended: bool
+    n_done: int = 0
+    n_total: int = 0
+    file_ids: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReply:
+    """How the request ``custom_id`` ended."""
+
+    custom_id: str
+    end: Completion | LanguageModelFailed
+
+
+class BatchApi(Protocol):
+    """A provider's API of batches. What was sent bears a mark of ours, by which it is found again."""
+
+    def line(self, custom_id: str, prompt: Prompt) -> bytes:
+        """The request for ``prompt`` as a line of a file, newline included."""
+
+    async def check(self) -> None:
+        """Return where there is such an API; raises ``ConfigurationError`` where the server has none."""
+
+    async def find_file(self, name: str) -> str | None:
+        """The id of the newest file of that name, or None."""
+
+    async def upload(self, name: str, path: Path) -> str:
+        """The id of the file that was made; sent once, so that a lost answer leaves one to be found."""
+
+    async def find(self, mark: str) -> BatchState | None:
+        """The batch that was created with ``mark``, or None."""
+
+    async def create(self, file_id: str, mark: str) -> BatchState:
+        """Begin to answer a file; sent once, as ``upload`` is. From here on it is paid for."""
+
+    async def look(self, batch_id: str) -> BatchState:
+        """The state now; one whose ``status`` is ``lost`` where the provider does not know it (any more)."""
+
+    async def cancel(self, batch_id: str) -> None:
+        """Ask the provider to end a batch with what is answered by now; one that has ended is left alone."""
+
+    def replies(self, state: BatchState) -> AsyncIterator[BatchReply]:
+        """All answers and errors, in any order, with what each cost; a file that is gone holds none."""
+
+    async def delete_file(self, file_id: str) -> None:
+        """Remove a file, if it is there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPart:
+    """One file of a refresh and its batch; ``key`` is random, and the mark that both bear at the provider.
+
+    ``run_on`` is the day in the site's time zone; ``created_at`` is before anything was read for its questions.
+    """
+
+    key: str
+    run_on: date
+    created_at: datetime
+    n_questions: int
+    file_id: str | None = None
+    batch_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchQuestion:
+    """What is kept of a question until its answer is there; ``shown_ids`` are the items of the handles from 1 on."""
+
+    custom_id: str
+    member_id: int
+    locale: str | None
+    taste_mark: str
+    shown_ids: Sequence[int]
+    outcome: str | None = None
+
+
+class BatchLedger(Protocol):
+    """What was sent and what became of it; outlives the process."""
+
+    async def open_parts(self) -> Sequence[BatchPart]:
+        """Those that are not closed, oldest first."""
+
+    async def asked_members(self, run_on: date) -> set[int]:
+        """Whom parts of that day ask about, and open parts of any day."""
+
+    async def add(self, part: BatchPart, questions: Sequence[BatchQuestion]) -> None:
+        """Keep both, in one transaction."""
+
+    async def drop(self, key: str) -> None:
+        """Forget a part that was never sent, and its questions."""
+
+    async def note_file(self, key: str, file_id: str) -> None:
+        """The file of the part is uploaded."""
+
+    async def note_batch(self, key: str, batch_id: str) -> None:
+        """The batch of the part is created."""
+
+    async def questions(self, key: str, custom_ids: Collection[str]) -> Sequence[BatchQuestion]:
+        """Those of ``custom_ids`` that the part holds."""
+
+    async def settle(self, key: str, outcomes: Mapping[str, str]) -> None:
+        """Keep the outcome of each question, by custom id."""
+
+    async def unsettled(self, key: str, outcomes: Collection[str | None]) -> Sequence[BatchQuestion]:
+        """All questions of the part with one of these outcomes; None: not settled."""
+
+    async def close(self, key: str, status: str) -> Mapping[str, int]:
+        """Nothing of the part is left to do; how many questions ended with each outcome."""
+
+    async def forget(self, before: date) -> int:
+        """Remove closed parts of days before that one; how many."""
+
+
+class BatchPurse(Protocol):
+    """What batches take of the money that all workers may spend a day."""
+
+    async def left_usd(self) -> float | None:
+        """What is left of today's; None: there is no ceiling."""
+
+    async def reserve(self, key: str, max_usd: float) -> bool:
+        """Take so much of today's for the part ``key``, if there is as much; a second time does nothing."""
+
+    async def settle(self, key: str, usd: float) -> None:
+        """Put what was paid in the place of what was reserved; a second time does nothing."""
 
 
 # --- results ---
