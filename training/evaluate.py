@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from core.collaborative import Doubles, Floats, Indices, Likes, top_items
+from core.collaborative import CollaborativeModel, Doubles, Floats, Indices, Likes, top_items
 from core.errors import ConfigurationError
 from core.evaluation import (
     Interval,
@@ -31,7 +31,7 @@ from training.cold_items import ColdConfig, ColdModel, mean_cosines, tune_cold
 from training.collaborative_fit import Matrix, content_rows
 from training.interaction_files import dataset_files, read_interactions, read_items
 from training.item_content import content_counts
-from training.tuning import Parameters, fit, popularity_of, tune
+from training.tuning import Parameters, Validation, fit, popularity_of, tune
 from training.validation import interaction_matrix, listeners_of, validation_of
 from training.weighing import Weighing, choose_weighing, weighed, weighed_likes
 
@@ -124,7 +124,7 @@ def evaluate(
     """
     interactions, items = dataset_files(dataset, items)
     data = read_interactions(interactions)
-    counts = _content(data, items)
+    counts = content_of_items(data, items)
     split = split_of(data, protocol, seed)
     if not split.targets.any():
         raise ConfigurationError(f"{dataset}: too little data for protocol {protocol}, nobody is left to ask")
@@ -156,7 +156,7 @@ def split_of(data: Interactions, protocol: str, seed: int) -> Split:
     raise ConfigurationError(f"protocol must be known, new, cold or time, got {protocol!r}")
 
 
-def _content(data: Interactions, items: Path | None) -> Matrix | None:
+def content_of_items(data: Interactions, items: Path | None) -> Matrix | None:
     """How often each feature stands in each item's row, (n_items, n_features)."""
     if items is None:
         return None
@@ -188,24 +188,53 @@ def fit_methods(
     """Tune and fit every method. Of ``split.targets`` only which items are cold is looked at, in protocol ``cold``."""
     if protocol == "cold":
         return _cold_methods(data, split, counts, k, budget_s, seed, tell)
+    ours = fit_ours(data, split, protocol, counts, budget_s=budget_s, seed=seed, tell=tell)
+    configs = baselines.tuned([ours.fold], len(data.item_ids), seed=seed, tell=tell)
+    train = train_matrix(data, split)
+    scorers = {name: _unweighed(scorer) for name, scorer in baselines.collaborative(train, configs, seed=seed).items()}
+    scorers[_OURS] = lambda likes: ours.model.scores(weighed_likes(likes, ours.weighing.asked))
+    popularity = popularity_of(train)
+    lists = {name: _lister(scorer, popularity, k) for name, scorer in scorers.items()}
+    return Methods(lists, ours.parameters, ours.weighing, configs)
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """The collaborative model, what was chosen for it, and the part of the training data that it was chosen on."""
+
+    model: CollaborativeModel
+    parameters: Parameters
+    weighing: Weighing
+    inner: Split
+    fold: Validation
+
+
+def fit_ours(
+    data: Interactions,
+    split: Split,
+    protocol: str,
+    counts: Matrix | None,
+    *,
+    budget_s: float = 120.0,
+    seed: int = 0,
+    tell: Tell = lambda _: None,
+) -> Ours:
+    """Tune on the training part divided by ``protocol`` once more, and fit on all of it; never looks at the targets.
+
+    Raises ``ConfigurationError`` where there is too little data.
+    """
     content = None if counts is None else content_rows(counts)
     inner = _inner(data, split, protocol, seed + 1)
     if not inner.targets.any() or not inner.train.any():
         raise ConfigurationError(
             f"too little data to choose parameters by on a split of the training part ({protocol})"
         )
-    folds = [validation_of(data, inner, content)]
-    parameters = tune(folds, budget_s=budget_s, seed=seed, tell=tell)
+    fold = validation_of(data, inner, content)
+    parameters = tune([fold], budget_s=budget_s, seed=seed, tell=tell)
     weighing = choose_weighing(data, inner, content, parameters, seed=seed, tell=tell)
-    configs = baselines.tuned(folds, len(data.item_ids), seed=seed, tell=tell)
-    train = _train(data, split)
     tell("fitting on the whole training part")
-    scorers = {name: _unweighed(scorer) for name, scorer in baselines.collaborative(train, configs, seed=seed).items()}
-    model = fit(_train(weighed(data, weighing.train), split), content, parameters, seed=seed)
-    scorers[_OURS] = lambda likes: model.scores(weighed_likes(likes, weighing.asked))
-    popularity = popularity_of(train)
-    lists = {name: _lister(scorer, popularity, k) for name, scorer in scorers.items()}
-    return Methods(lists, parameters, weighing, configs)
+    model = fit(train_matrix(weighed(data, weighing.train), split), content, parameters, seed=seed)
+    return Ours(model, parameters, weighing, inner, fold)
 
 
 def _inner(data: Interactions, split: Split, protocol: str, seed: int) -> Split:
@@ -221,7 +250,8 @@ def _widened(mask: Mask, kept: Indices, n: int) -> Mask:
     return wide
 
 
-def _train(data: Interactions, split: Split) -> Matrix:
+def train_matrix(data: Interactions, split: Split) -> Matrix:
+    """The training part, (n_users, n_items), without the users that are not in it."""
     train = interaction_matrix(data, split.train)
     return train[np.flatnonzero(np.diff(train.indptr))]
 
@@ -232,7 +262,7 @@ def _cold_methods(
     """Among the cold items alone. Nobody has them, so of the baselines only content and chance can rank them."""
     if counts is None or not counts.nnz:
         raise ConfigurationError("protocol cold ranks items by what they are: give --items")
-    train, cold = _train(data, split), np.unique(data.items[split.targets])
+    train, cold = train_matrix(data, split), np.unique(data.items[split.targets])
     config = tune_cold(train, counts, budget_s=budget_s, seed=seed + 1, tell=tell)
     tell("fitting on the whole training part")
     model = ColdModel.fit(train, counts, config, seed=seed)
@@ -279,7 +309,7 @@ def _rows(
     seed: int,
     tell: Tell,
 ) -> tuple[tuple[Row, ...], int]:
-    train = _train(data, split)
+    train = train_matrix(data, split)
     inputs, targets = listeners_of(with_raw_weights(data), split, train.shape[1])
     tops = {}
     for name, lister in methods.items():
