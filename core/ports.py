@@ -487,8 +487,8 @@ class BatchApi(Protocol):
     async def upload(self, name: str, path: Path) -> str:
         """The id of the file that was made; sent once, so that a lost answer leaves one to be found."""
 
-    async def find(self, mark: str) -> BatchState | None:
-        """The batch that was created with ``mark``, or None."""
+    async def find(self, mark: str, since: datetime) -> BatchState | None:
+        """The batch that was created with ``mark``, after ``since``, or None."""
 
     async def create(self, file_id: str, mark: str) -> BatchState:
         """Begin to answer a file; sent once, as ``upload`` is. From here on it is paid for."""
@@ -596,6 +596,17 @@ class ResultDocuments:
     degraded: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvisionalDocuments:
+    """What may stand in for a result while the LLM is asked, as JSON.
+
+    A type of its own, so that it can neither be kept as an answer nor end a job.
+    """
+
+    result: bytes
+    cached_view: bytes
+
+
 class AnswerCache(Protocol):
     """Finished answers by fingerprint, so that an unchanged listener costs nothing."""
 
@@ -674,6 +685,24 @@ class ResultCache(Protocol):
         """``recommend:{memberId}``, JSON, or None."""
 
 
+class ProvisionalResults(Protocol):
+    """What ``latest:`` and ``recommend:`` hold for a member who has no result, while a job of theirs runs.
+
+    ``ResultCache.succeed`` puts the result in its place, unless what stands there is of a newer job; nothing else of a
+    job is touched.
+    """
+
+    async def wants_provisional(self, job: Job, *, token: str) -> bool:
+        """Whether ``show_provisional`` would show anything now."""
+
+    async def show_provisional(self, job: Job, documents: ProvisionalDocuments, *, token: str) -> bool:
+        """Show ``documents`` for a few minutes, and say so.
+
+        False, and nothing is done, where the job does not run under ``token``, or the member has a result or the
+        provisional documents of a newer job.
+        """
+
+
 # --- messages ---
 
 
@@ -725,13 +754,18 @@ class HealthCheck(Protocol):
 
 
 ProgressReporter = Callable[[int], Awaitable[None]]
+RankedReporter = Callable[[Callable[[], Awaitable[ProvisionalDocuments]]], Awaitable[None]]
+"""Told that there is a ranked list, before the LLM is asked; makes its documents of it where it has a use for them."""
 
 
 class Recommender(Protocol):
     """Makes the recommendation of one job."""
 
-    async def recommend(self, job: Job, report: ProgressReporter) -> ResultDocuments:
+    async def recommend(
+        self, job: Job, report: ProgressReporter, on_ranked: RankedReporter | None = None
+    ) -> ResultDocuments:
         """The finished documents; ``report`` is told how far it is (0..100), and costs nothing when Redis is away.
 
+        ``on_ranked`` is called at most once, and only where an LLM is about to be asked.
         What the LLM does wrong degrades the documents and raises nothing.
         """
