@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -26,12 +27,14 @@ from core.ports import (
     ListenerStore,
     Observer,
     ProgressReporter,
+    ProvisionalDocuments,
+    RankedReporter,
     ResultDocuments,
 )
 from core.profile import ProfileConfig, TasteProfile, build_profile, interest_weights
 from core.ranking import Ranked, RankingConfig, rank
 from core.reranking import Asked, Reranker
-from core.result_document import Finished, encode_result, item_ids
+from core.result_document import Finished, encode_provisional, encode_result, item_ids
 from core.retrieval import retrieve
 from core.turns import Turns
 from models.catalogue import Interest, Item, Listener
@@ -146,7 +149,9 @@ class RecommendationPipeline:
         self._turns = Turns()
         self._config = config
 
-    async def recommend(self, job: Job, report: ProgressReporter) -> ResultDocuments:
+    async def recommend(
+        self, job: Job, report: ProgressReporter, on_ranked: RankedReporter | None = None
+    ) -> ResultDocuments:
         """The answer to ``job``, from the cache where nothing that it depends on has changed.
 
         Raises ``DependencyUnavailable``. An LLM that fails only degrades the answer.
@@ -163,7 +168,7 @@ class RecommendationPipeline:
             if (known := await self._known_answer(question)) is not None:
                 self._answered(question, "reused", started_s)
                 return known
-            documents = await self._answer(question, report)
+            documents = await self._answer(question, report, on_ranked)
             await self._keep(question, documents)
             self._answered(question, "degraded" if documents.degraded else "new", started_s)
             return documents
@@ -280,8 +285,12 @@ class RecommendationPipeline:
             ranked = rank(retrieved, n_ranked + self._config.n_spare, self._config.ranking)
         return await self._hydrate(ranked, question)
 
-    async def _answer(self, question: _Question, report: ProgressReporter) -> ResultDocuments:
+    async def _answer(
+        self, question: _Question, report: ProgressReporter, on_ranked: RankedReporter | None
+    ) -> ResultDocuments:
         candidates, liked = await self._candidates(question)
+        if on_ranked and candidates and self._reranker.model_name(question.strategy) != OFFLINE:
+            await on_ranked(partial(self._provisional, question, candidates, liked))
         await report(50)
         with self._observer.stage("rerank"):
             reranked = await self._reranker.rerank(
@@ -295,6 +304,15 @@ class RecommendationPipeline:
         await report(90)
         await self._turns.turn()
         return encode_result(self._finish(question, candidates, reranked), self._profile)
+
+    async def _provisional(
+        self, question: _Question, candidates: Sequence[Candidate], liked: Sequence[Item]
+    ) -> ProvisionalDocuments:
+        """The ranked list with reasons from the evidence, as it would stand if no LLM were asked."""
+        await self._turns.turn()
+        n_picks = min(self._config.group_items, question.top_k)
+        ranked = self._explainer.explain(candidates[:n_picks], liked, question.locale)
+        return encode_provisional(self._finish(question, candidates, ranked), self._profile)
 
     async def _taste(self, weights: Mapping[int, float], question: _Question) -> TasteProfile:
         ids, vectors = await question.index.vectors(list(weights))

@@ -11,14 +11,16 @@ import orjson
 
 from config.catalogue_profile import CatalogueProfile
 from core.llm_share import Arm
-from core.ports import ResultDocuments
+from core.ports import ProvisionalDocuments, ResultDocuments
 from models.catalogue import Item, Scalar
 from models.recommendation import Candidate, CandidateSource, Group, Reranked, TasteSummary
 
 Json = Mapping[str, object]
 
-DOCUMENT_VERSION = 2
+DOCUMENT_VERSION = 3
 """Raised whenever the layout of the documents changes: answers of the old layout are not used again."""
+
+_UNTIL_FINAL = ", until the final ones are there"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,20 +43,37 @@ class Finished:
 
 def encode_result(finished: Finished, profile: CatalogueProfile) -> ResultDocuments:
     """The three documents as JSON bytes."""
+    result, cached_view = _documents(finished, profile, provisional=False)
+    preferred = {name: result[name] for name in ("preference", "generated_date")}
+    return ResultDocuments(
+        result=orjson.dumps(result),
+        cached_view=orjson.dumps(cached_view),
+        preference=orjson.dumps({"favorite_song_ids": cached_view["favorite_song_ids"], **preferred}),
+        degraded=finished.reranked.degraded is not None,
+    )
+
+
+def encode_provisional(finished: Finished, profile: CatalogueProfile) -> ProvisionalDocuments:
+    """What of it may be shown before the LLM has answered: as a result is, but for ``provisional`` and the message."""
+    result, cached_view = _documents(finished, profile, provisional=True)
+    return ProvisionalDocuments(result=orjson.dumps(result), cached_view=orjson.dumps(cached_view))
+
+
+def _documents(finished: Finished, profile: CatalogueProfile, *, provisional: bool) -> tuple[Json, Json]:
+    """The result and the cached view; ``status`` is ``completed`` in either case, for the backend knows no other."""
     reranked = finished.reranked
     shelves = _groups(reranked.groups, profile)
     rows = [_candidate(candidate, finished.reasons, profile) for candidate in finished.candidates]
     generated_date = finished.generated_on.isoformat()
-    liked_ids = list(finished.liked_ids)
-    preference = _preference(reranked.taste)
     result = {
         "status": "completed",
-        "message": f"{len(rows)} recommendations in {len(shelves)} groups",
+        "message": f"{len(rows)} recommendations in {len(shelves)} groups{_UNTIL_FINAL if provisional else ''}",
         "generated_date": generated_date,
         "groups": shelves,
         "candidates": rows,
-        "preference": preference,
+        "preference": _preference(reranked.taste),
         "locale": finished.locale,
+        "provisional": provisional,
         "degraded": reranked.degraded is not None,
         "degraded_reason": reranked.degraded,
         "model": reranked.model,
@@ -70,19 +89,14 @@ def encode_result(finished: Finished, profile: CatalogueProfile) -> ResultDocume
         "fingerprint": finished.fingerprint,
     }
     cached_view = {
-        "favorite_song_ids": liked_ids,
+        "favorite_song_ids": list(finished.liked_ids),
         "groups": shelves,
         "candidates": rows,
         "generated_date": generated_date,
+        "provisional": provisional,
         "fingerprint": finished.fingerprint,
     }
-    preferred = {"favorite_song_ids": liked_ids, "preference": preference, "generated_date": generated_date}
-    return ResultDocuments(
-        result=orjson.dumps(result),
-        cached_view=orjson.dumps(cached_view),
-        preference=orjson.dumps(preferred),
-        degraded=reranked.degraded is not None,
-    )
+    return result, cached_view
 
 
 def item_ids(documents: ResultDocuments, profile: CatalogueProfile) -> frozenset[int]:

@@ -121,10 +121,14 @@ def redis_errors() -> Iterator[None]:
 
 
 class RedisScript:
-    """A Lua script of ``services/redis_scripts``, called by its digest; a server that forgot it is sent it again."""
+    """A Lua script of ``services/redis_scripts``, called by its digest; a server that forgot it is sent it again.
 
-    def __init__(self, client: Redis, name: str) -> None:
-        self._script = client.register_script((_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8"))
+    Of several ``names`` the last is the script, and those before define what it uses.
+    """
+
+    def __init__(self, client: Redis, *names: str) -> None:
+        parts = [(_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8") for name in names]
+        self._script = client.register_script("\n".join(parts))
 
     async def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
         """What the script returned; raises ``DependencyUnavailable``."""

@@ -10,7 +10,7 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from core.ports import Claim, Clock, JobView, ResultDocuments
+from core.ports import Claim, Clock, JobView, ProvisionalDocuments, ResultDocuments
 from models.job import Job, JobStatus
 from services.redis_client import RedisScript, redis_errors
 
@@ -23,6 +23,7 @@ LEASE_PREFIX = "songs_ai:lease:"
 IDEMPOTENCY_PREFIX = "songs_ai:idempotency:"
 ORDER_PREFIX = "songs_ai:order:"
 VIEWS_PREFIX = "songs_ai:views:"
+PROVISIONAL_PREFIX = "songs_ai:provisional:"
 
 _NS_PER_S = 1_000_000_000
 _LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
@@ -39,12 +40,17 @@ def _sortable(at_ns: int) -> str:
     return f"{within:%Y-%m-%dT%H:%M:%S}.{fraction_ns:09d}"
 
 
+def _requested_at(job: Job) -> str:
+    return "" if job.requested_at_ns is None else _sortable(job.requested_at_ns)
+
+
 class RedisResultCache:
-    """A ``ResultCache`` in Redis.
+    """A ``ResultCache``, and the ``ProvisionalResults``, in Redis.
 
     ``job_ttl_s`` is the lifetime of a job's status and result and of an idempotency key, ``cache_ttl_s`` that of
     ``recommend:`` and ``preference:``, ``degraded_ttl_s`` theirs where the documents are degraded, and ``lease_s`` the
-    time after which a job whose worker fell silent may be claimed by another.
+    time after which a job whose worker fell silent may be claimed by another. Provisional documents live
+    ``provisional_ttl_s``, never longer than degraded ones.
     """
 
     def __init__(
@@ -56,19 +62,22 @@ class RedisResultCache:
         cache_ttl_s: int,
         lease_s: float,
         degraded_ttl_s: int = 600,
+        provisional_ttl_s: int = 300,
     ) -> None:
         self._client = client
         self._clock = clock
         self._job_ttl_s = job_ttl_s
         self._cache_ttl_s = cache_ttl_s
         self._degraded_ttl_s = degraded_ttl_s
+        self._provisional_ttl_s = min(provisional_ttl_s, degraded_ttl_s)
         self._lease_ms = max(1, round(lease_s * 1000))
         self._queue = RedisScript(client, "queue")
         self._claim = RedisScript(client, "claim")
         self._renew = RedisScript(client, "lease_renew")
         self._release = RedisScript(client, "lease_release")
         self._progress = RedisScript(client, "progress")
-        self._succeed = RedisScript(client, "succeed")
+        self._provisional = RedisScript(client, "job_order", "provisional")
+        self._succeed = RedisScript(client, "job_order", "succeed")
         self._fail = RedisScript(client, "fail")
 
     def _now(self) -> str:
@@ -112,20 +121,34 @@ class RedisResultCache:
         """See ``ResultCache.report_progress``."""
         await self._progress([STATUS_PREFIX + job.job_id], [min(max(progress, 0), 100)])
 
+    async def wants_provisional(self, job: Job, *, token: str) -> bool:
+        """See ``ProvisionalResults.wants_provisional``."""
+        return await self._ask_provisional(job, token)
+
+    async def show_provisional(self, job: Job, documents: ProvisionalDocuments, *, token: str) -> bool:
+        """See ``ProvisionalResults.show_provisional``."""
+        return await self._ask_provisional(job, token, documents.result, documents.cached_view)
+
+    async def _ask_provisional(self, job: Job, token: str, *documents: bytes) -> bool:
+        keys = [STATUS_PREFIX + job.job_id, LEASE_PREFIX + job.job_id]
+        keys += [f"{p}{job.member_id}" for p in (LATEST_PREFIX, VIEW_PREFIX, ORDER_PREFIX, PROVISIONAL_PREFIX)]
+        times = (self._now(), self._provisional_ttl_s, _requested_at(job))
+        return await self._provisional(keys, [token, *times, *documents]) == 1
+
     async def succeed(self, job: Job, documents: ResultDocuments, *, token: str) -> None:
         """See ``ResultCache.succeed``. A worker that lost its lease may still bring the result: it ends any lease.
 
         A job without ``requested_at_ns`` ranks by the ``submittedAt`` of its status, else by its first start.
         """
-        requested_at = "" if job.requested_at_ns is None else _sortable(job.requested_at_ns)
         member_ttl_s = self._degraded_ttl_s if documents.degraded else self._cache_ttl_s
         keys = [prefix + job.job_id for prefix in (STATUS_PREFIX, RESULT_PREFIX, LEASE_PREFIX)]
-        keys += [f"{p}{job.member_id}" for p in (LATEST_PREFIX, VIEW_PREFIX, PREFERENCE_PREFIX, ORDER_PREFIX)]
+        prefixes = (LATEST_PREFIX, VIEW_PREFIX, PREFERENCE_PREFIX, ORDER_PREFIX, PROVISIONAL_PREFIX)
+        keys += [f"{prefix}{job.member_id}" for prefix in prefixes]
         if job.idempotency_key:
             keys.append(VIEWS_PREFIX + job.job_id)
         parts = [documents.result, documents.cached_view, documents.preference]
         await self._succeed(
-            keys, [self._now(), self._job_ttl_s, member_ttl_s, requested_at, *parts, int(documents.degraded)]
+            keys, [self._now(), self._job_ttl_s, member_ttl_s, _requested_at(job), *parts, int(documents.degraded)]
         )
 
     async def fail(self, job_id: str, *, code: str, message: str, token: str | None = None) -> None:
