@@ -176,6 +176,32 @@ item_code = sa.Table(
     **_IN_MYSQL,
 )
 
+refresh_part = sa.Table(
+    "songs_ai_refresh_part",
+    own_metadata,
+    sa.Column("part_key", sa.String(32), primary_key=True),
+    sa.Column("run_on", sa.Date, nullable=False, comment="in the site's time zone"),
+    sa.Column("created_at", _INSTANT, nullable=False, comment="UTC; before its questions were read"),
+    sa.Column("n_questions", sa.Integer, nullable=False),
+    sa.Column("file_id", sa.String(191), comment="at the provider; NULL: not known to be uploaded"),
+    sa.Column("batch_id", sa.String(191), comment="at the provider; NULL: not known to be created"),
+    sa.Column("status", sa.String(32), comment="how the batch ended; NULL: something is left to do"),
+    **_IN_MYSQL,
+)
+
+refresh_question = sa.Table(
+    "songs_ai_refresh_question",
+    own_metadata,
+    sa.Column("part_key", sa.String(32), primary_key=True),
+    sa.Column("custom_id", sa.String(64), primary_key=True, comment="the question's fingerprint"),
+    sa.Column("member_id", sa.BigInteger, nullable=False),
+    sa.Column("locale", sa.String(8)),
+    sa.Column("taste_mark", sa.String(64), nullable=False, comment="changes with what the member likes"),
+    sa.Column("shown_ids", sa.JSON, nullable=False, comment="items by handle"),
+    sa.Column("outcome", sa.String(16), comment="NULL: not settled"),
+    **_IN_MYSQL,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ProfileTables:
