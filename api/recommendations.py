@@ -53,6 +53,7 @@ class _MadeFrom(BaseModel):
 
     favorite_song_ids: frozenset[int]
     generated_date: str
+    provisional: bool = False
 
 
 class JobDesk:
@@ -87,7 +88,10 @@ class JobDesk:
         return await self._results.cached_view(member_id)
 
     async def fresh_date(self, member_id: int, item_ids: Sequence[int]) -> str | None:
-        """The date of the cached view where it was made from exactly these likes; raises ``DependencyUnavailable``."""
+        """The date of the cached view where it was made from exactly these likes, and is not provisional.
+
+        Raises ``DependencyUnavailable``.
+        """
         if not item_ids:
             return None  # which likes these are, only the worker will know
         view = await self._results.cached_view(member_id)
@@ -127,7 +131,7 @@ def recommendation_router(desk: JobDesk) -> APIRouter:
 
     @router.post("/recommend/cached")
     async def cached(body: MemberBody) -> Response:
-        """The member's cached view and ``cached: true``, or 404."""
+        """The member's cached view, which says whether it is provisional, and ``cached: true``, or 404."""
         view = await desk.cached_view(body.member_id)
         if view is None:
             raise HTTPException(404, f"No recommendation is cached for member {body.member_id}.")
@@ -163,4 +167,5 @@ def _date_if_made_from(view: bytes, item_ids: frozenset[int]) -> str | None:
         made = _MadeFrom.model_validate_json(view)
     except ValidationError:
         return None  # not written by us, and nothing to tell likes by
-    return made.generated_date if made.favorite_song_ids == item_ids else None
+    is_ready = made.favorite_song_ids == item_ids and not made.provisional
+    return made.generated_date if is_ready else None

@@ -142,6 +142,9 @@ class Settings(BaseSettings):
     job_ttl_s: int = Field(86_400, ge=1, description="lifetime of job:status and job:result")
     cache_ttl_s: int = Field(604_800, ge=1, description="lifetime of recommend: and preference:")
     degraded_ttl_s: int = Field(600, ge=1, description="lifetime of cached answers made without the LLM's judgement")
+    provisional_ttl_s: int = Field(
+        300, ge=0, description="lifetime of provisional results, DEGRADED_TTL_S at the most; 0: none are made"
+    )
 
     # Connections
     database_pool: int = Field(10, ge=1, description="MySQL connections of one worker at the most")

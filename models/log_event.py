@@ -22,6 +22,7 @@ class LogEvent(StrEnum):
     JOB_RETRIED = "job_retried"
     JOB_DEAD_LETTERED = "job_dead_lettered"
     RESULT_SAVE_RETRIED = "result_save_retried"
+    PROVISIONAL_NOT_SHOWN = "provisional_not_shown"
     JOB_CANCELLED = "job_cancelled"
     JOB_PUBLISHED = "job_published"
     DELIVERY_NOT_SETTLED = "delivery_not_settled"

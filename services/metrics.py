@@ -39,6 +39,7 @@ SETTLED_REASONS = {
     "dead_lettered": ("invalid", "attempts_used_up", "unexpected"),
 }
 REASONS = (*(reason for reasons in SETTLED_REASONS.values() for reason in reasons), OTHER)
+PROVISIONAL_OUTCOMES = ("written", "skipped", "failed", OTHER)
 STAGES = ("listener", "retrieve", "hydrate", "rank", "rerank", "save", OTHER)
 LLM_FAILURES = (*LANGUAGE_MODEL_FAILURES, OTHER)
 LLM_RETRY_CAUSES = (
@@ -321,6 +322,21 @@ class _WorkerMetrics:
         self._in_flight = _labelled(
             Gauge("songs_ai_jobs_in_flight", "Jobs under way in this worker.", ["source"], registry=registry), SOURCES
         )
+        self._provisional = _labelled(
+            Counter(
+                "songs_ai_provisional_results_total",
+                "Jobs that came to ask the LLM, by what became of a provisional result.",
+                ["outcome"],
+                registry=registry,
+            ),
+            PROVISIONAL_OUTCOMES,
+        )
+        self._provisional_duration = Histogram(
+            "songs_ai_provisional_result_duration_seconds",
+            "Time from a job's delivery until its provisional result was written.",
+            buckets=_SHORT_BUCKETS_S,
+            registry=registry,
+        )
         self._settled = Counter(
             "songs_ai_deliveries_settled_total",
             "Deliveries by what the broker was told, and why.",
@@ -349,6 +365,12 @@ class _WorkerMetrics:
         self._in_flight.labels(source).dec()
         self._recommendations.labels(_bounded(outcome, JOB_OUTCOMES), source).inc()
         self._duration.labels(source).observe(seconds)
+
+    def provisional_result(self, *, outcome: str, seconds: float) -> None:
+        """Of a provisional result: ``written`` ``seconds`` after the delivery, ``skipped`` or ``failed``."""
+        self._provisional.labels(_bounded(outcome, PROVISIONAL_OUTCOMES)).inc()
+        if outcome == "written":
+            self._provisional_duration.observe(seconds)
 
     def delivery_settled(self, *, route: str, outcome: str, reason: str) -> None:
         """The broker was told what becomes of a delivery."""

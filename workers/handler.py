@@ -28,6 +28,7 @@ from workers.disposition import (
 )
 from workers.lease_keeper import LeaseKeeper
 from workers.observer import WorkerObserver, job_outcome, source_label
+from workers.provisional import ProvisionalWriter
 from workers.settlement import REPLAYED_HEADER
 
 log = structlog.get_logger()
@@ -40,7 +41,8 @@ class JobHandler:
     """Handles deliveries of jobs; one instance serves all that run side by side.
 
     ``delays_s`` are the retry queues' delays, rising. ``save_pauses_s`` are the pauses between the tries of saving a
-    finished result: what has been paid for is not thrown away because Redis restarts.
+    finished result: what has been paid for is not thrown away because Redis restarts. Without ``provisional``, a member
+    who has nothing waits for the result.
 
     All leases of one handler carry one token, so that a job whose lease could not be given up is not kept from the
     worker that holds it; two deliveries of one job in this worker exclude each other here.
@@ -57,6 +59,7 @@ class JobHandler:
         job_timeout_s: float,
         clock: Clock,
         observer: WorkerObserver,
+        provisional: ProvisionalWriter | None = None,
         save_pauses_s: Sequence[float] = SAVE_PAUSES_S,
     ) -> None:
         self._recommender = recommender
@@ -67,6 +70,7 @@ class JobHandler:
         self._job_timeout_s = job_timeout_s
         self._clock = clock
         self._observer = observer
+        self._provisional = provisional
         self._save_pauses_s = tuple(save_pauses_s)
         self._token = uuid4().hex
         self._running: set[str] = set()
@@ -123,7 +127,7 @@ class JobHandler:
         self._observer.job_started(source=source)
         try:
             with self._leases.held(job.job_id, self._token):
-                disposition = await self._run_and_save(job)
+                disposition = await self._run_and_save(job, arrived_s)
         except asyncio.CancelledError:
             self._finished("cancelled", source, arrived_s)
             log.info(LogEvent.JOB_CANCELLED)
@@ -135,20 +139,21 @@ class JobHandler:
     def _finished(self, outcome: str, source: str, arrived_s: float) -> None:
         self._observer.job_finished(outcome=outcome, source=source, seconds=self._clock.monotonic_s() - arrived_s)
 
-    async def _run_and_save(self, job: Job) -> Disposition:
+    async def _run_and_save(self, job: Job, arrived_s: float) -> Disposition:
         try:
-            documents = await self._run(job)
+            documents = await self._run(job, arrived_s)
             with self._observer.stage("save"):
                 await self._save(job, documents)
         except Exception as error:  # noqa: BLE001 - see _handled; here, so that the outcome is timed and counted
             return await self._failed(job, error)
         return Ack(AckReason.SUCCEEDED)
 
-    async def _run(self, job: Job) -> ResultDocuments:
+    async def _run(self, job: Job, arrived_s: float) -> ResultDocuments:
         scope = asyncio.timeout(self._job_timeout_s)
+        on_ranked = self._provisional and partial(self._provisional.offer, job, arrived_s, self._token)
         try:
             async with scope:
-                return await self._recommender.recommend(job, partial(self._report, job))
+                return await self._recommender.recommend(job, partial(self._report, job), on_ranked)
         except TimeoutError as error:
             if not scope.expired():
                 raise

@@ -17,6 +17,9 @@ class WorkerObserver(Protocol):
     def job_finished(self, *, outcome: str, source: str, seconds: float) -> None:
         """A started job ended ``seconds`` after its delivery; ``outcome`` is ``job_outcome``'s, or ``cancelled``."""
 
+    def provisional_result(self, *, outcome: str, seconds: float) -> None:
+        """Of a provisional result: ``written`` ``seconds`` after the delivery, ``skipped`` or ``failed``."""
+
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Time the block as the job's stage ``name``, also where it fails."""
 
@@ -34,6 +37,9 @@ class SilentObserver:
         """See ``WorkerObserver``."""
 
     def job_finished(self, *, outcome: str, source: str, seconds: float) -> None:
+        """See ``WorkerObserver``."""
+
+    def provisional_result(self, *, outcome: str, seconds: float) -> None:
         """See ``WorkerObserver``."""
 
     def stage(self, name: str) -> AbstractContextManager[None]:

@@ -64,6 +64,7 @@ from workers.handler import JobHandler
 from workers.job_publisher import BrokerJobPublisher
 from workers.lease_keeper import LeaseKeeper
 from workers.memory_broker import MemoryBroker
+from workers.provisional import ProvisionalWriter
 from workers.topology import build_topology
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             job_ttl_s=settings.job_ttl_s,
             cache_ttl_s=settings.cache_ttl_s,
             degraded_ttl_s=settings.degraded_ttl_s,
+            provisional_ttl_s=settings.provisional_ttl_s,
             lease_s=settings.job_lease_s,
         )
         texts = load_prompt_texts()
@@ -277,7 +279,14 @@ def _handler(parts: Parts, leases: LeaseKeeper) -> JobHandler:
         job_timeout_s=settings.job_timeout_s,
         clock=parts.clock,
         observer=parts.metrics,
+        provisional=_provisional_writer(parts),
     )
+
+
+def _provisional_writer(parts: Parts) -> ProvisionalWriter | None:
+    if not parts.settings.provisional_ttl_s:
+        return None
+    return ProvisionalWriter(parts.results, clock=parts.clock, observer=parts.metrics)
 
 
 async def _start_where_there(consumer: Consumer, settings: Settings) -> None:
