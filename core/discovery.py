@@ -95,3 +95,14 @@ class DiscoveryPlaces:
         if sum(unmet.values()) >= self.n - n_chosen:
             return frozenset(unmet)
         return frozenset(kind for kind in unmet if counts.get(kind, 0) < self.quotas[kind] * (n_chosen + 1) // self.n)
+
+    def label(self, discovery: Discovery | None, n_chosen: int, counts: Mapping[Discovery, int]) -> Discovery | None:
+        """What the next place is labelled after ``n_chosen``, which hold so many of each, if ``discovery`` gets it.
+
+        Gems and crossovers are few, but half of the candidates may be by new creators: only so many of them are called
+        so as they have places, spread over the list. The others stand where their scores put them.
+        """
+        if discovery is not Discovery.NEW_CREATOR:
+            return discovery
+        n_so_far = -(-self.quotas.get(discovery, 0) * (n_chosen + 1) // self.n)
+        return discovery if counts.get(discovery, 0) < n_so_far else None

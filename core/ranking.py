@@ -1,7 +1,7 @@
 """The first stage: score what was retrieved, label why each item is there, and order it with diversity.
 
 The order is maximal marginal relevance (Carbonell and Goldstein, "The use of MMR", SIGIR 1998) under a cap per
-creator, with a share of places kept for discoveries.
+creator, with a share of places kept for discoveries, and every interest of the listener has its share of it.
 """
 
 from collections import Counter
@@ -12,6 +12,7 @@ import numpy as np
 
 from core.discovery import DiscoveryPlaces, find_discoveries
 from core.fusion import Signals, fuse, to_share
+from core.interest_balance import InterestBalance
 from core.ports import Floats
 from core.retrieval import Retrieved
 from models.catalogue import Item, ItemFacts
@@ -25,7 +26,8 @@ class RankingConfig:
     """``diversity``, ``discovery_share`` and ``popularity_weight`` run from 0 to 1.
 
     ``discovery_mix`` weighs the kinds of discovery against each other; a kind that it lacks is kept no places for. A
-    hidden gem is less popular than ``gem_popularity_quantile`` of the items it competes with.
+    hidden gem is less popular than ``gem_popularity_quantile`` of the items it competes with. ``calibration``: by how
+    much the scores of an interest's items rise with every place that it lacks of its share; 0 leaves shares to scores.
     """
 
     diversity: float = 0.3
@@ -35,9 +37,11 @@ class RankingConfig:
     popularity_weight: float = 0.1
     n_near: int = 3
     gem_popularity_quantile: float = 0.25
+    calibration: float = 0.01
 
     def __post_init__(self) -> None:
-        if not (0 <= self.diversity <= 1 and 0 <= self.discovery_share <= 1 and self.max_per_creator >= 1):
+        shares = (self.diversity, self.discovery_share, self.popularity_weight, self.gem_popularity_quantile)
+        if not all(0 <= share <= 1 for share in shares) or self.max_per_creator < 1 or self.calibration < 0:
             raise ValueError(f"a ranking's config is out of range: {self}")
 
 
@@ -80,11 +84,11 @@ def rank(retrieved: Retrieved, n: int, config: RankingConfig) -> list[Ranked]:
     taste = _Taste.of(retrieved.liked)
     scores = _scores(retrieved, taste, config)
     discoveries = find_discoveries(retrieved, scores, config.gem_popularity_quantile)
-    order = _diversify(retrieved, discoveries, scores, n, config)
-    nearest = np.argsort(-retrieved.affinity[order], axis=1, kind="stable")[:, :_N_NEAR_SHOWN].tolist()
+    chosen = _diversify(retrieved, discoveries, scores, n, config)
+    nearest = np.argsort(-retrieved.affinity[list(chosen)], axis=1, kind="stable")[:, :_N_NEAR_SHOWN].tolist()
     return [
-        _ranked(retrieved, place, near, float(scores[place]), discoveries[place], taste)
-        for place, near in zip(order, nearest, strict=True)
+        _ranked(retrieved, place, near, float(scores[place]), discovery, taste)
+        for (place, discovery), near in zip(chosen.items(), nearest, strict=True)
     ]
 
 
@@ -144,38 +148,54 @@ def _kind(facts: ItemFacts, taste: _Taste, discovery: Discovery | None, sources:
 
 def _diversify(
     retrieved: Retrieved, discoveries: Sequence[Discovery | None], scores: Floats, n: int, config: RankingConfig
-) -> list[int]:
-    """Places in ``retrieved``, greedily by marginal relevance; discoveries come first where one is due.
+) -> dict[int, Discovery | None]:
+    """Places in ``retrieved``, greedily by marginal relevance, and what each is labelled a discovery of.
 
-    The cap per creator gives way only where the list would otherwise stay shorter than ``n``.
+    Discoveries come first where one is due. The cap per creator gives way only where the list would otherwise stay
+    shorter than ``n``.
     """
     n = min(n, len(scores))
     places = DiscoveryPlaces.of(discoveries, n, config.discovery_share, config.discovery_mix)
+    balance = _balance(retrieved, config.calibration)
     likeness = config.diversity * (retrieved.vectors @ retrieved.vectors.T)
     relevance = (1 - config.diversity) * scores
     redundancy = np.zeros_like(relevance)
     per_creator: Counter[str | None] = Counter()
-    chosen: list[int] = []
+    chosen: dict[int, Discovery | None] = {}
     over_cap: list[int] = []
     counts: Counter[Discovery] = Counter()
     # What is due goes before all else by more than any marginal relevance.
-    precedence = {kind: np.float32(10) * np.array([each is kind for each in discoveries]) for kind in places.quotas}
+    precedence = {kind: np.float32(1000) * np.array([each is kind for each in discoveries]) for kind in places.quotas}
     for _ in range(len(scores)):
         if len(chosen) == n:
             break
-        due = sum((precedence[kind] for kind in places.due(len(chosen), counts)), start=np.float32(0))
-        place = int(np.argmax(relevance - redundancy + due))
+        gains = relevance - redundancy
+        gains += balance.gains()
+        for kind in places.due(len(chosen), counts):
+            gains += precedence[kind]
+        place = int(np.argmax(gains))
         relevance[place] = -np.inf
         creator = retrieved.facts[place].creator
         if creator is not None and per_creator[creator] >= config.max_per_creator:
             over_cap.append(place)
             continue
         per_creator[creator] += 1
-        if (discovery := discoveries[place]) is not None:
-            counts[discovery] += 1
-        chosen.append(place)
+        label = places.label(discoveries[place], len(chosen), counts)
+        if label is not None:
+            counts[label] += 1
+        chosen[place] = label
+        balance.choose(place)
         np.maximum(redundancy, likeness[place], out=redundancy)
-    return chosen + over_cap[: n - len(chosen)]
+    for place in over_cap[: n - len(chosen)]:
+        chosen[place] = places.label(discoveries[place], len(chosen), counts)
+    return chosen
+
+
+def _balance(retrieved: Retrieved, strength: float) -> InterestBalance:
+    """Of the listener's interests; a listener without any has one, which nothing changes for."""
+    if retrieved.interests is None or retrieved.interest_weights is None:
+        return InterestBalance(np.zeros(len(retrieved.facts), np.int64), np.ones(1, np.float32), strength)
+    return InterestBalance(retrieved.interests, retrieved.interest_weights, strength)
 
 
 def _ranked(

@@ -7,6 +7,7 @@ import numpy as np
 
 from core.ports import CollaborativeSource, Floats, FusionWeights, Hits, Ids, ItemIndex
 from core.profile import TasteProfile
+from core.wish import Sought, WishFit
 from models.catalogue import ItemFacts
 from models.recommendation import CandidateSource
 
@@ -18,7 +19,9 @@ class Retrieved:
     ``facts``: one entry an item; ``vectors`` float32 (n, dim); ``similarity`` float32 (n,): the cosine to the nearest
     interest; ``liked``: one entry a like; ``affinity`` float32 (n, n_liked): the cosine to each like; ``is_popular``:
     found by popularity alone. With a collaborative model: ``collaborative`` float32 (n,), its scores, NaN for items
-    that it does not know; ``fusion``, how much each source weighs; ``sources``, what found each item.
+    that it does not know; ``fusion``, how much each source weighs; ``sources``, what found each item. Where
+    the profile is not cold: ``interests`` int64 (n,), the one that each item is nearest to; ``interest_weights``
+    float32 (k,), what each is of the whole taste, adding up to 1.
     """
 
     facts: Sequence[ItemFacts]
@@ -30,6 +33,9 @@ class Retrieved:
     collaborative: Floats | None = None
     fusion: FusionWeights | None = None
     sources: Sequence[tuple[str, ...]] = ()
+    interests: Ids | None = None
+    interest_weights: Floats | None = None
+    wish: WishFit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +53,19 @@ async def retrieve(
     excluded: Collection[int],
     collaborative: CollaborativeSource | None = None,
     likes: Mapping[int, float] | None = None,
+    wish: Sought | None = None,
 ) -> Retrieved:
     """Up to ``n`` items near the interests, and up to ``n`` that the likes of others suggest; none is ``excluded``.
+
+    For a ``wish`` up to ``n`` more that are near it, or between it and an interest, as far as there are, of its tags.
 
     A cold profile gets popular items of many genres. ``likes``: the weight of each like, of those too that the index
     does not know. A model that knows none of them changes nothing.
     """
+    wished = {CandidateSource.WISH: await _near_wish(wish, profile, index, n, excluded)} if wish else {}
     if profile.is_cold:
-        return await _measure(profile, index, {CandidateSource.POPULARITY: await _popular(index, n, excluded)}, None)
+        popular = {CandidateSource.POPULARITY: await _popular(index, n, excluded)}
+        return await _measure(profile, index, popular | wished, None)
     found = {CandidateSource.CONTENT: await _near_interests(profile, index, n, excluded)}
     folded = _fold_in(collaborative, likes or {})
     if folded:
@@ -64,7 +75,24 @@ async def retrieve(
     if missing > 0:
         others = {*excluded, *np.concatenate(list(found.values())).tolist()}
         found[CandidateSource.POPULARITY] = await _popular(index, missing, others)
-    return await _measure(profile, index, found, folded)
+    return await _measure(profile, index, found | wished, folded)
+
+
+async def _near_wish(wish: Sought, profile: TasteProfile, index: ItemIndex, n: int, excluded: Collection[int]) -> Ids:
+    """Half of the places are the wish's own, the others those of the interests that it steers.
+
+    The strictest of the wish's filters comes first; what it leaves open goes to the next one, and last to none.
+    """
+    queries, shares = wish.steered(profile.centroids, profile.weights)
+    chosen: list[Ids] = []
+    for predicate in [*wish.predicates, *([None] if wish.vector is not None else [])]:
+        missing = n - sum(map(len, chosen))
+        if missing <= 0 or not len(queries):
+            break
+        others = {*excluded, *(item for ids in chosen for item in ids.tolist())}
+        hits = await index.search(queries, missing, excluded=others, predicate=predicate)
+        chosen.append(_shared_out(hits, shares, missing))
+    return np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
 
 
 def _fold_in(source: CollaborativeSource | None, likes: Mapping[int, float]) -> _FoldedIn | None:
@@ -74,8 +102,11 @@ def _fold_in(source: CollaborativeSource | None, likes: Mapping[int, float]) -> 
 
 async def _near_interests(profile: TasteProfile, index: ItemIndex, n: int, excluded: Collection[int]) -> Ids:
     """Each interest gives its best: at least its share of ``n``, and so much more that overlaps do not matter."""
-    found = await index.search(profile.centroids, n, excluded=excluded)
-    quotas = [max(1, round(n * float(share))) for share in profile.weights]
+    return _shared_out(await index.search(profile.centroids, n, excluded=excluded), profile.weights, n)
+
+
+def _shared_out(found: list[Hits], shares: Floats, n: int) -> Ids:
+    quotas = [max(1, round(n * float(share))) for share in shares]
     chosen = dict.fromkeys(
         item for hits, quota in zip(found, quotas, strict=True) for item in hits.ids[:quota].tolist()
     )
@@ -107,21 +138,21 @@ async def _measure(
     """What the index does not know, such as items that the model was fitted on and that are gone, is left out."""
     ids = list(dict.fromkeys(np.concatenate(list(found.values())).tolist()))
     known, vectors = await index.vectors(ids)
-    similarity = (
-        np.zeros(len(known), dtype=np.float32) if profile.is_cold else np.max(vectors @ profile.centroids.T, axis=1)
-    )
+    cosines = vectors @ profile.centroids.T if not profile.is_cold else np.zeros((len(known), 1), dtype=np.float32)
     facts = await index.facts(known.tolist())
     liked = await index.facts(profile.liked_ids.tolist())
     return Retrieved(
         facts=facts,
         vectors=vectors,
-        similarity=similarity,
+        similarity=np.max(cosines, axis=1),
         liked=liked,
         affinity=vectors @ profile.liked_vectors.T,
         is_popular=profile.is_cold,
         collaborative=folded.source.scores(folded.vector, known) if folded else None,
         fusion=folded.source.weights if folded else None,
         sources=_sources(facts, liked, found),
+        interests=None if profile.is_cold else np.argmax(cosines, axis=1),
+        interest_weights=None if profile.is_cold else profile.weights,
     )
 
 

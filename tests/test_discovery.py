@@ -88,7 +88,7 @@ def test_a_list_by_popularity_alone_has_no_discoveries() -> None:
 
 def test_a_discovery_s_type_is_one_that_the_backend_knows() -> None:
     rows = [(song(1), NEAR_LOVED), (song(2, genres=["jazz"]), FAR), (song(3, popularity=0.0), NEAR_ONCE)]
-    ranked = rank(retrieved(rows), 3, RankingConfig())
+    ranked = rank(retrieved(rows), 3, RankingConfig(discovery_share=1.0))
     assert {each.facts.item_id: (each.discovery, each.kind) for each in ranked} == {
         1: (NEW, RecommendationType.GENRE),
         2: (CROSSOVER, RecommendationType.CROSSOVER),
@@ -98,7 +98,7 @@ def test_a_discovery_s_type_is_one_that_the_backend_knows() -> None:
 
 def test_what_only_other_listeners_led_to_is_called_so() -> None:
     what = replace(retrieved([(song(1), FAR)]), sources=[(CandidateSource.COLLABORATIVE,)])
-    (only,) = rank(what, 1, RankingConfig())
+    (only,) = rank(what, 1, RankingConfig(discovery_share=1.0))
     assert (only.kind, only.discovery) == (RecommendationType.COLLABORATIVE, NEW)
 
 
@@ -142,6 +142,29 @@ def test_places_that_one_kind_cannot_fill_go_to_the_others() -> None:
 
 def test_without_a_share_discoveries_stand_where_their_scores_put_them() -> None:
     assert counts(rank(crowd(10, 10, 10), 20, replace(CONFIG, discovery_share=0.0))) == {None: 20}
+
+
+def test_new_creators_are_called_so_no_oftener_than_they_have_places() -> None:
+    many_new = crowd(0, 0, 60)
+    assert find_discoveries(many_new, many_new.similarity, 0.25).count(NEW) == 60
+    assert counts(rank(many_new, 100, CONFIG)) == {NEW: 30, None: 70}
+    assert counts(rank(many_new, 100, replace(CONFIG, discovery_share=0.0)))[NEW] == 0
+    assert counts(rank(many_new, 100, replace(CONFIG, discovery_mix={GEM: 1.0})))[NEW] == 0
+
+
+def test_a_gem_or_crossover_is_called_so_beyond_its_places_too() -> None:
+    shown = counts(rank(crowd(12, 12, 0), 64, replace(CONFIG, discovery_share=0.1)))
+    assert min(shown[GEM], shown[CROSSOVER]) > 6
+
+
+@given(st.integers(1, 60), st.integers(0, 30), st.floats(0, 1))
+def test_the_new_creators_of_a_list_s_head_are_their_share_of_it(n: int, n_shown: int, share: float) -> None:
+    what = crowd(0, 0, 60)
+    ranked = rank(what, n, replace(CONFIG, discovery_share=share, discovery_mix={NEW: 1.0}))
+    n_shown = min(n_shown, n)
+    n_new = counts(ranked[:n_shown])[NEW]
+    quota = int(share * n)
+    assert quota * n_shown // n <= n_new <= -(-quota * n_shown // n)
 
 
 @pytest.mark.parametrize("n_shown", [10, 20, 40])
