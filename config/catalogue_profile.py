@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from config.wish_table import WishTable
+
 PROFILES = Path(__file__).parent / "profiles"
 
 
@@ -79,6 +81,9 @@ class CatalogueProfile(_Section):
     lists: JoinedInteractionTable | None = None
     words: dict[str, Words] = Field(min_length=1)
     versions: VersionWords = VersionWords()
+    # Left out of dumps: what nobody wished for does not change an answer, so it has a version of its own.
+    wishes: WishTable = Field(WishTable(), exclude=True)
+    kinds: tuple[tuple[str, ...], ...] = Field((), description="genres that a sentence may name, each in all its names")
     group_fields: tuple[str, ...] = Field(description="fields of an item in a group of the result")
     candidate_fields: tuple[str, ...] = Field(description="fields of an item among the candidates of the result")
     id_field: str = Field(description="name of the item's id in results")

@@ -1,6 +1,6 @@
 """The words that are sent to the language model, and those of explanations made without it: data in ``config/prompts``.
 
-``rerank.md`` holds the instructions; one TOML file per locale holds what differs by language. A new wording is a new
+``rerank.md`` and ``screen.md`` hold the instructions; one TOML file per locale holds what differs by language. A new wording is a new
 ``PromptTexts.version`` and so a new answer for everyone.
 """
 
@@ -75,6 +75,22 @@ class Phrases(_Section):
     taste_unknown: str
 
 
+class ClaimWords(_Section):
+    """What tells names and kinds from plain words of the language; spaces count, all is in lower case.
+
+    ``names_after`` and ``names_before`` stand right before and after a name, and make one of a word that may be plain.
+    ``plain`` words are no names though capitalised. A mood before one of ``scenes`` is that of the moment, not of the
+    item; a genre among ``plain_kinds`` is one only before ``kind_nouns``.
+    """
+
+    names_after: tuple[str, ...] = ()
+    names_before: tuple[str, ...] = ()
+    plain: frozenset[str] = frozenset()
+    scenes: tuple[str, ...] = ()
+    plain_kinds: frozenset[str] = frozenset()
+    kind_nouns: tuple[str, ...] = ()
+
+
 class LocaleTexts(_Section):
     """One language: ``letters`` are the characters, as in a regular expression's set, that its sentences must have."""
 
@@ -87,6 +103,7 @@ class LocaleTexts(_Section):
     separator: str
     tokens: TokenCeilings
     phrases: Phrases
+    claims: ClaimWords = ClaimWords()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,19 +111,21 @@ class PromptTexts:
     """All texts; ``version`` is a digest of them."""
 
     instructions: str
+    screening: str
     locales: Mapping[str, LocaleTexts]
     version: str
 
 
 def load_prompt_texts(directory: Path = PROMPTS) -> PromptTexts:
     """The texts of ``directory``. Raises ``ValueError`` naming the file, and what is wrong in it."""
-    files = [directory / "rerank.md", *sorted(directory.glob("*.toml"))]
+    files = [directory / "rerank.md", directory / "screen.md", *sorted(directory.glob("*.toml"))]
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return PromptTexts(
         instructions=files[0].read_text(encoding="utf-8"),
-        locales={file.stem: _load_locale(file) for file in files[1:]},
+        screening=files[1].read_text(encoding="utf-8"),
+        locales={file.stem: _load_locale(file) for file in files[2:]},
         version=digest.hexdigest()[:12],
     )
 

@@ -1,0 +1,78 @@
+"""Finds known names in texts of any script: one dictionary look-up a character, however many names there are."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from unicodedata import normalize
+
+MAX_NAME_CHARS = 160
+
+_SPACES = re.compile(r"[^\S\n]+")
+_HANGUL, _KATAKANA = ("가", "힣"), ("ァ", "ヿ")
+
+
+def folded(text: str) -> str:
+    """``text`` for comparison; as long as its NFKC form is, so that places in one are places in the other."""
+    return folded_nfkc(normalize("NFKC", text))
+
+
+def folded_nfkc(text: str) -> str:
+    """``text``, which is in NFKC, for comparison, character by character."""
+    # The one letter whose lower case is two characters.
+    return text.replace("İ", "I").replace("’", "'").replace("‘", "'").lower()
+
+
+def all_folded(names: Sequence[str]) -> list[str]:
+    """Each of ``names`` folded, its spaces collapsed and its end cut off; in one go, as there are a thousand an answer.
+
+    A name with a line break, which no line of text can hold, becomes an empty string.
+    """
+    joined = "\n".join([name[:MAX_NAME_CHARS] if "\n" not in name else "" for name in names])
+    lines = folded(joined).split("\n")
+    return [_SPACES.sub(" ", line).strip() for line in lines] if "  " in joined or "\t" in joined else lines
+
+
+class NameIndex:
+    """Names by their first two characters; shorter ones are not kept: they would be found everywhere."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._by_start: dict[str, list[str]] = {}
+        for name in names:
+            if len(name) > 1:
+                self._by_start.setdefault(name[:2], []).append(name)
+        for same_start in self._by_start.values():
+            if len(same_start) > 1:
+                same_start.sort(key=len, reverse=True)
+
+    def at(self, text: str, place: int) -> Iterator[str]:
+        """The names that stand at ``place`` in ``text``, which is folded, the longest first."""
+        for name in self._by_start.get(text[place : place + 2], ()):
+            if text.startswith(name, place) and is_word(text, place, place + len(name)):
+                yield name
+
+
+def is_word(text: str, start: int, end: int) -> bool:
+    """Whether ``text[start:end]`` can be a word of its own.
+
+    Latin words end where their letters do, so a Korean particle may follow. Hangul may have a particle after it but
+    nothing before it; a run of katakana is one word; before and after kanji and hiragana anything may stand.
+    """
+    before, after = text[start - 1 : start], text[end : end + 1]
+    if is_latin(text[start]) and (is_latin(before) or before == "-"):
+        return False
+    if is_latin(text[end - 1]) and is_latin(after):
+        return False
+    if _within(text[start], _HANGUL) and _within(before, _HANGUL):
+        return False
+    return not (
+        (_within(text[start], _KATAKANA) and _within(before, _KATAKANA))
+        or (_within(text[end - 1], _KATAKANA) and _within(after, _KATAKANA))
+    )
+
+
+def is_latin(char: str) -> bool:
+    """Whether ``char`` (or nothing) is a Latin letter or a digit."""
+    return char.isalnum() and char < "\u0250"
+
+
+def _within(char: str, letters: tuple[str, str]) -> bool:
+    return letters[0] <= char <= letters[1]

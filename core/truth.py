@@ -1,0 +1,307 @@
+"""Whether a sentence of the model names only what is true: the liked items, the items it speaks of, and what they are.
+
+The check looks for names and kinds, not for meaning: what stands in quotation marks, names of items that the model was
+shown, words written as names, genres and moods. It would rather let a claim pass than take a plain word for one;
+whatever fails gives way to a sentence that follows from the evidence.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import chain
+from unicodedata import normalize
+
+from config.prompt_texts import ClaimWords
+from core.name_index import NameIndex, all_folded, folded, folded_nfkc, is_latin
+from models.catalogue import Item
+
+_QUOTED = re.compile(
+    r"\"([^\"]+)\"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»|「([^」]+)」|『([^』]+)』|《([^》]+)》|〈([^〉]+)〉"
+    r"|(?<!\w)‘(.+?)’(?![a-z])|(?<![^\W_])'([^']+)'(?![a-zA-Z])"
+)
+_QUOTES = re.compile("[\"“„«「『《〈‘']")
+_CAPITALISED = re.compile(
+    r"(?<![\w'’-])[A-ZÀ-Þ][\w'’&.-]*(?:\s+(?:[A-ZÀ-Þ][\w'’&.-]*|(?:of|the|and|de|la)(?=\s[A-ZÀ-Þ])))*"
+)
+_LATIN_WORD = re.compile(r"[A-Za-zÀ-ɏ][A-Za-zÀ-ɏ0-9'’&.-]*")
+_LATIN_NAME = re.compile(r"(?<![A-Za-zÀ-ɏ])[A-ZÀ-Þ][A-Za-zÀ-ɏ0-9'’&.-]+(?:\s+[A-ZÀ-Þ][A-Za-zÀ-ɏ0-9'’&.-]*)*")
+_OTHER_SCRIPT = re.compile(r"[぀-ヿ一-鿿가-힣]")
+# Where a name can start: not in the middle of a Latin word.
+_PLACES = re.compile(r"[0-9a-zß-ɏ]+|[^\s0-9a-zß-ɏ]")
+_HIRAGANA = re.compile(r"[ぁ-ゟ]+")
+_WORD = re.compile(r"\w[\w'&-]*")
+_SENTENCE_END = (".", "!", "?", ":", ";", "—", "–", '"', "“")
+_CREATOR, _TITLE, _KIND = 1, 2, 4
+_MIN_PLAIN_WORD, _MIN_TITLE_WORDS, _SEVERAL = 4, 3, 2
+_MIN_CREATOR, _MIN_TITLE, _MIN_TITLE_IN_CONTEXT, _MIN_HIRAGANA = 3, 5, 3, 4
+_MIN_CUT, _MAX_LEFT_OVER, _MAX_EMPHASIS = 5, 3, 2
+
+
+class ClaimRules:
+    """What one language tells of names and kinds; ``synonyms`` are the names of each kind, in any language."""
+
+    def __init__(self, words: ClaimWords, synonyms: Iterable[Sequence[str]]) -> None:
+        self.words = words
+        self.known_kinds: dict[str, frozenset[str]] = {}
+        for number, names in enumerate(synonyms):
+            for name in map(folded, names):
+                self.known_kinds[name] = self.known_kinds.get(name, frozenset()) | {str(number)}
+        self._squeezed = {_squeezed(name): ids for name, ids in self.known_kinds.items()}
+        self.kinds_of = lru_cache(maxsize=8192)(self._kinds_of)
+
+    def ids(self, kind: str) -> frozenset[str]:
+        """What stands for ``kind``, folded, under all its names: kinds with something in common are one."""
+        return self._squeezed.get(squeezed := _squeezed(kind)) or frozenset((squeezed,))
+
+    def _kinds_of(self, genres: tuple[str, ...], moods: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
+        """The kinds folded, and all that an item of these may be said to be: whole kinds and their words."""
+        names = frozenset(map(folded, (*genres, *moods)))
+        parts = names.union(*map(_WORD.findall, names), *(re.findall(r"\w+", name) for name in names))
+        return names, frozenset(chain.from_iterable(map(self.ids, parts)))
+
+    def is_named(self, text: str, start: int, end: int) -> bool:
+        """Whether the words around a place in ``text``, folded, make a name of what stands there."""
+        words = self.words
+        return text.startswith(words.names_after, end) or f" {text[:start]}".endswith(words.names_before)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    """A sentence in NFKC, the same folded, and how it is written."""
+
+    text: str
+    low: str
+    is_title: bool
+    is_latin: bool
+
+    @classmethod
+    def of(cls, text: str, *, is_title: bool) -> "_Sentence":
+        text = normalize("NFKC", text)
+        words = [word for word in _LATIN_WORD.findall(text)[1:] if len(word) >= _MIN_PLAIN_WORD]
+        is_capitalised = len(words) >= _MIN_TITLE_WORDS and not any(word[0].islower() for word in words)
+        return cls(text, folded_nfkc(text), is_title or is_capitalised, not _OTHER_SCRIPT.search(text))
+
+    def starts(self, place: int) -> bool:
+        """Whether a sentence starts at ``place``, so that its first letter tells nothing."""
+        before = self.text[:place].rstrip()
+        return not before or before.endswith(_SENTENCE_END)
+
+
+class _Support:
+    """What a sentence may name for the sake of some items."""
+
+    def __init__(self, names: frozenset[str], kinds: frozenset[str], kind_ids: frozenset[str]) -> None:
+        self.names, self.kinds, self.kind_ids = names, kinds, kind_ids
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The words of all names and kinds."""
+        return frozenset(chain.from_iterable(map(_words, chain(self.names, self.kinds))))
+
+
+_Supports = tuple[_Support, ...]
+
+
+class Truth:
+    """What sentences about ``shown`` may say to one who likes ``liked``. Built once an answer."""
+
+    def __init__(self, rules: ClaimRules, shown: Sequence[Item], liked: Sequence[Item]) -> None:
+        self._rules = rules
+        items = {item.item_id: item for item in (*shown, *liked)}
+        self._flags: dict[str, int] = dict.fromkeys(rules.known_kinds, _KIND)
+        self._names = self._read_names(items.values())
+        for kind in frozenset().union(*(rules.kinds_of(item.genres, item.moods)[0] for item in items.values())):
+            self._flags[kind] = self._flags.get(kind, 0) | _KIND
+        self._moods = frozenset(map(folded, {mood for item in items.values() for mood in item.moods}))
+        self._index = NameIndex(self._flags)
+        self._liked = self._support(liked)
+
+    def unsupported(self, sentence: str, about: Sequence[Item] = (), *, is_title: bool = False) -> tuple[str, ...]:
+        """What ``sentence`` names that neither the likes nor ``about`` support, as it names it; empty if all is true.
+
+        A title may capitalise its words (``is_title``), so there these alone are no claim.
+        """
+        said = _Sentence.of(sentence, is_title=is_title)
+        supports = (self._support(about), self._liked) if about else (self._liked,)
+        claims = [*self._quotations(said, supports), *self._known(said, supports)]
+        if not (said.is_title and said.is_latin):
+            claims += self._strangers(said, supports)
+        return tuple(dict.fromkeys(claims))
+
+    def _read_names(self, items: Iterable[Item]) -> dict[int, list[str]]:
+        """The names that each item has, by its id; all of them are entered among the flags."""
+        raw = [(item.item_id, flag, name) for item in items for flag, name in _names(item)]
+        names: dict[int, list[str]] = {item.item_id: [] for item in items}
+        flags = self._flags
+        for (item_id, flag, _), name in zip(raw, all_folded([name for _, _, name in raw]), strict=True):
+            names[item_id].append(name)
+            flags[name] = flags.get(name, 0) | flag
+        return names
+
+    def _support(self, items: Sequence[Item]) -> _Support:
+        names, kinds, ids = set[str](), set[str](), set[str]()
+        for item in items:
+            known = self._names.get(item.item_id)
+            names.update(all_folded([name for _, name in _names(item)]) if known is None else known)
+            own_kinds, own_ids = self._rules.kinds_of(item.genres, item.moods)
+            kinds |= own_kinds
+            ids |= own_ids
+        names.discard("")
+        return _Support(frozenset(names), frozenset(kinds), frozenset(ids))
+
+    # --- names and kinds that the data holds ---
+
+    def _known(self, said: _Sentence, supports: _Supports) -> Iterator[str]:
+        end = 0
+        for match in _PLACES.finditer(said.low):
+            if (place := match.start()) < end:
+                continue
+            for name in self._index.at(said.low, place):
+                if self._is_supported(name, supports):
+                    end = place + len(name)
+                    break
+                if self._is_claim(name, said, place, place + len(name)):
+                    end = place + len(name)
+                    yield said.text[place:end]
+                    break
+
+    def _is_supported(self, name: str, supports: _Supports) -> bool:
+        if any(name in support.names or name in support.kinds for support in supports):
+            return True
+        return bool(self._flags[name] & _KIND) and (
+            self._is_kind_of(name, supports)
+            or (
+                len(words := re.findall(r"\w+", name)) >= _SEVERAL
+                and all(self._is_kind_of(word, supports) for word in words)
+            )
+        )
+
+    def _is_kind_of(self, name: str, supports: _Supports) -> bool:
+        ids = self._rules.ids(name)
+        return any(not ids.isdisjoint(support.kind_ids) for support in supports)
+
+    def _is_claim(self, name: str, said: _Sentence, start: int, end: int) -> bool:
+        flags = self._flags[name]
+        if flags & _KIND and self._is_kind(name, said, start, end):
+            return True
+        if not flags & (_CREATOR | _TITLE):
+            return False
+        is_creator = bool(flags & _CREATOR)
+        if is_latin(name[0]):
+            return self._is_latin_name(name, said, start, end, is_creator=is_creator)
+        n = len(name.replace(" ", ""))
+        is_short = n < _MIN_HIRAGANA and bool(_HIRAGANA.fullmatch(name))
+        if not is_short and n >= (_MIN_CREATOR if is_creator else _MIN_TITLE):
+            return True
+        return (is_creator or n >= _MIN_TITLE_IN_CONTEXT) and self._rules.is_named(said.low, start, end)
+
+    def _is_kind(self, name: str, said: _Sentence, start: int, end: int) -> bool:
+        words = self._rules.words
+        if name in words.plain_kinds and not said.low.startswith(words.kind_nouns, end):
+            return False
+        return name not in self._moods or not said.low.startswith(words.scenes, end)
+
+    def _is_latin_name(self, name: str, said: _Sentence, start: int, end: int, *, is_creator: bool) -> bool:
+        """Whether it is written as a name; one word needs more than its letter case where that tells nothing."""
+        written = [word for word in said.text[start:end].split() if len(word) >= _MIN_PLAIN_WORD or word[0].isalpha()]
+        n_capitals = sum(not word[0].islower() for word in written)
+        is_single = " " not in name
+        if not written or written[0][0].islower() or (not is_single and n_capitals < _SEVERAL):
+            return False
+        if any(word[0].islower() and len(word) >= _MIN_PLAIN_WORD for word in written):
+            return False
+        if name in self._rules.words.plain:
+            return False
+        if not is_single and (is_creator or not said.is_title):
+            return True
+        tells_nothing = said.is_title or said.starts(start) or not said.is_latin or len(name) < _MIN_PLAIN_WORD
+        if is_creator and not said.is_latin and len(name) >= _MIN_CREATOR:
+            return True
+        return not tells_nothing or self._rules.is_named(said.low, start, end)
+
+    # --- what stands in quotation marks ---
+
+    def _quotations(self, said: _Sentence, supports: _Supports) -> Iterator[str]:
+        if not _QUOTES.search(said.text):
+            return
+        for match in _QUOTED.finditer(said.text):
+            quoted = next(part for part in match.groups() if part is not None).strip(" .,!?")
+            if quoted and not _is_known(folded_nfkc(quoted), supports) and self._is_title_like(quoted, said, match):
+                yield quoted
+
+    def _is_title_like(self, quoted: str, said: _Sentence, match: re.Match[str]) -> bool:
+        """Quotation marks may stress a plain word too: one in small letters, or a very short one."""
+        low = folded_nfkc(quoted)
+        if low in self._flags:
+            return True
+        if is_latin(quoted[0]):
+            return not quoted[0].islower() and low not in self._rules.words.plain
+        return len(quoted) > _MAX_EMPHASIS or self._rules.is_named(said.low, match.start(), match.end())
+
+    # --- names that the data does not hold ---
+
+    def _strangers(self, said: _Sentence, supports: _Supports) -> Iterator[str]:
+        """Runs of capitalised words that hold two unknown ones, or one in the place of a name."""
+        known = (self._rules.words.plain, *(support.words for support in supports))
+        for run in (_CAPITALISED if said.is_latin else _LATIN_NAME).finditer(said.text):
+            start = run.start()
+            parts = list(_LATIN_WORD.finditer(run.group()))
+            if said.is_latin and said.starts(start):
+                parts = parts[1:]
+            unknown = [part for part in parts if part.group()[0].isupper() and not _is_known_word(part.group(), known)]
+            if not unknown:
+                continue
+            first, last = start + unknown[0].start(), start + unknown[-1].end()
+            if (
+                len(unknown) >= _SEVERAL
+                or self._rules.is_named(said.low, first, last)
+                or _is_possessive(unknown[0].group())
+            ):
+                yield said.text[first:last]
+
+
+def _names(item: Item) -> list[tuple[int, str]]:
+    names = [(_TITLE, title) for title in item.titles.values()]
+    for creator in (item.creator, item.creator_local):
+        if creator:
+            names.append((_CREATOR, creator))
+            if ";" in creator:
+                names += [(_CREATOR, part.strip()) for part in creator.split(";")]
+    return names
+
+
+def _squeezed(kind: str) -> str:
+    return "".join(char for char in kind.replace("&", "n") if char.isalnum()) or kind
+
+
+@lru_cache(maxsize=16_384)
+def _words(name: str) -> tuple[str, ...]:
+    return (*_WORD.findall(name), *re.findall(r"\w+", name))
+
+
+def _is_known_word(word: str, known: Iterable[frozenset[str]]) -> bool:
+    word = folded_nfkc(word).rstrip(".-'")
+    bare = word.removesuffix("'s")
+    parts = {word, bare, bare.split("-")[0]}
+    return len(bare) < _SEVERAL or not all(parts.isdisjoint(words) for words in known)
+
+
+def _is_possessive(word: str) -> bool:
+    return folded_nfkc(word).endswith("'s")
+
+
+def _is_known(quoted: str, supports: _Supports) -> bool:
+    """Whether ``quoted`` is something that may be named, or the beginning of it, as the prompt cuts long titles."""
+    if any(quoted in support.names or quoted in support.kinds for support in supports):
+        return True
+    beginning, inside = quoted.rstrip("…. "), []
+    for name in chain.from_iterable(support.names for support in supports):
+        if name.startswith(beginning) and (len(beginning) >= _MIN_CUT or not name[len(beginning)].isalnum()):
+            return True
+        if name in quoted:
+            inside.append(name)
+    rest = quoted
+    for name in sorted(inside, key=len, reverse=True):
+        rest = rest.replace(name, " ")
+    return bool(inside) and sum(char.isalnum() for char in rest) <= _MAX_LEFT_OVER
