@@ -479,7 +479,9 @@ def _run(step: Step, *, log_level: LogLevel | None = None) -> None:
 
 
 def _setting(location: tuple[int | str, ...]) -> str:
-    return f"{str(location[0]).upper()}: " if location else ""
+    """The setting, and the part of it that is wrong: ``LLM_STRATEGIES: deep.n_likes: ``."""
+    name, *part = map(str, location or ("",))
+    return "".join(f"{each}: " for each in (name.upper(), ".".join(part)) if each)
 
 
 def _stop(sentence: str, code: int = FAILED) -> NoReturn:

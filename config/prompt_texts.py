@@ -1,7 +1,7 @@
 """The words that are sent to the language model, and those of explanations made without it: data in ``config/prompts``.
 
-``rerank.md`` and ``screen.md`` hold the instructions; one TOML file per locale holds what differs by language. A new wording is a new
-``PromptTexts.version`` and so a new answer for everyone.
+``rerank.md`` and ``screen.md`` hold the instructions; one TOML file per locale holds what differs by language. A new
+wording is a new ``PromptTexts.version`` and so a new answer for everyone.
 """
 
 import hashlib

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from config.llm_strategies import DEFAULT_STRATEGIES, StrategyTable
 from config.token_price import TokenPrice
 
 MEMORY_URL = "memory://"
@@ -35,9 +36,13 @@ class Settings(BaseSettings):
     )
 
     # LLM
-    llm_model: str = Field("gpt-4.1-mini", description="model of the default strategy")
-    llm_deep_model: str = Field("gpt-4.1", description="model of the deep strategy")
-    llm_fallback_model: str = Field("", description="model that is asked where another one fails; empty: none")
+    llm_strategies: StrategyTable = Field(
+        DEFAULT_STRATEGIES,
+        description=(
+            "what each strategy sends and may spend, as JSON over the defaults (docs/llm.md): "
+            '{"deep": {"model": "gpt-4.1", "fallback_model": "gpt-4.1-mini", "n_candidates": 240}}'
+        ),
+    )
     llm_timeout_s: float = Field(
         20.0,
         gt=0,
@@ -81,7 +86,6 @@ class Settings(BaseSettings):
     )
     llm_breaker_window_s: float = Field(30.0, gt=0, description="seconds within which these failures must come")
     llm_breaker_cool_down_s: float = Field(15.0, gt=0, description="seconds until one call tries whether it is back")
-    llm_candidates: int = Field(100, ge=1, le=500, description="candidates shown to the LLM")
     llm_order_weight: float = Field(
         0.6,
         ge=0,
@@ -190,7 +194,17 @@ class Settings(BaseSettings):
             raise ValueError("default_top_k must not be above max_top_k")
         return self
 
+    @model_validator(mode="after")
+    def _llm_ends_before_its_job(self) -> Self:
+        calls = max(row.max_calls for row in (self.llm_strategies.default, self.llm_strategies.deep))
+        if self.llm_enabled and calls * self.llm_timeout_s >= self.job_timeout_s:
+            raise ValueError(
+                f"job_timeout_s must be above {calls} times llm_timeout_s: the LLM may not cost a job its time"
+            )
+        return self
+
     @property
     def llm_enabled(self) -> bool:
-        """Whether there is an LLM to ask: a key, or the base URL of a server that wants none."""
-        return bool(self.openai_api_key.get_secret_value() or self.openai_base_url)
+        """Whether there is an LLM to ask: a model, and a key or the base URL of a server that wants none."""
+        has_server = self.openai_api_key.get_secret_value() or self.openai_base_url
+        return bool(has_server and self.llm_strategies.models)

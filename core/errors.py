@@ -75,8 +75,8 @@ LANGUAGE_MODEL_FAILURES = (
 class LanguageModelFailed(SongsAIError):
     """The LLM gave no usable answer; ``reason`` is one of ``LANGUAGE_MODEL_FAILURES``, a bounded label.
 
-    ``partial_text`` is what came of an answer that broke off. The tokens are those that the server said it used: an
-    answer that is no use is paid for as well.
+    ``partial_text`` is what came of an answer that broke off, and ``model`` whose it is, where that is known. The
+    tokens are those that the server said it used: an answer that is no use is paid for as well.
     """
 
     code = "MODEL_ERROR"
@@ -101,6 +101,7 @@ class LanguageModelFailed(SongsAIError):
         self.n_requests = n_requests
         self.n_calls = 1
         self.cost_usd = 0.0
+        self.model = ""
 
 
 class ConfigurationError(SongsAIError):

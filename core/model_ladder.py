@@ -63,8 +63,7 @@ class ModelLadder:
             try:
                 completion = await self._call(rung, prompt, ledger, deep=deep, within_s=within_s)
             except LanguageModelFailed as error:
-                error.partial_text = error.partial_text or failure.partial_text
-                failure = error
+                failure = _with_what_came(error, rung.name(deep=deep), failure)
                 if error.reason in FINAL_REASONS:
                     break
             else:
@@ -96,6 +95,13 @@ class ModelLadder:
         finally:
             ledger.add(use, await self._guard.settle(admission, outcome, use))
         return completion
+
+
+def _with_what_came(error: LanguageModelFailed, model: str, before: LanguageModelFailed) -> LanguageModelFailed:
+    """``error`` of ``model``, with the part of an answer that came last, and whose it is."""
+    error.model = model if error.partial_text or not before.partial_text else before.model
+    error.partial_text = error.partial_text or before.partial_text
+    return error
 
 
 def max_prompt_tokens(prompt: Prompt) -> int:

@@ -57,7 +57,6 @@ class PipelineConfig:
     default_top_k: int = 50
     max_top_k: int = 500
     group_items: int = 20
-    n_candidates: int = 100
     overask: int = 3
     n_spare: int = 40
     n_likes_shown: int = 60
@@ -191,7 +190,7 @@ class RecommendationPipeline:
         question = await self._question(job)
         candidates, liked = await self._candidates(question)
         asked = self._reranker.prepare(
-            candidates[: self._config.n_candidates],
+            candidates[: self._reranker.n_candidates(question.strategy)],
             liked,
             locale=question.locale,
             strategy=question.strategy,
@@ -269,7 +268,7 @@ class RecommendationPipeline:
         await self._turns.turn()
         likes = interest_weights(question.listener.interests, self._clock.now().timestamp(), self._config.profile)
         profile = await self._taste(likes, question)
-        n_ranked = max(self._config.n_candidates, question.top_k)
+        n_ranked = max(self._reranker.n_candidates(question.strategy), question.top_k)
         with self._observer.stage("retrieve"):
             retrieved = await retrieve(
                 profile,
@@ -294,7 +293,7 @@ class RecommendationPipeline:
         await report(50)
         with self._observer.stage("rerank"):
             reranked = await self._reranker.rerank(
-                candidates[: self._config.n_candidates],
+                candidates[: self._reranker.n_candidates(question.strategy)],
                 liked,
                 locale=question.locale,
                 strategy=question.strategy,

@@ -4,29 +4,35 @@ Providers cache the longest common prefix of prompts, so nothing of a listener s
 share. Catalogue texts are data: stripped of control characters and of our delimiters, cut, and fenced.
 """
 
+import json
 import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from random import Random
 from string import Template
+from typing import TypeVar
 
-from config.catalogue_profile import CatalogueProfile
+from config.catalogue_profile import CatalogueProfile, Words
+from config.llm_strategies import DEFAULT_STRATEGIES, StrategyLimits
 from config.prompt_texts import LocaleTexts, PromptTexts
 from core.explanation import MAX_GROUPS, MIN_GROUPS
+from core.handles import Handles
 from core.plain_text import clipped, plain_line
 from core.ports import Prompt
 from models.catalogue import Item
 from models.recommendation import Candidate
 
-MAX_LIKES = 30
+T = TypeVar("T")
 
 _ITEMS_PER_GROUP = 5
 _CEILING_BASE = 64
-_TOKENS_PER_CANDIDATE = 18.3
-_TOKENS_PER_LIKE = 12.5
+_TOKENS_PER_HANDLE = 4
+# What frames two messages and the response format, and what the delimiters of the blocks take.
+_FRAME_TOKENS = 40
 # Tokens per character, by the last character of each range of Unicode.
 _WEIGHTS_UP_TO = (
     (" ", 0.10),
@@ -69,8 +75,6 @@ _DETAILS = (
     _Detail(9, 5, 0, 0, 0),
 )
 
-Handles = Mapping[int, Candidate]
-
 
 def _strict_object(**properties: object) -> dict[str, object]:
     return {
@@ -82,10 +86,12 @@ def _strict_object(**properties: object) -> dict[str, object]:
 
 
 _TEXT = {"type": "string"}
-_PICK = _strict_object(h={"type": "integer"}, r=_TEXT)
+_HANDLE = {"type": "integer"}
+_PICK = _strict_object(h=_HANDLE, r=_TEXT)
 _GROUP = _strict_object(label=_TEXT, tagline=_TEXT, picks={"type": "array", "items": _PICK})
 # The taste comes first so that a truncated answer still has it.
 ANSWER_SCHEMA: Mapping[str, object] = _strict_object(taste=_TEXT, groups={"type": "array", "items": _GROUP})
+SCREENING_SCHEMA: Mapping[str, object] = _strict_object(picks={"type": "array", "items": _HANDLE})
 
 
 def build_prompt(
@@ -96,24 +102,61 @@ def build_prompt(
     profile: CatalogueProfile,
     texts: PromptTexts,
     n_picks: int,
+    limits: StrategyLimits = DEFAULT_STRATEGIES.default,
+    seed: str | None = None,
 ) -> tuple[Prompt, Handles]:
-    """The prompt that shows ``candidates`` in the given order, and the handles (from 1) by which they are answered.
+    """The prompt that asks for ``n_picks`` of ``candidates`` (given best first) in groups, with reasons.
 
-    ``locale`` is one of ``texts.locales``; of ``liked`` the first ``MAX_LIKES`` are shown.
+    With the handles (from 1) by which candidates are answered. ``locale`` is one of ``texts.locales``. Within
+    ``limits`` lines are shortened first, then the last candidates left out. ``seed``: see ``shuffled``.
     """
-    spoken = texts.locales[locale]
-    n_groups = expected_groups(n_picks)
+    spoken, words = texts.locales[locale], profile.words_in("en")
+    room = _room(_instructions(texts.instructions, words, spoken, n_picks), ANSWER_SCHEMA, limits)
+    user, shown = _Data(candidates, liked, locale, limits).within(room, seed)
+    n_picks = min(n_picks, len(shown))
     prompt = Prompt(
-        system=_instructions(texts, spoken, profile, n_picks, n_groups),
-        user=_data(candidates, liked[:MAX_LIKES], locale),
+        system=_instructions(texts.instructions, words, spoken, n_picks),
+        user=user,
         schema_name="recommendation",
         schema=ANSWER_SCHEMA,
         max_output_tokens=_max_output_tokens(spoken, n_picks),
     )
-    return prompt, dict(enumerate(candidates, start=1))
+    return prompt, dict(enumerate(shown, start=1))
 
 
-def shuffled(candidates: Sequence[Candidate], seed: str | None) -> Sequence[Candidate]:
+def build_screening(
+    candidates: Sequence[Candidate],
+    liked: Sequence[Item],
+    *,
+    locale: str,
+    profile: CatalogueProfile,
+    texts: PromptTexts,
+    n_picks: int,
+    limits: StrategyLimits,
+    seed: str | None = None,
+) -> tuple[Prompt, Handles]:
+    """The prompt that asks for the handles of ``n_picks`` of many ``candidates``, without a word; else as above."""
+    spoken, words = texts.locales[locale], profile.words_in("en")
+    room = _room(_instructions(texts.screening, words, spoken, n_picks), SCREENING_SCHEMA, limits)
+    user, shown = _Data(candidates, liked, locale, limits).within(room, seed)
+    n_picks = min(n_picks, len(shown))
+    prompt = Prompt(
+        system=_instructions(texts.screening, words, spoken, n_picks),
+        user=user,
+        schema_name="choice",
+        schema=SCREENING_SCHEMA,
+        max_output_tokens=min(_CEILING_BASE + _TOKENS_PER_HANDLE * n_picks, limits.max_completion_tokens),
+    )
+    return prompt, dict(enumerate(shown, start=1))
+
+
+def affordable_picks(n_picks: int, spoken: LocaleTexts, limits: StrategyLimits) -> int:
+    """As many of ``n_picks`` as ``limits`` let a model explain without being cut short, but at least one."""
+    most = min(n_picks, limits.n_explained)
+    return next((n for n in range(most, 1, -1) if _max_output_tokens(spoken, n) <= limits.max_completion_tokens), 1)
+
+
+def shuffled(candidates: Sequence[T], seed: str | None) -> Sequence[T]:
     """``candidates`` in an order that follows from ``seed`` alone, as they are where there is none.
 
     Language models favour places in a list (Hou et al., "Large Language Models are Zero-Shot Rankers for Recommender
@@ -131,11 +174,8 @@ def expected_groups(n_picks: int) -> int:
     return max(MIN_GROUPS, min(MAX_GROUPS, n_picks // _ITEMS_PER_GROUP))
 
 
-def _instructions(
-    texts: PromptTexts, spoken: LocaleTexts, profile: CatalogueProfile, n_picks: int, n_groups: int
-) -> str:
-    words = profile.words_in("en")
-    return Template(texts.instructions).substitute(
+def _instructions(template: str, words: Words, spoken: LocaleTexts, n_picks: int) -> str:
+    return Template(template).substitute(
         item=words.item,
         items=words.items,
         creator=words.creator,
@@ -145,27 +185,55 @@ def _instructions(
         reason_words=spoken.reason_words,
         taste_words=spoken.taste_words,
         n_picks=n_picks,
-        n_groups=n_groups,
+        n_groups=expected_groups(n_picks),
     )
 
 
-def _data(candidates: Sequence[Candidate], liked: Sequence[Item], locale: str) -> str:
-    """Both blocks, in as much detail as their tokens allow."""
-    budget = _TOKENS_PER_CANDIDATE * len(candidates) + _TOKENS_PER_LIKE * len(liked)
-    keys = {item.item_id: _key(place) for place, item in enumerate(liked)}
-    likes = [_Row.of(item, locale, keys[item.item_id]) for item in liked]
-    rows = [_Row.of(shown.item, locale, str(handle), _near(shown, keys)) for handle, shown in enumerate(candidates, 1)]
+def _room(system: str, schema: Mapping[str, object], limits: StrategyLimits) -> float:
+    """Tokens that are left for the data."""
+    static = [*system.splitlines(), json.dumps(schema, separators=(",", ":"))]
+    return limits.max_prompt_tokens - _FRAME_TOKENS - rough_tokens(static)
 
-    def lines(detail: _Detail) -> tuple[list[str], list[str]]:
-        return [row.candidate(detail) for row in rows], [row.like(detail) for row in likes]
 
-    def fits(detail: _Detail) -> bool:
-        shown, liked_lines = lines(detail)
-        return rough_tokens([*shown, *liked_lines]) <= budget
+class _Data:
+    """Both blocks, in as much detail and with as many candidates as their tokens allow."""
 
-    place = min(bisect_left(_DETAILS, True, key=fits), len(_DETAILS) - 1)
-    shown, liked_lines = lines(_DETAILS[place])
-    return "\n".join(["<candidates>", *shown, "</candidates>", "<likes>", *liked_lines, "</likes>"])
+    def __init__(
+        self, candidates: Sequence[Candidate], liked: Sequence[Item], locale: str, limits: StrategyLimits
+    ) -> None:
+        liked = liked[: limits.n_likes]
+        keys = {item.item_id: _key(place) for place, item in enumerate(liked)}
+        self._candidates = candidates[: limits.n_candidates]
+        self._rows = [_Row.of(each.item, locale, _near(each, keys)) for each in self._candidates]
+        self._likes = [(keys[item.item_id], _Row.of(item, locale)) for item in liked]
+
+    def within(self, max_tokens: float, seed: str | None) -> tuple[str, Sequence[Candidate]]:
+        """The text, and the candidates in the order in which it shows them.
+
+        Where the shortest lines are too long, likes leave half of the room to candidates, and the last ones go.
+        """
+        place = bisect_left(
+            _DETAILS, True, key=lambda detail: sum(map(rough_tokens, self._lines(detail))) <= max_tokens
+        )
+        detail = _DETAILS[min(place, len(_DETAILS) - 1)]
+        shown, liked = self._lines(detail)
+        if place == len(_DETAILS):
+            liked = _first_within(liked, max_tokens / 2)
+            shown = _first_within(shown, max_tokens - rough_tokens(liked))
+        places = shuffled(range(len(shown)), seed)
+        shown = [self._rows[place].line(handle, detail) for handle, place in enumerate(places, 1)]
+        lines = ["<candidates>", *shown, "</candidates>", "<likes>", *liked, "</likes>"]
+        return "\n".join(lines), [self._candidates[place] for place in places]
+
+    def _lines(self, detail: _Detail) -> tuple[list[str], list[str]]:
+        """Candidates, before they are shuffled, and likes."""
+        shown = [row.line(handle, detail) for handle, row in enumerate(self._rows, 1)]
+        return shown, [row.liked(key, detail) for key, row in self._likes]
+
+
+def _first_within(lines: Sequence[str], max_tokens: float) -> list[str]:
+    tokens = accumulate(rough_tokens([line]) for line in lines)
+    return [line for line, so_far in zip(lines, tokens, strict=True) if so_far <= max_tokens]
 
 
 def _key(place: int) -> str:
@@ -182,7 +250,6 @@ def _near(shown: Candidate, keys: Mapping[int, str]) -> str:
 class _Row:
     """The cells of a line, cleaned but for their length."""
 
-    key: str
     title: str
     creator: str
     genres: tuple[str, ...]
@@ -190,9 +257,8 @@ class _Row:
     near: str
 
     @classmethod
-    def of(cls, item: Item, locale: str, key: str, near: str = "-") -> "_Row":
+    def of(cls, item: Item, locale: str, near: str = "-") -> "_Row":
         return cls(
-            key,
             _cell(item.title(locale)),
             _cell(item.creator_in(locale)),
             tuple(map(_cell, item.genres[:2])),
@@ -200,16 +266,16 @@ class _Row:
             near,
         )
 
-    def candidate(self, detail: _Detail) -> str:
+    def line(self, handle: int, detail: _Detail) -> str:
         traits = ", ".join([*self.genres[: detail.n_genres], *self.moods[: detail.n_moods]])
-        return f"{self._named(detail)} | {clipped(traits, detail.title)} | {self.near}"
+        return f"{handle} {self._named(detail)} | {clipped(traits, detail.title)} | {self.near}"
 
-    def like(self, detail: _Detail) -> str:
+    def liked(self, key: str, detail: _Detail) -> str:
         genres = [f" | {clipped(genre, detail.title)}" for genre in self.genres[: detail.n_like_genres]]
-        return f"{self._named(detail)}{''.join(genres)}"
+        return f"{key} {self._named(detail)}{''.join(genres)}"
 
     def _named(self, detail: _Detail) -> str:
-        return f"{self.key} {clipped(self.title, detail.title)} | {clipped(self.creator, detail.creator)}"
+        return f"{clipped(self.title, detail.title)} | {clipped(self.creator, detail.creator)}"
 
 
 def _cell(text: str) -> str:

@@ -12,14 +12,17 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from config.catalogue_profile import CatalogueProfile
+from config.llm_strategies import DEFAULT_STRATEGIES, StrategyLimits, StrategyTable
 from config.prompt_texts import PromptTexts
 from core.errors import LanguageModelFailed
 from core.explanation import OFFLINE, Explainer
+from core.handles import Handles, read_handle
 from core.json_salvage import read_object
 from core.observing import unfailing
 from core.plain_text import plain_line
 from core.ports import Completion, LanguageModel, Observer, Prompt
-from core.prompting import Handles, build_prompt, shuffled
+from core.prompting import affordable_picks, build_prompt, build_screening
+from core.screening import FINALISTS_PER_PICK, parse_screening
 from models.catalogue import Item
 from models.job import Strategy
 from models.log_event import LogEvent
@@ -118,7 +121,7 @@ class _Reader:
 
     def _choice(self, raw: object) -> Choice | None:
         pick = raw if isinstance(raw, dict) else {}
-        handle = _handle(pick.get("h"))
+        handle = read_handle(pick.get("h"))
         if handle is None or handle not in self._handles or handle in self._seen:
             self.dropped[self._cause(handle)] += 1
             return None
@@ -138,13 +141,6 @@ def _listed(value: object) -> list[object]:
 def _titled(value: object, max_chars: int) -> str:
     text = plain_line(value, max_chars) if isinstance(value, str) else ""
     return text if any(char.isalnum() for char in text) else ""
-
-
-def _handle(value: object) -> int | None:
-    """A handle as an integer; compatible servers without strict schemas answer strings too."""
-    if isinstance(value, str) and re.fullmatch(r"#?[0-9]{1,6}", value.strip()):
-        return int(value.strip().lstrip("#"))
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 # --- merge ---
@@ -235,10 +231,11 @@ class _Question:
     locale: str
     strategy: Strategy
     n_picks: int
+    limits: StrategyLimits
 
     @property
-    def n_wanted(self) -> int:
-        return min(self.n_picks, len(self.candidates))
+    def deep(self) -> bool:
+        return self.strategy is Strategy.DEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,19 +245,21 @@ class Asked:
     question: _Question
     prompt: Prompt
     handles: Handles
+    n_asked: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
-    """What came back of a call; ``flaw`` is the reason of ``LanguageModelFailed`` where it did not end well."""
+    """What came back of a call of ``model``; ``flaw`` is the reason of ``LanguageModelFailed`` where it failed."""
 
     text: str
+    model: str
     usage: TokenUsage
     flaw: str | None = None
 
 
 class Reranker:
-    """One call of the language model per re-ranking, and always an outcome."""
+    """As many calls of the language model as the strategy may spend, and always an outcome."""
 
     def __init__(
         self,
@@ -270,7 +269,7 @@ class Reranker:
         *,
         profile: CatalogueProfile,
         texts: PromptTexts,
-        n_candidates: int = 100,
+        strategies: StrategyTable = DEFAULT_STRATEGIES,
         order_weight: float = 0.6,
     ) -> None:
         self._language_model = language_model
@@ -278,7 +277,7 @@ class Reranker:
         self._observer = observer
         self._profile = profile
         self._texts = texts
-        self._n_candidates = n_candidates
+        self._strategies = strategies
         self._order_weight = order_weight
 
     @property
@@ -287,10 +286,14 @@ class Reranker:
         return self._texts.version
 
     def model_name(self, strategy: Strategy) -> str:
-        """The model that a job of ``strategy`` is answered by."""
-        if self._language_model is None or strategy is Strategy.FAST:
+        """The model that a job of ``strategy`` asks first."""
+        if self._language_model is None or not self._strategies[strategy].max_calls:
             return OFFLINE
         return self._language_model.name(deep=strategy is Strategy.DEEP)
+
+    def n_candidates(self, strategy: Strategy) -> int:
+        """How many candidates a job of ``strategy`` is to be given."""
+        return self._strategies[strategy].n_candidates
 
     async def rerank(
         self,
@@ -307,10 +310,15 @@ class Reranker:
         The model sees the candidates in an order that follows from ``seed``; without one, best first.
         Raises nothing of the model's: what it fails to give comes from the ranking, marked ``degraded``.
         """
-        asked = self.prepare(candidates, liked, locale=locale, strategy=strategy, n_picks=n_picks, seed=seed)
-        if asked is None or self._language_model is None:
-            return self._offline(_Question(candidates, liked, locale, strategy, n_picks))
-        return self.answered(asked, await _ask(self._language_model, asked.prompt, deep=strategy is Strategy.DEEP))
+        limits, model = self._strategies[strategy], self._language_model
+        question = _Question(candidates, liked, locale, strategy, n_picks, limits)
+        if model is None or not limits.max_calls or not candidates:
+            return self._offline(question)
+        n_finalists = FINALISTS_PER_PICK * self._n_asked(question)
+        if limits.max_calls > 1 and len(candidates) > n_finalists:
+            return await self._in_two_calls(model, question, n_finalists, seed)
+        asked = self._asked(question, seed)
+        return self.answered(asked, await _ask(model, asked.prompt, deep=question.deep))
 
     def prepare(
         self,
@@ -322,41 +330,89 @@ class Reranker:
         n_picks: int,
         seed: str | None = None,
     ) -> Asked | None:
-        """What ``rerank`` asks the model; None where it asks none."""
-        if self._language_model is None or strategy is Strategy.FAST or not candidates:
+        """What ``rerank`` asks the model where it asks once; None where it asks none."""
+        limits = self._strategies[strategy]
+        if self._language_model is None or not limits.max_calls or not candidates:
             return None
-        shown = shuffled(candidates[: self._n_candidates], seed)
+        return self._asked(_Question(candidates, liked, locale, strategy, n_picks, limits), seed)
+
+    def _asked(self, question: _Question, seed: str | None, n_shown: int | None = None) -> Asked:
+        n_asked = self._n_asked(question)
         prompt, handles = build_prompt(
-            shown,
-            liked,
-            locale=locale,
+            question.candidates[:n_shown],
+            question.liked,
+            locale=question.locale,
             profile=self._profile,
             texts=self._texts,
-            n_picks=min(n_picks, len(shown)),
+            n_picks=n_asked,
+            limits=question.limits,
+            seed=seed,
         )
-        return Asked(_Question(candidates, liked, locale, strategy, n_picks), prompt, handles)
+        return Asked(question, prompt, handles, min(n_asked, len(handles)))
+
+    def _n_asked(self, question: _Question) -> int:
+        n_picks = min(question.n_picks, len(question.candidates))
+        return affordable_picks(n_picks, self._texts.locales[question.locale], question.limits)
+
+    async def _in_two_calls(
+        self, model: LanguageModel, question: _Question, n_finalists: int, seed: str | None
+    ) -> Reranked:
+        """See ``core.screening``. Where the second call says nothing of use, the choice of the first one stands."""
+        prompt, handles = build_screening(
+            question.candidates,
+            question.liked,
+            locale=question.locale,
+            profile=self._profile,
+            texts=self._texts,
+            n_picks=n_finalists,
+            limits=question.limits,
+            seed=seed,
+        )
+        first = _reply(await _ask(model, prompt, deep=question.deep))
+        screened = parse_screening(first.text, handles, n_finalists)
+        flaw = None if 2 * len(screened.chosen) >= n_finalists else first.flaw or MALFORMED
+        self._observe(screened.dropped, flaw, len(screened.chosen))
+        if not screened.chosen:
+            return replace(self._offline(question), usage=first.usage, degraded=flaw, dropped=screened.dropped)
+        finals = replace(question, candidates=self._finalists_first(question.candidates, screened.chosen))
+        asked = self._asked(finals, None if seed is None else f"{seed} finals", n_finalists)
+        outcome = self.answered(asked, await _ask(model, asked.prompt, deep=question.deep))
+        return replace(
+            outcome,
+            model=first.model if outcome.model == OFFLINE else outcome.model,
+            usage=first.usage + outcome.usage,
+            degraded=outcome.degraded or flaw,
+            dropped=Counter(screened.dropped) + Counter(outcome.dropped),
+        )
+
+    def _finalists_first(self, candidates: Sequence[Candidate], chosen: Sequence[Candidate]) -> Sequence[Candidate]:
+        """``candidates`` with the ``chosen`` before the others, in fused order."""
+        fused = fused_order(chosen, candidates, self._order_weight)
+        # Scores of the first stage are not comparable with those: who was not chosen comes after, as he stood.
+        return sorted(candidates, key=lambda each: -fused.get(each.item.item_id, -1.0))
 
     def answered(self, asked: Asked, end: Completion | LanguageModelFailed) -> Reranked:
         """What ``rerank`` makes of how the call ended."""
         question, reply = asked.question, _reply(end)
         try:
             answer = parse_answer(reply.text, asked.handles, letters=self._texts.locales[question.locale].letters)
-            return self._outcome(question, reply, answer)
+            return self._outcome(asked, reply, answer)
         except Exception:
             # The boundary to a model that may say anything: an answer that trips us up must not cost the ranking.
             log.exception(LogEvent.UNEXPECTED_ERROR_CAUGHT, part="rerank")
-            return self._outcome(question, replace(reply, flaw=reply.flaw or MALFORMED), NO_ANSWER)
+            return self._outcome(asked, replace(reply, flaw=reply.flaw or MALFORMED), NO_ANSWER)
 
-    def _outcome(self, question: _Question, reply: _Reply, answer: Answer) -> Reranked:
-        flaw = reply.flaw or _flaw(answer, question.n_wanted)
-        outcome = self._merged(question, answer) if answer.groups else self._offline(question)
-        self._observe(answer, flaw)
+    def _outcome(self, asked: Asked, reply: _Reply, answer: Answer) -> Reranked:
+        question, n_asked = asked.question, asked.n_asked
+        flaw = reply.flaw or _flaw(answer, n_asked)
+        outcome = self._merged(question, reply.model, answer) if answer.groups else self._offline(question)
+        self._observe(answer.dropped, flaw, len(answer.choices))
         return replace(outcome, usage=reply.usage, degraded=flaw, dropped=answer.dropped)
 
     def _offline(self, question: _Question) -> Reranked:
         return self._explainer.explain(question.candidates[: question.n_picks], question.liked, question.locale)
 
-    def _merged(self, question: _Question, answer: Answer) -> Reranked:
+    def _merged(self, question: _Question, model: str, answer: Answer) -> Reranked:
         groups, spare = merge(
             answer,
             question.candidates,
@@ -369,16 +425,16 @@ class Reranker:
         return Reranked(
             groups=groups,
             taste=replace(taste, overall_taste=answer.taste or taste.overall_taste),
-            model=self.model_name(question.strategy),
+            model=model or self.model_name(question.strategy),
             reasons=spare,
         )
 
-    def _observe(self, answer: Answer, flaw: str | None) -> None:
-        for cause, n in answer.dropped.items():
+    def _observe(self, dropped: Mapping[str, int], flaw: str | None, n_salvaged: int) -> None:
+        for cause, n in dropped.items():
             with unfailing():
                 self._observer.llm_dropped(cause, n)
         if flaw is not None:
-            log.warning(LogEvent.RERANK_FELL_BACK, reason=flaw, n_salvaged=len(answer.choices))
+            log.warning(LogEvent.RERANK_FELL_BACK, reason=flaw, n_salvaged=n_salvaged)
             with unfailing():
                 self._observer.degraded(flaw)
 
@@ -392,8 +448,8 @@ async def _ask(language_model: LanguageModel, prompt: Prompt, *, deep: bool) -> 
 
 def _reply(end: Completion | LanguageModelFailed) -> _Reply:
     if isinstance(end, LanguageModelFailed):
-        return _Reply(end.partial_text or "", _usage(end), end.reason)
-    return _Reply(end.text, _usage(end))
+        return _Reply(end.partial_text or "", end.model, _usage(end), end.reason)
+    return _Reply(end.text, end.model, _usage(end))
 
 
 def _usage(end: Completion | LanguageModelFailed) -> TokenUsage:

@@ -26,6 +26,7 @@ class CandidateSource(StrEnum):
     COLLABORATIVE = "collaborative"
     POPULARITY = "popularity"
     SAME_CREATOR = "same_creator"
+    WISH = "wish"
 
 
 class Discovery(StrEnum):
@@ -36,6 +37,18 @@ class Discovery(StrEnum):
     NEW_CREATOR = "new_creator"
 
 
+@dataclass(frozen=True, slots=True)
+class WishedFor:
+    """One thing that the listener wished for: a key such as ``mood:bright``, and its names by locale."""
+
+    key: str
+    labels: Mapping[str, str]
+
+    def label(self, locale: str) -> str:
+        """Its name in ``locale``, else in English, else in any language."""
+        return self.labels.get(locale) or self.labels.get("en") or next(iter(self.labels.values()))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """The facts that speak for a candidate; every reason shown to a person must follow from them.
@@ -43,7 +56,8 @@ class Evidence:
     ``similarity`` is the cosine to the nearest interest (-1 to 1); ``near`` the liked items it is close to, nearest
     first; ``shared_genres``, ``shared_moods`` and ``same_creator`` what it has in common with the likes. ``sources``
     names what found it; ``collaborative`` is its score by the model of all listeners, None where that does not know it.
-    ``discovery`` says how it would widen the taste, None where it would not.
+    ``discovery`` says how it would widen the taste, None where it would not. ``wish``: what it has of the wish of this
+    job, by its tags or its measured features.
     """
 
     similarity: float
@@ -55,6 +69,7 @@ class Evidence:
     sources: tuple[str, ...] = ()
     collaborative: float | None = None
     discovery: Discovery | None = None
+    wish: tuple[WishedFor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +118,15 @@ class TokenUsage:
     completion_tokens: int = 0
     cached_tokens: int = 0
     cost_usd: float = 0.0
+
+    def __add__(self, other: "TokenUsage") -> "TokenUsage":
+        return TokenUsage(
+            n_calls=self.n_calls + other.n_calls,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            cost_usd=self.cost_usd + other.cost_usd,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

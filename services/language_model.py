@@ -176,7 +176,7 @@ class OpenAILanguageModel:
         """``error`` by its name, with what had come; that there is no access is logged once until there is."""
         if (status := no_access(error)) is not None and name not in self._without_access:
             self._without_access.add(name)
-            log.error(LogEvent.LLM_ACCESS_REFUSED, model=name, status=status, settings="OPENAI_API_KEY, LLM_MODEL")
+            log.error(LogEvent.LLM_ACCESS_REFUSED, model=name, status=status, settings="OPENAI_API_KEY, LLM_STRATEGIES")
         return heard.failure(*named(error))
 
     @contextmanager

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from config.catalogue_profile import CatalogueProfile, Words, load_profile
 from config.prompt_texts import PROMPTS, PromptTexts, load_prompt_texts
+from core.handles import Handles
 from core.plain_text import plain_line
 from core.ports import Prompt
-from core.prompting import ANSWER_SCHEMA, MAX_LIKES, Handles, build_prompt, expected_groups, shuffled
+from core.prompting import ANSWER_SCHEMA, build_prompt, expected_groups, shuffled
 from models.catalogue import Item
 from models.recommendation import Candidate
 from tests.support.builders import make_candidate, make_item
@@ -70,7 +71,7 @@ def test_a_candidate_near_to_nothing_that_is_shown_has_a_dash() -> None:
 def test_keys_of_likes_are_letters_and_never_repeat() -> None:
     prompt, _ = build([make_candidate(make_item(1))], [make_item(number) for number in range(100, 160)])
     keys = [line.split(" ")[0] for line in block(prompt, "likes")]
-    assert len(set(keys)) == len(keys) == MAX_LIKES
+    assert len(set(keys)) == len(keys) == 30
     assert keys[:2] == ["A", "B"]
     assert keys[25:28] == ["Z", "AA", "AB"]
 
@@ -85,7 +86,7 @@ def test_what_all_listeners_of_a_locale_share_comes_first() -> None:
 
 @pytest.mark.parametrize(("locale", "language"), [("ko", "Korean"), ("ja", "Japanese"), ("en", "English")])
 def test_the_model_is_told_the_language_and_the_number_of_picks(locale: str, language: str) -> None:
-    prompt, _ = build([make_candidate(make_item(1))], locale=locale, n_picks=12)
+    prompt, _ = build([make_candidate(make_item(1))] * 12, locale=locale, n_picks=12)
     assert f"Write everything in {language}" in prompt.system
     assert "Exactly 12 picks" in prompt.system
     assert "$" not in prompt.system
@@ -127,7 +128,7 @@ def test_groups_grow_with_picks_from_two_to_six(n_picks: int, n_groups: int) -> 
 
 
 def test_the_output_ceiling_grows_with_what_is_asked() -> None:
-    candidates = [make_candidate(make_item(1))]
+    candidates = [make_candidate(make_item(1))] * 40
     ceilings = {n: build(candidates, n_picks=n)[0].max_output_tokens for n in (5, 20, 40)}
     assert ceilings[5] < ceilings[20] < ceilings[40]
     assert build(candidates, locale="ko")[0].max_output_tokens > ceilings[20]
@@ -164,7 +165,8 @@ def test_a_title_can_not_leave_its_cell() -> None:
 
 
 def test_a_hostile_title_changes_no_instruction() -> None:
-    assert build([make_candidate(make_item(1, title=HOSTILE))])[0].system == build([])[0].system
+    hostile, plain = (build([make_candidate(make_item(1, title=title))])[0] for title in (HOSTILE, "Song"))
+    assert hostile.system == plain.system
 
 
 @given(st.text(), st.text(), st.lists(st.text(), max_size=4))

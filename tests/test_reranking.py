@@ -61,7 +61,6 @@ def reranker(
         observer or RecordingObserver(),
         profile=PROFILE,
         texts=TEXTS,
-        n_candidates=100,
         order_weight=order_weight,
     )
 
@@ -118,8 +117,8 @@ async def test_the_model_s_groups_order_and_words_make_the_result() -> None:
 
 async def test_one_rerank_is_one_call_and_deep_asks_the_deep_model() -> None:
     model = ScriptedLanguageModel(answer_text({"A": [1, 2], "B": [3, 4]}))
-    await rerank(model, ranked(10), n_picks=4)
-    outcome = await rerank(model, ranked(10), n_picks=4, strategy=Strategy.DEEP)
+    await rerank(model, ranked(8), n_picks=4)
+    outcome = await rerank(model, ranked(8), n_picks=4, strategy=Strategy.DEEP)
     assert model.asked_deep == [False, True]
     assert outcome.model == "scripted-deep"
 

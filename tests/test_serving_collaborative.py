@@ -11,6 +11,7 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
+from config.llm_strategies import StrategyTable
 from config.settings import Settings
 from core.fitted_collaborative import MODEL_KIND, FittedCollaborative
 from core.submission import submit
@@ -75,7 +76,7 @@ def types(result: Mapping[str, Any]) -> dict[int, str]:
 SETTINGS = Settings(
     _env_file=None,
     openai_api_key=SecretStr(""),
-    llm_candidates=10,
+    llm_strategies=StrategyTable.model_validate({"default": {"n_candidates": 10, "n_explained": 10}}),
     default_top_k=20,
     discovery_share=0,
     index_refresh_s=0.05,

@@ -8,6 +8,7 @@ from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
 
 from config.catalogue_profile import load_profile
+from config.llm_strategies import StrategyTable
 from config.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +26,8 @@ def shown(value: object) -> str:
         return value.get_secret_value()
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, StrategyTable):
+        return "{}"
     if isinstance(value, dict):
         return ",".join(f"{name}:{each}" for name, each in value.items()) or "{}"
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

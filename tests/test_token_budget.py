@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from config.catalogue_profile import load_profile
+from config.llm_strategies import DEFAULT_STRATEGIES, StrategyLimits
 from config.prompt_texts import load_prompt_texts
 from core.ports import Prompt
 from core.prompting import build_prompt, rough_tokens
@@ -16,7 +17,9 @@ from models.recommendation import Candidate, Evidence, RecommendationType
 from tests.support.llm_server import count_tokens
 
 MAX_PROMPT_TOKENS = 2600
-N_CANDIDATES, N_LIKES, N_PICKS = 100, 30, 20
+LIMITS = DEFAULT_STRATEGIES.default
+N_CANDIDATES, N_LIKES, N_PICKS = LIMITS.n_candidates, LIMITS.n_likes, LIMITS.n_explained
+PROFILE, TEXTS = load_profile("songs"), load_prompt_texts()
 
 KOREAN_TITLES = [
     *(
@@ -108,20 +111,22 @@ def real_songs(path: Path, random: Random, n: int) -> list[Item]:
     ]
 
 
-def ask(items: list[Item], random: Random, locale: str) -> Prompt:
-    likes, rest = items[:N_LIKES], items[N_LIKES:]
+def ask(
+    items: list[Item], random: Random, locale: str, *, n_likes: int = N_LIKES, limits: StrategyLimits = LIMITS
+) -> Prompt:
+    """A prompt for as many picks as ``limits`` explain; the first ``n_likes`` of ``items`` are liked."""
+    likes, rest = items[:n_likes], items[n_likes:]
     candidates = [
         Candidate(
             item=item,
             score=0.5,
             kind=RecommendationType.SIMILAR,
-            evidence=Evidence(similarity=0.5, near=(random.choice(likes),)),
+            evidence=Evidence(similarity=0.5, near=(random.choice(likes),) if likes else ()),
         )
         for item in rest
     ]
-    assert len(candidates) == N_CANDIDATES
     prompt, _ = build_prompt(
-        candidates, likes, locale=locale, profile=load_profile("songs"), texts=load_prompt_texts(), n_picks=N_PICKS
+        candidates, likes, locale=locale, profile=PROFILE, texts=TEXTS, n_picks=limits.n_explained, limits=limits
     )
     return prompt
 
@@ -131,6 +136,10 @@ def prompt_tokens(prompt: Prompt) -> int:
     schema = {"name": prompt.schema_name, "schema": prompt.schema, "strict": True}
     response_format = json.dumps({"type": "json_schema", "json_schema": schema}, separators=(",", ":"))
     return count_tokens(prompt.system) + count_tokens(prompt.user) + count_tokens(response_format) + 8
+
+
+def test_the_default_strategy_sends_what_the_budget_is_for() -> None:
+    assert (N_CANDIDATES, N_LIKES, N_PICKS, LIMITS.max_prompt_tokens) == (100, 30, 20, MAX_PROMPT_TOKENS)
 
 
 @pytest.mark.parametrize("locale", ["ko", "ja"])
@@ -211,8 +220,7 @@ def test_an_answer_that_keeps_to_the_instructions_stays_in_budget(locale: str, m
 @pytest.mark.parametrize("locale", ["en", "ko", "ja"])
 @pytest.mark.parametrize("n_picks", [1, 5, 20, 50])
 def test_no_such_answer_is_truncated_even_when_it_is_indented(locale: str, n_picks: int) -> None:
-    prompt, _ = build_prompt(
-        [], [], locale=locale, profile=load_profile("songs"), texts=load_prompt_texts(), n_picks=n_picks
-    )
+    limits = LIMITS.model_copy(update={"n_explained": n_picks})
+    prompt = ask(songs_of("ko", Random(0), n_picks), Random(0), locale, n_likes=0, limits=limits)
     indented = json.dumps(json.loads(full_answer(locale, n_picks, n_groups=6)), ensure_ascii=False, indent=1)
     assert count_tokens(indented) < prompt.max_output_tokens

@@ -80,8 +80,9 @@ _ANSWER_SETTINGS = (
     "discovery_share",
     "diversity",
     "group_items",
-    "llm_candidates",
     "llm_order_weight",
+    "llm_strategies",
+    "llm_temperature",
     "max_per_creator",
     "n_interests",
     "time_zone",
@@ -166,7 +167,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
                 metrics,
                 profile=profile,
                 texts=texts,
-                n_candidates=settings.llm_candidates,
+                strategies=settings.llm_strategies,
                 order_weight=settings.llm_order_weight,
             ),
             explainer=explainer,
@@ -529,9 +530,12 @@ async def _open_language_model(
         return
     guard = _call_guard(settings, redis, clock, metrics)
     async with AsyncExitStack() as stack:
-        rungs = [_client(settings, metrics, clock, settings.llm_model, settings.llm_deep_model)]
-        if fallback := settings.llm_fallback_model:
-            rungs.append(_client(settings, metrics, clock, fallback, fallback))
+        default, deep = settings.llm_strategies.default, settings.llm_strategies.deep
+        rungs = [_client(settings, metrics, clock, default.model or deep.model, deep.model or default.model)]
+        if default.fallback_model or deep.fallback_model:
+            # A strategy without one has its model here again, which the ladder does not ask twice.
+            names = [row.fallback_model or row.model for row in (default, deep)]
+            rungs.append(_client(settings, metrics, clock, *names))
         for rung in rungs:
             stack.push_async_callback(rung.aclose)
         timeout_s, patience_s = settings.llm_timeout_s, settings.llm_budget_wait_s
@@ -561,8 +565,7 @@ def _client(
 
 
 def _call_guard(settings: Settings, redis: Redis, clock: SystemClock, metrics: PrometheusMetrics) -> RedisCallGuard:
-    models = [settings.llm_model, settings.llm_deep_model, settings.llm_fallback_model]
-    asked = tuple(dict.fromkeys(model for model in models if model))
+    asked = settings.llm_strategies.models
     metrics.llm_guarded(asked, ceiling_usd=settings.llm_daily_usd)
     # Longer than a call takes, its wait for a connection included: a reservation given up too soon is a limit passed.
     longest_s = 60 + 2 * settings.llm_timeout_s
@@ -619,7 +622,6 @@ def _pipeline_config(settings: Settings, profile: CatalogueProfile) -> PipelineC
         default_top_k=settings.default_top_k,
         max_top_k=settings.max_top_k,
         group_items=settings.group_items,
-        n_candidates=settings.llm_candidates,
         llm_share=settings.llm_share,
         llm_experiment=settings.llm_experiment,
         profile=ProfileConfig(n_interests=settings.n_interests),
