@@ -114,6 +114,10 @@ class HashingEmbedder:
         vectors = [await asyncio.to_thread(self.embed_now, chunk) for chunk in chunks]
         return np.concatenate(vectors) if vectors else np.empty((0, self._dim), np.float32)
 
+    async def embed_wish(self, text: str, item: Item) -> Floats:  # noqa: ARG002 - ``item`` says it in what it reads
+        """See ``core.ports.WishEmbedder``: the vector of the item that would fulfil the wish."""
+        return np.asarray(self.embed_now([item])[0], np.float32)
+
     def embed_now(self, items: Sequence[Item]) -> Floats:
         """What ``embed`` returns, computed in the calling thread."""
         vectors = np.hstack([self._numbers(items), self._tags(items), self._text(items)])

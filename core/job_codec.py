@@ -285,7 +285,7 @@ def _told(context: JobContext) -> dict[str, str]:
         "query": context.query,
         "mood": context.mood,
         "activity": context.activity,
-        "localTime": context.local_time and context.local_time.isoformat("minutes"),
+        "localTime": None if context.local_time is None else context.local_time.isoformat("minutes"),
     }
     return {name: value for name, value in told.items() if value is not None}
 

@@ -90,6 +90,13 @@ class ChangingCatalogue(Catalogue, Protocol):
         """The active items among ``item_ids``, complete as ``stream`` has them, in order of id."""
 
 
+class FeatureStore(Protocol):
+    """What was measured of items."""
+
+    async def features(self, item_ids: Collection[int]) -> dict[int, Mapping[str, float]]:
+        """Numbers by name of those of ``item_ids`` that have any, in one round trip."""
+
+
 class ListenerStore(Protocol):
     """What members like and have."""
 
@@ -120,6 +127,16 @@ class Embedder(Protocol):
 
     async def embed(self, items: Sequence[Item]) -> Floats:
         """Unit vectors, float32, shape (len(items), dim), in order; an item without content gets the zero vector."""
+
+
+class WishEmbedder(Protocol):
+    """Turns what a listener wishes for into a vector among those of an ``Embedder``'s items."""
+
+    async def embed_wish(self, text: str, item: Item) -> Floats:
+        """A unit vector, float32 (dim,), of ``text`` in the listener's words and of ``item``, which would fulfil it.
+
+        The zero vector where neither says anything that the embedder reads.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +190,9 @@ class ItemIndex(Protocol):
 
     async def popular(self, n: int, *, excluded: Collection[int] = (), max_per_genre: int | None = None) -> Ids:
         """The ``n`` most popular items, int64, most popular first; at most so many of one (first) genre."""
+
+    async def genres(self) -> frozenset[str]:
+        """Every genre that an item has, as the catalogue or its index spells it; cheap when asked again."""
 
 
 class IndexProvider(Protocol):
@@ -477,6 +497,9 @@ class BatchApi(Protocol):
 
     def line(self, custom_id: str, prompt: Prompt) -> bytes:
         """The request for ``prompt`` as a line of a file, newline included."""
+
+    def max_cost_usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What a request of so many tokens costs in a batch, nothing being cached; 0 where the price is not known."""
 
     async def check(self) -> None:
         """Return where there is such an API; raises ``ConfigurationError`` where the server has none."""

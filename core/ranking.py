@@ -15,8 +15,9 @@ from core.fusion import Signals, fuse, to_share
 from core.interest_balance import InterestBalance
 from core.ports import Floats
 from core.retrieval import Retrieved
+from core.wish import WishPlaces
 from models.catalogue import Item, ItemFacts
-from models.recommendation import Candidate, CandidateSource, Discovery, Evidence, RecommendationType
+from models.recommendation import Candidate, CandidateSource, Discovery, Evidence, RecommendationType, WishedFor
 
 _N_NEAR_SHOWN = 2
 
@@ -60,6 +61,7 @@ class Ranked:
     sources: tuple[str, ...] = ()
     collaborative: float | None = None
     discovery: Discovery | None = None
+    wish: tuple[WishedFor, ...] = ()
 
     def candidate(self, items: Mapping[int, Item]) -> Candidate:
         """The candidate, its item and the likes near it taken from ``items``; raises ``KeyError`` without the item."""
@@ -73,6 +75,7 @@ class Ranked:
             sources=self.sources,
             collaborative=self.collaborative,
             discovery=self.discovery,
+            wish=self.wish,
         )
         return Candidate(item=items[self.facts.item_id], score=self.score, kind=self.kind, evidence=evidence)
 
@@ -83,6 +86,7 @@ def rank(retrieved: Retrieved, n: int, config: RankingConfig) -> list[Ranked]:
         return []
     taste = _Taste.of(retrieved.liked)
     scores = _scores(retrieved, taste, config)
+    scores = retrieved.wish.blended(scores) if retrieved.wish else scores
     discoveries = find_discoveries(retrieved, scores, config.gem_popularity_quantile)
     chosen = _diversify(retrieved, discoveries, scores, n, config)
     nearest = np.argsort(-retrieved.affinity[list(chosen)], axis=1, kind="stable")[:, :_N_NEAR_SHOWN].tolist()
@@ -157,6 +161,7 @@ def _diversify(
     n = min(n, len(scores))
     places = DiscoveryPlaces.of(discoveries, n, config.discovery_share, config.discovery_mix)
     balance = _balance(retrieved, config.calibration)
+    wished = WishPlaces(retrieved.wish)
     likeness = config.diversity * (retrieved.vectors @ retrieved.vectors.T)
     relevance = (1 - config.diversity) * scores
     redundancy = np.zeros_like(relevance)
@@ -171,6 +176,7 @@ def _diversify(
             break
         gains = relevance - redundancy
         gains += balance.gains()
+        gains += wished.gains(len(chosen))
         for kind in places.due(len(chosen), counts):
             gains += precedence[kind]
         place = int(np.argmax(gains))
@@ -185,6 +191,7 @@ def _diversify(
             counts[label] += 1
         chosen[place] = label
         balance.choose(place)
+        wished.choose(place)
         np.maximum(redundancy, likeness[place], out=redundancy)
     for place in over_cap[: n - len(chosen)]:
         chosen[place] = places.label(discoveries[place], len(chosen), counts)
@@ -207,7 +214,9 @@ def _ranked(
     return Ranked(
         facts=facts,
         score=score,
-        kind=RecommendationType.POPULAR if retrieved.is_popular else _kind(facts, taste, discovery, sources),
+        kind=RecommendationType.POPULAR
+        if retrieved.is_popular and sources != (CandidateSource.WISH,)
+        else _kind(facts, taste, discovery, sources),
         similarity=float(retrieved.similarity[place]),
         near_ids=tuple(retrieved.liked[column].item_id for column in nearest),
         shared_genres=tuple(genre for genre in facts.genres if genre in taste.genres),
@@ -216,6 +225,7 @@ def _ranked(
         sources=sources,
         collaborative=_known(retrieved.collaborative, place),
         discovery=discovery,
+        wish=retrieved.wish.met[place] if retrieved.wish else (),
     )
 
 

@@ -77,6 +77,13 @@ class SqlCatalogue:
         query = _complete_query(await self._tables.get(), self._profile)
         return sorted(self._reader.complete(await self._rows(query, item_ids)), key=lambda item: item.item_id)
 
+    async def features(self, item_ids: Collection[int]) -> dict[int, Mapping[str, float]]:
+        """See ``core.ports.FeatureStore``."""
+        ids = sa.bindparam(_IDS, expanding=True, type_=sa.BigInteger)
+        table = item_feature.c
+        query: sa.Select[Any] = sa.select(table.item_id, table.features).where(table.item_id.in_(ids))
+        return {row[0]: features for row in await self._rows(query, item_ids) if (features := _features(row[1]))}
+
     async def _rows(self, query: sa.Select[Any], item_ids: Collection[int]) -> Sequence[sa.Row[Any]]:
         if not item_ids:
             return ()

@@ -63,6 +63,7 @@ class DatabaseItemIndex:
     ) -> None:
         self._database, self._profile, self._tables = database, profile, tables
         self._prepared, self._version = prepared, version
+        self._genre_names: frozenset[str] | None = None
 
     @property
     def version(self) -> str:
@@ -200,6 +201,17 @@ class DatabaseItemIndex:
                 return np.array(chosen, dtype=np.int64)
             n_looked_at *= 4
         return np.zeros(0, dtype=np.int64)
+
+    async def genres(self) -> frozenset[str]:
+        """Every genre that an item has, casefolded; looked up once."""
+        if self._genre_names is None:
+            query = sa.select(item_code.c.genres.distinct()).where(
+                item_code.c.generation == self._prepared.generation.number
+            )
+            async with self._database.connect() as connection:
+                found = (await connection.scalars(query)).all()
+            self._genre_names = frozenset(genre for text in found for genre in parts(text))
+        return self._genre_names
 
     async def _most_popular(self, n: int) -> Sequence[Row]:
         item_id = self._tables.item.columns[self._profile.item.id]

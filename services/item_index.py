@@ -45,6 +45,7 @@ class InMemoryItemIndex:
         self._creators = CodedColumn.of(rows.creators)
         self._most_popular_first = np.lexsort((rows.ids, -rows.popularity))
         self._first_genres = self._genres.numbered(lambda genres: genres[0].casefold() if genres else None)
+        self._genre_names: frozenset[str] | None = None
         self._all = _Slice(rows.ids, self._scan)
         self._max_slices_bytes = max_slices_bytes
         self._slices: OrderedDict[Predicate, _Slice] = OrderedDict()
@@ -136,6 +137,12 @@ class InMemoryItemIndex:
                 most_popular: Ids = self._rows.ids[order[:n]]
                 return most_popular
             n_looked_at *= 4
+
+    async def genres(self) -> frozenset[str]:
+        """Every genre that an item has, or had when the index was made."""
+        if self._genre_names is None:
+            self._genre_names = frozenset(genre for genres in self._genres.values for genre in genres)
+        return self._genre_names
 
     async def _slice(self, predicate: Predicate) -> "_Slice":
         """The items that ``predicate`` keeps; built off the event loop, once for all that ask meanwhile."""

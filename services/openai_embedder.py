@@ -78,6 +78,15 @@ class OpenAIEmbedder:
             vectors[batch] = self._checked(await self._ask([texts[row] for row in batch]), len(batch))
         return vectors
 
+    async def embed_wish(self, text: str, item: Item) -> Floats:
+        """See ``core.ports.WishEmbedder``: the text itself, and the item in words where there is no text.
+
+        Raises what ``embed`` raises.
+        """
+        if not (asked := text[:_MAX_CHARS] or description(item)):
+            return np.zeros(self._dim, np.float32)
+        return np.asarray(self._checked(await self._ask([asked]), 1)[0], np.float32)
+
     async def _ask(self, texts: list[str]) -> CreateEmbeddingResponse:
         try:
             return await self._client.embeddings.create(model=self._model, input=texts, dimensions=self._dim)

@@ -169,6 +169,10 @@ class OverlaidIndex:
         facts = [*await self._base.facts(below.tolist()), *await self._top.facts(above.tolist())]
         return _most_popular(facts, max(n, 0), max_per_genre)
 
+    async def genres(self) -> frozenset[str]:
+        """Those of the base, whose items may be gone, and of what is laid over it."""
+        return await self._base.genres() | await self._top.genres()
+
     def _hides(self, item_id: int) -> bool:
         return item_id in self._top_ids or item_id in self._removed_ids
 

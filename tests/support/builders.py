@@ -75,7 +75,12 @@ class ArrayIndex:
     async def search(
         self, queries: Floats, n: int, *, excluded: Collection[int] = (), predicate: Predicate | None = None
     ) -> list[Hits]:
-        return [self._search(query, n, excluded) for query in queries]
+        allowed = {int(item_id) for item_id in self._ids if _keeps(predicate, self._items.get(int(item_id)))}
+        refused = {*excluded, *(set(self._ids.tolist()) - allowed)}
+        return [self._search(query, n, refused) for query in queries]
+
+    async def genres(self) -> frozenset[str]:
+        return frozenset(genre for item in self._items.values() for genre in item.genres)
 
     def _search(self, query: Floats, n: int, excluded: Collection[int]) -> Hits:
         scores = self._rows @ query
@@ -85,3 +90,11 @@ class ArrayIndex:
     async def popular(self, n: int, *, excluded: Collection[int] = (), max_per_genre: int | None = None) -> Ids:
         ranked = sorted(self._ids.tolist(), key=lambda item_id: (-self._popularity.get(item_id, 0.0), item_id))
         return np.array([item_id for item_id in ranked if item_id not in excluded][:n], dtype=np.int64)
+
+
+def _keeps(predicate: Predicate | None, item: Item | None) -> bool:
+    """Whether ``predicate`` lets an item through; an index that knows no items filters nothing."""
+    if not predicate or item is None:
+        return True
+    asked = ((predicate.genres, item.genres), (predicate.moods, item.moods))
+    return all(not wanted or any(tag.casefold() in wanted for tag in tags) for wanted, tags in asked)

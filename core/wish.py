@@ -1,0 +1,367 @@
+"""A wish: what a job's context asks for, in terms of the catalogue, and how far an item fulfils it.
+
+Words of the profile's table, in any language, become traits: tags and ranges of features. What is left of the words is
+searched for as text. Where a trait is denied ("not sad") it is not sought; the opposite is not either.
+"""
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+
+import numpy as np
+
+from config.wish_table import Trait, WishTable
+from core.ports import Floats, Predicate
+from models.catalogue import Item, ItemFacts
+from models.job import JobContext
+from models.recommendation import WishedFor
+
+GENRE, MOOD, ACTIVITY, TIME = "genre", "mood", "activity", "time"
+
+MAX_PARTS = 6
+_REQUIRED_FROM = 0.5
+_TEXT_ALONE = 0.5
+_TEXT_BESIDE = 0.2
+_MAX_CATALOGUE_GENRES = 2000
+_MAX_GENRE_CHARS = 40
+_MAX_DENIAL_GAP = 12
+
+# What stands beside a word would make another word of it.
+_LATIN, _HANGUL, _KATAKANA = "0-9a-z\u00df-\u024f", "가-힣", "ァ-ヺー"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing that is wished for; ``key`` is such as ``mood:bright``, ``tags`` are casefolded."""
+
+    key: str
+    trait: Trait
+    tags: frozenset[str]
+
+    @property
+    def kind(self) -> str:
+        """``genre``, ``mood``, ``activity`` or ``time``."""
+        return self.key.split(":", 1)[0]
+
+    @property
+    def wished_for(self) -> WishedFor:
+        """It, as evidence tells of it."""
+        return WishedFor(self.key, self.trait.labels)
+
+    @property
+    def is_required(self) -> bool:
+        """Whether what lacks it does not fulfil the wish; else it only tilts the order."""
+        return self.kind != TIME and self.trait.weight >= _REQUIRED_FROM
+
+    def degrees(self, facts: Sequence[ItemFacts], features: Mapping[int, Mapping[str, float]]) -> Floats:
+        """How far each item has it, 0 to 1, float32 (n,); NaN where neither tags nor features can tell."""
+        return np.array([self._degree(each, features.get(each.item_id, {})) for each in facts], dtype=np.float32)
+
+    def _degree(self, facts: ItemFacts, features: Mapping[str, float]) -> float:
+        tags = facts.genres if self.kind == GENRE else facts.moods
+        if any(tag.casefold() in self.tags for tag in tags):
+            return 1.0
+        if self.kind == GENRE:
+            return 0.0
+        known = [_within(features[name], *bounds) for name, bounds in self.trait.features.items() if name in features]
+        # All of its ranges must be known: half a proof is none.
+        return sum(known) / len(known) if known and len(known) == len(self.trait.features) else float("nan")
+
+
+def _within(value: float, low: float, high: float) -> float:
+    """1 in the range, falling to 0 at half the range's width beyond it."""
+    return max(0.0, 1.0 - max(low - value, value - high, 0.0) / (0.5 * (high - low)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """``parts``: the weightiest first; ``rest``: the words that named none of them; ``text``: all of them."""
+
+    parts: tuple[Part, ...]
+    rest: str
+    text: str
+    context: JobContext
+
+    @property
+    def strength(self) -> float:
+        """How much it counts against the taste, 0 to 1."""
+        return max([part.trait.weight for part in self.parts] + [_TEXT_ALONE if self.rest else 0.0])
+
+    @property
+    def is_stated(self) -> bool:
+        """Whether the listener said something, rather than a clock."""
+        return bool(self.text)
+
+    @property
+    def is_required(self) -> bool:
+        """Whether there is anything that an item can be said to fulfil."""
+        return any(part.is_required for part in self.parts)
+
+    @property
+    def required_keys(self) -> frozenset[str]:
+        """The keys of all that an item must have to fulfil it."""
+        return frozenset(part.key for part in self.parts if part.is_required)
+
+    @property
+    def predicates(self) -> list[Predicate]:
+        """Filters by tags, the strictest first; what they leave too few of is sought without them."""
+        genres, moods = self._tags(GENRE), self._tags(MOOD)
+        if genres and moods:
+            return [Predicate(genres=genres, moods=moods), Predicate(genres=genres), Predicate(moods=moods)]
+        return [Predicate(genres=genres, moods=moods)] if genres or moods else []
+
+    def as_item(self) -> Item:
+        """The item that would fulfil it, for embedders that read items."""
+        features: dict[str, float] = {}
+        for part in self.parts:
+            for name, (low, high) in part.trait.features.items():
+                features.setdefault(name, (low + high) / 2)
+        return Item(
+            item_id=0,
+            titles={"": self.rest} if self.rest else {},
+            genres=tuple(sorted(self._tags(GENRE))),
+            moods=tuple(sorted(self._tags(MOOD))),
+            features=features,
+        )
+
+    def asked(self) -> dict[str, str]:
+        """All that the answer depends on, for the fingerprint: the clock only by the part of the day."""
+        told = {"query": self.context.query, "mood": self.context.mood, "activity": self.context.activity}
+        time = {part.kind: part.key for part in self.parts if part.kind == TIME}
+        return {name: text for name, text in told.items() if text} | time
+
+    def _tags(self, kind: str) -> frozenset[str]:
+        return frozenset(tag for part in self.parts if part.kind == kind for tag in part.tags)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sought:
+    """What of a wish can be searched for: its vector, float32 (dim,), None where it has none, and its filters."""
+
+    vector: Floats | None
+    predicates: Sequence[Predicate]
+
+    def steered(self, centroids: Floats, weights: Floats) -> tuple[Floats, Floats]:
+        """Queries, float32 (k, dim), and the share of each, (k,): the wish, and interests half-way turned to it.
+
+        Without a vector the interests as they are, without interests the wish alone.
+        """
+        if self.vector is None:
+            return centroids, weights
+        own = self.vector[None, :]
+        if not len(centroids):
+            return own, np.ones(1, dtype=np.float32)
+        return np.vstack([own, centroids + own]), np.concatenate([[0.5], 0.5 * weights]).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class WishFit:
+    """How far each of n items fulfils a wish.
+
+    ``scores`` float32 (n,), 0 to 1; ``met``: what each item has of the wish; ``is_met`` bool (n,): has all that is
+    required. ``weight``: what the scores count against those of the taste; ``share`` of a list that must be met, as far
+    as there are enough.
+    """
+
+    scores: Floats
+    met: Sequence[tuple[WishedFor, ...]]
+    is_met: np.typing.NDArray[np.bool_]
+    weight: float
+    share: float
+
+    def blended(self, scores: Floats) -> Floats:
+        """``scores`` of the taste, float32 (n,), 0 to 1, with the wish in them."""
+        return np.asarray((1 - self.weight) * scores + self.weight * self.scores, dtype=np.float32)
+
+
+class WishPlaces:
+    """Which items the next place of a list should go to, so that every beginning of it has the share that is met."""
+
+    # Above every other precedence: a list that the listener wished for is theirs first.
+    _PRECEDENCE = np.float32(10_000)
+
+    def __init__(self, fit: WishFit | None) -> None:
+        self._share = fit.share if fit else 0.0
+        self._is_met = fit.is_met if fit else np.zeros(0, dtype=np.bool_)
+        self._gains = self._PRECEDENCE * self._is_met
+        self._n_met = 0
+
+    def gains(self, n_chosen: int) -> Floats | float:
+        """What to add to each item's relevance after so many were chosen, float32 (n,), or 0."""
+        return self._gains if self._n_met < int(self._share * (n_chosen + 1)) else 0.0
+
+    def choose(self, place: int) -> None:
+        """Take the item at ``place`` into the list."""
+        self._n_met += bool(self._share and self._is_met[place])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WishConfig:
+    """``weight``: of a wish against the taste; ``share`` of the list that must fulfil it; both from 0 to 1."""
+
+    weight: float = 0.5
+    share: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.weight <= 1 and 0 <= self.share <= 1):
+            raise ValueError(f"a wish's config is out of range: {self}")
+
+
+def measure(
+    wish: Wish,
+    facts: Sequence[ItemFacts],
+    features: Mapping[int, Mapping[str, float]],
+    likeness: Floats | None,
+    config: WishConfig,
+) -> WishFit:
+    """``features``: those of the items that are known, by id; ``likeness`` float32 (n,): cosines to the wish's vector.
+
+    What cannot be told of an item counts as the middle, and as not met.
+    """
+    n = len(facts)
+    degrees = [part.degrees(facts, features) for part in wish.parts]
+    required = [of_part for part, of_part in zip(wish.parts, degrees, strict=True) if part.is_required]
+    is_met = np.all([of_part >= 1 for of_part in required], axis=0) if required else np.zeros(n, dtype=np.bool_)
+    stated = [
+        (part.wished_for, (of_part >= 1).tolist())
+        for part, of_part in zip(wish.parts, degrees, strict=True)
+        if part.kind != TIME
+    ]
+    return WishFit(
+        scores=_scores(wish, degrees, likeness, n),
+        met=[tuple(wished for wished, has in stated if has[place]) for place in range(n)],
+        is_met=is_met,
+        weight=config.weight * wish.strength,
+        share=config.share if required else 0.0,
+    )
+
+
+def _scores(wish: Wish, degrees: Sequence[Floats], likeness: Floats | None, n: int) -> Floats:
+    """The mean of the parts by their weights, with a little of the text's likeness; that alone where there are none."""
+    near = _spread(likeness) if likeness is not None and wish.is_stated else None
+    if not degrees:
+        return near if near is not None else np.full(n, 0.5, dtype=np.float32)
+    weights = np.array([part.trait.weight for part in wish.parts])
+    known = np.array([np.where(np.isnan(of_part), 0.5, of_part) for of_part in degrees])
+    mean = weights @ known / weights.sum()
+    if near is None:
+        return np.asarray(mean, dtype=np.float32)
+    return np.asarray((1 - _TEXT_BESIDE) * mean + _TEXT_BESIDE * near, dtype=np.float32)
+
+
+def _spread(values: Floats) -> Floats:
+    """0 for the least and 1 for the greatest; 0.5 for all where they do not differ."""
+    if not len(values) or (span := float(np.ptp(values))) <= 0:
+        return np.full(len(values), 0.5, dtype=np.float32)
+    return np.asarray((values - values.min()) / span, dtype=np.float32)
+
+
+# --- reading ---
+
+
+class WishReader:
+    """Reads contexts by a profile's table; the catalogue's own genres count as words too."""
+
+    def __init__(self, table: WishTable) -> None:
+        self._table = table
+        self._not_before = _any_word(table.not_before, rf"(?:\s+\S{{1,{_MAX_DENIAL_GAP}}})?[\s-]+$")
+        self._not_after = _any_of(table.not_after, r"^[가-힣ぁ-ん]{0,3}?\s*")
+        self._lexicon = lru_cache(maxsize=4)(self._lexicon_with)
+
+    @property
+    def version(self) -> str:
+        """A digest of the table."""
+        return blake2b(self._table.model_dump_json().encode(), digest_size=6).hexdigest()
+
+    def read(self, context: JobContext | None, genres: Iterable[str] = ()) -> Wish | None:
+        """The wish of ``context``, or None where it asks for nothing; ``genres``: the catalogue's own."""
+        if not context:
+            return None
+        lexicon = self._lexicon(genres if isinstance(genres, frozenset) else frozenset(genres))
+        texts = [text for text in (context.query, context.mood, context.activity) if text]
+        found: dict[str, Part] = {}
+        rests = [self._take(text, lexicon, found) for text in texts]
+        if context.local_time and (named := self._table.part_of_day(context.local_time)):
+            found[f"{TIME}:{named[0]}"] = Part(f"{TIME}:{named[0]}", named[1], frozenset())
+        parts = sorted(found.values(), key=lambda part: -part.trait.weight)[:MAX_PARTS]
+        if not parts and not texts:
+            return None
+        return Wish(parts=tuple(parts), rest=" ".join(filter(None, rests)), text=" ".join(texts), context=context)
+
+    def _take(self, text: str, lexicon: "_Lexicon", found: dict[str, Part]) -> str:
+        """Add what ``text`` names to ``found``; the words that are left."""
+        folded, left, end = _folded(text), [], 0
+        for match in lexicon.pattern.finditer(folded):
+            left.append(folded[end : match.start()])
+            end = match.end()
+            part = lexicon.parts[_joined(match[0])]
+            is_denied = self._not_before.search(folded[: match.start()]) or self._not_after.search(folded[end:])
+            if part and not is_denied:
+                found.setdefault(part.key, part)
+            # The rest of the word: particles and endings.
+            end += len(_ending_at(folded, end))
+        rest = " ".join("".join([*left, " ", folded[end:]]).split())
+        return rest if any(char.isalnum() for char in rest) else ""
+
+    def _lexicon_with(self, genres: frozenset[str]) -> "_Lexicon":
+        table = self._table
+        parts: dict[str, Part | None] = {}
+        for kind, key, trait in table.worded():
+            part = Part(f"{kind}:{key}", trait, frozenset(map(_folded, trait.words)))
+            parts.update({_joined(word): part for word in part.tags if _joined(word) not in parts})
+        for genre in sorted(genres)[:_MAX_CATALOGUE_GENRES]:
+            name = _folded(genre)
+            if 1 < len(name) <= _MAX_GENRE_CHARS and _joined(name) not in parts:
+                parts[_joined(name)] = Part(f"{GENRE}:{name}", Trait(labels={"en": genre}), frozenset({name}))
+        fillers = {*map(_folded, (*table.fillers, *table.not_before, *table.not_after))}
+        parts |= {_joined(word): None for word in fillers if _joined(word) not in parts}
+        words = fillers.union(*(part.tags for part in parts.values() if part))
+        return _Lexicon(parts, _any_of(sorted(words, key=lambda word: (-len(word), word))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Lexicon:
+    """Parts, None for fillers, by their words without blanks and hyphens, and what finds such words, longest first."""
+
+    parts: Mapping[str, Part | None]
+    pattern: re.Pattern[str]
+
+
+def _ending_at(text: str, place: int) -> str:
+    found = _ENDING.match(text, place)
+    return found[0] if found else ""
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def _joined(word: str) -> str:
+    return re.sub(r"[\s-]+", "", word)
+
+
+def _any_of(words: Collection[str], before: str = "") -> re.Pattern[str]:
+    return re.compile(f"{before}(?:{'|'.join(_bounded(_folded(word)) for word in words)})") if words else _NEVER
+
+
+def _any_word(words: Collection[str], after: str) -> re.Pattern[str]:
+    """Words that stand whole, whatever the script."""
+    return re.compile(rf"(?<!\w)(?:{'|'.join(re.escape(_folded(word)) for word in words)}){after}") if words else _NEVER
+
+
+_NEVER = re.compile(r"(?!)")
+_ENDING = re.compile(r"(?<=[가-힣])[가-힣]{0,3}|(?<=[ぁ-ん一-鿿])[ぁ-ん]{0,2}|")
+
+
+def _bounded(word: str) -> str:
+    """A pattern of ``word``, in which blanks and hyphens may stand for each other or be missing.
+
+    Latin words stand whole; Hangul ones begin a word, since particles follow; katakana ones are no part of another.
+    """
+    inner = r"[\s-]?".join(re.escape(part) for part in re.split(r"[\s-]+", word))
+    left = next((f"(?<![{own}])" for own in (_LATIN, _HANGUL, _KATAKANA) if re.match(f"[{own}]", word)), "")
+    right = next((f"(?![{own}])" for own in (_LATIN, _KATAKANA) if re.search(f"[{own}]$", word)), "")
+    return f"{left}{inner}{right}"
