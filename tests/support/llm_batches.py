@@ -19,8 +19,9 @@ class BatchPlan:
     """How batches go: ``n_polls`` looks until the end, and the ``end``.
 
     ``failed``: refused as a whole, nothing is answered; ``expired``: every second request was not reached in time, as
-    where a batch is cancelled. Each ``failing_every``-th request of any batch is answered with an error. ``n_uploads_refused`` and
-    ``n_creations_refused``: so many of the next are answered 500; ``n_lost_creations``: made, but the answer is lost.
+    where a batch is cancelled. Each ``failing_every``-th request of any batch is answered with an error.
+    ``n_uploads_refused`` and ``n_creations_refused``: so many of the next are answered 500; ``n_lost_creations``: made,
+    but the answer is lost.
     """
 
     n_polls: int = 2

@@ -1,0 +1,150 @@
+"""What becomes of the answers of a batch: each is read, merged and saved as that of a job would be, once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from core.errors import LanguageModelFailed
+from core.pipeline import RecommendationPipeline
+from core.ports import (
+    AnswerCache,
+    BatchApi,
+    BatchLedger,
+    BatchPart,
+    BatchQuestion,
+    BatchReply,
+    BatchState,
+    Clock,
+    Completion,
+    JobPublisher,
+    ResultCache,
+)
+from core.refresh_job import refresh_job
+from core.submission import submit
+from training.batch_questions import AT_ONCE
+
+MERGED, STALE, FAILED, UNUSABLE, UNANSWERED, ONLINE = "merged", "stale", "failed", "unusable", "unanswered", "online"
+OUTCOMES = (MERGED, STALE, FAILED, UNUSABLE, UNANSWERED, ONLINE)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Usage:
+    """What the answers of a batch used."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float = 0.0
+
+    def add(self, other: "Usage | Completion | LanguageModelFailed") -> None:
+        """Count ``other`` too."""
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.cached_tokens += other.cached_tokens
+        self.cost_usd += other.cost_usd
+
+
+class BatchMerger:
+    """Merges what a batch answered; may be cut off anywhere and run again, and then does the rest.
+
+    ``rest``: questions without an answer that can be shown are left to the ``next_run``, or put on the batch queue as
+    jobs of their own (``online``).
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: RecommendationPipeline,
+        results: ResultCache,
+        answers: AnswerCache,
+        publisher: JobPublisher,
+        api: BatchApi,
+        ledger: BatchLedger,
+        clock: Clock,
+        rest: Literal["next_run", "online"],
+    ) -> None:
+        self._pipeline = pipeline
+        self._results = results
+        self._answers = answers
+        self._publisher = publisher
+        self._api = api
+        self._ledger = ledger
+        self._clock = clock
+        self._rest = rest
+
+    async def merge(self, part: BatchPart, state: BatchState) -> Usage:
+        """Save what can be, settle every question; what the answers used, those merged before included.
+
+        Raises ``DependencyUnavailable``.
+        """
+        usage = Usage()
+        async for replies in _chunks(self._api.replies(state)):
+            for reply in replies:
+                usage.add(reply.end)
+            await self._merge_some(part, {reply.custom_id: reply for reply in replies})
+        unanswered = await self._ledger.unsettled(part.key, [None])
+        await self._ledger.settle(part.key, {question.custom_id: UNANSWERED for question in unanswered})
+        if self._rest == "online":
+            await self._ask_online(part)
+        return usage
+
+    async def _merge_some(self, part: BatchPart, replies: Mapping[str, BatchReply]) -> None:
+        questions = await self._ledger.questions(part.key, list(replies))
+        todo = [question for question in questions if question.outcome is None]
+        merging = (self._merge_one(part, question, replies[question.custom_id]) for question in todo)
+        outcomes = await asyncio.gather(*merging)
+        if todo:
+            settled = {question.custom_id: outcome for question, outcome in zip(todo, outcomes, strict=True)}
+            await self._ledger.settle(part.key, settled)
+
+    async def _merge_one(self, part: BatchPart, question: BatchQuestion, reply: BatchReply) -> str:
+        if isinstance(reply.end, LanguageModelFailed) and reply.end.partial_text is None:
+            return FAILED
+        # Its instant is that of the question: what the member asked for since then is newer.
+        requested_at_ns = instant_ns(part.created_at)
+        job = refresh_job(question.member_id, part.run_on, requested_at_ns=requested_at_ns, locale=question.locale)
+        prepared = await self._pipeline.prepare(job)
+        if prepared.asked is None or prepared.taste_mark != question.taste_mark:
+            return STALE
+        documents = await self._pipeline.finish(prepared, reply.end, question.shown_ids)
+        if documents.degraded:
+            # What the member has is better.
+            return UNUSABLE
+        await self._results.succeed(job, documents, token=part.key)
+        if prepared.fingerprint == question.custom_id:
+            await self._answers.put(question.custom_id, documents)
+        return MERGED
+
+    async def _ask_online(self, part: BatchPart) -> None:
+        rest = await self._ledger.unsettled(part.key, [STALE, FAILED, UNUSABLE, UNANSWERED])
+        now_ns = instant_ns(self._clock.now())
+        for start in range(0, len(rest), AT_ONCE):
+            questions = rest[start : start + AT_ONCE]
+            # The job's id is that of the refresh: a second publish after a crash is recognised by it.
+            jobs = (
+                refresh_job(each.member_id, part.run_on, requested_at_ns=now_ns, locale=each.locale)
+                for each in questions
+            )
+            submissions = (submit(job, results=self._results, publisher=self._publisher, batch=True) for job in jobs)
+            await asyncio.gather(*submissions)
+            await self._ledger.settle(part.key, {question.custom_id: ONLINE for question in questions})
+
+
+def instant_ns(instant: datetime) -> int:
+    """Nanoseconds since the epoch, exact to the microsecond."""
+    return (instant - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+async def _chunks(replies: AsyncIterator[BatchReply]) -> AsyncIterator[Sequence[BatchReply]]:
+    chunk: list[BatchReply] = []
+    async for reply in replies:
+        chunk.append(reply)
+        if len(chunk) == AT_ONCE:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
