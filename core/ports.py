@@ -492,6 +492,23 @@ class BatchReply:
     end: Completion | LanguageModelFailed
 
 
+@dataclass(slots=True)
+class BatchUsage:
+    """What the answers of a batch used; ``cost_usd`` at the price of batches."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float = 0.0
+
+    def add(self, other: "BatchUsage | Completion | LanguageModelFailed") -> None:
+        """Count ``other`` too."""
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.cached_tokens += other.cached_tokens
+        self.cost_usd += other.cost_usd
+
+
 class BatchApi(Protocol):
     """A provider's API of batches. What was sent bears a mark of ours, by which it is found again."""
 
@@ -591,6 +608,13 @@ class BatchLedger(Protocol):
 
     async def forget(self, before: date) -> int:
         """Remove closed parts of days before that one; how many."""
+
+
+class BatchObserver(Protocol):
+    """Counts what batches come to."""
+
+    def batch_merged(self, outcomes: Mapping[str, int], usage: BatchUsage) -> None:
+        """A batch has ended and all of it is settled; so many questions by outcome."""
 
 
 class BatchPurse(Protocol):

@@ -5,7 +5,7 @@ an item's or a job's id. All children exist from the start, so that a rate or a 
 """
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import TypeVar
@@ -25,7 +25,7 @@ from prometheus_client.exposition import choose_encoder
 
 from core.errors import LANGUAGE_MODEL_FAILURES
 from core.llm_share import Arm
-from core.ports import Clock
+from core.ports import BatchUsage, Clock
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
@@ -51,6 +51,7 @@ DROP_CAUSES = ("unknown_handle", "repeated_handle", "bad_pick", "bad_group", "ba
 ARMS = (*(arm.value for arm in Arm), OTHER)
 ANSWER_KINDS = ("new", "degraded", "reused", OTHER)
 GUARD_PARTS = ("breaker", "budgets", OTHER)
+BATCH_OUTCOMES = ("merged", "stale", "failed", "unusable", "unanswered", "online", OTHER)
 BREAKER_STATES = ("closed", "half_open", "open")
 HTTP_ROUTES = (
     "/health", "/health/live", "/health/ready", "/metrics", "/recommend", "/recommend/cached", "/favorites/updated",
@@ -295,6 +296,37 @@ class _GuardMetrics:
         self._guard_unavailable.labels(_bounded(part, GUARD_PARTS)).inc()
 
 
+class _BatchMetrics:
+    """What batches of LLM requests came to."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._batch_requests = _labelled(
+            Counter(
+                "songs_ai_llm_batch_requests_total",
+                "Requests of ended batches by what became of their answers.",
+                ["outcome"],
+                registry=registry,
+            ),
+            BATCH_OUTCOMES,
+        )
+        self._batch_tokens = _labelled(
+            Counter("songs_ai_llm_batch_tokens_total", "Tokens that batches used.", ["kind"], registry=registry),
+            ("prompt", "completion", "cached"),
+        )
+        self._batch_cost = Counter(
+            "songs_ai_llm_batch_cost_usd_total", "What batches cost, by the prices in the settings.", registry=registry
+        )
+
+    def batch_merged(self, outcomes: Mapping[str, int], usage: BatchUsage) -> None:
+        """A batch has ended and all of it is settled."""
+        for outcome, n in outcomes.items():
+            self._batch_requests.labels(_bounded(outcome, BATCH_OUTCOMES)).inc(n)
+        self._batch_tokens.labels("prompt").inc(usage.prompt_tokens)
+        self._batch_tokens.labels("completion").inc(usage.completion_tokens)
+        self._batch_tokens.labels("cached").inc(usage.cached_tokens)
+        self._batch_cost.inc(usage.cost_usd)
+
+
 class _WorkerMetrics:
     """What becomes of jobs and of deliveries."""
 
@@ -496,7 +528,13 @@ class _HttpMetrics:
 
 
 class PrometheusMetrics(
-    _PipelineMetrics, _LanguageModelMetrics, _GuardMetrics, _WorkerMetrics, _ProcessMetrics, _HttpMetrics
+    _PipelineMetrics,
+    _LanguageModelMetrics,
+    _GuardMetrics,
+    _BatchMetrics,
+    _WorkerMetrics,
+    _ProcessMetrics,
+    _HttpMetrics,
 ):
     """Every metric of the worker in one registry; each part of the program sees it through its own Protocol."""
 
@@ -507,6 +545,7 @@ class PrometheusMetrics(
         _PipelineMetrics.__init__(self, registry, clock)
         _LanguageModelMetrics.__init__(self, registry)
         _GuardMetrics.__init__(self, registry)
+        _BatchMetrics.__init__(self, registry)
         _WorkerMetrics.__init__(self, registry)
         _ProcessMetrics.__init__(self, registry, clock, version)
         _HttpMetrics.__init__(self, registry)

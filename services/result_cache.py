@@ -177,3 +177,8 @@ class RedisResultCache:
         """See ``ResultCache.cached_view``."""
         with redis_errors():
             return cast("bytes | None", await self._client.get(f"{VIEW_PREFIX}{member_id}"))
+
+    async def latest(self, member_id: int) -> bytes | None:
+        """``latest:recommendation:{memberId}``, JSON, or None."""
+        with redis_errors():
+            return cast("bytes | None", await self._client.get(f"{LATEST_PREFIX}{member_id}"))

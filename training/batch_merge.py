@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -16,8 +15,8 @@ from core.ports import (
     BatchQuestion,
     BatchReply,
     BatchState,
+    BatchUsage,
     Clock,
-    Completion,
     JobPublisher,
     ResultCache,
 )
@@ -29,23 +28,6 @@ MERGED, STALE, FAILED, UNUSABLE, UNANSWERED, ONLINE = "merged", "stale", "failed
 OUTCOMES = (MERGED, STALE, FAILED, UNUSABLE, UNANSWERED, ONLINE)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(slots=True)
-class Usage:
-    """What the answers of a batch used."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    cost_usd: float = 0.0
-
-    def add(self, other: "Usage | Completion | LanguageModelFailed") -> None:
-        """Count ``other`` too."""
-        self.prompt_tokens += other.prompt_tokens
-        self.completion_tokens += other.completion_tokens
-        self.cached_tokens += other.cached_tokens
-        self.cost_usd += other.cost_usd
 
 
 class BatchMerger:
@@ -76,12 +58,12 @@ class BatchMerger:
         self._clock = clock
         self._rest = rest
 
-    async def merge(self, part: BatchPart, state: BatchState) -> Usage:
+    async def merge(self, part: BatchPart, state: BatchState) -> BatchUsage:
         """Save what can be, settle every question; what the answers used, those merged before included.
 
         Raises ``DependencyUnavailable``.
         """
-        usage = Usage()
+        usage = BatchUsage()
         async for replies in _chunks(self._api.replies(state)):
             for reply in replies:
                 usage.add(reply.end)

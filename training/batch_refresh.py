@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol, TypeVar
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -25,14 +25,16 @@ from core.ports import (
     AnswerCache,
     BatchApi,
     BatchLedger,
+    BatchObserver,
     BatchPart,
     BatchPurse,
     BatchQuestion,
     BatchState,
+    BatchUsage,
     Clock,
 )
 from models.log_event import LogEvent
-from training.batch_merge import BatchMerger, Usage, instant_ns
+from training.batch_merge import BatchMerger, instant_ns
 from training.batch_questions import Due, Estimate, RefreshQuestions
 
 T = TypeVar("T")
@@ -69,14 +71,7 @@ class Report:
     skipped: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
-    usage: Usage = field(default_factory=Usage)
-
-
-class BatchObserver(Protocol):
-    """Counts what batches came to."""
-
-    def batch_merged(self, outcomes: "Counter[str]", usage: Usage) -> None:
-        """A batch has ended and all of it is settled."""
+    usage: BatchUsage = field(default_factory=BatchUsage)
 
 
 Show = Callable[[str, int, int], None]
