@@ -11,7 +11,15 @@ from structlog.testing import capture_logs
 
 from config.settings import Settings
 from core.errors import DependencyUnavailable
-from core.ports import Claim, Clock, JobView, ProgressReporter, ResultDocuments
+from core.ports import (
+    Claim,
+    Clock,
+    JobView,
+    ProgressReporter,
+    ProvisionalDocuments,
+    RankedReporter,
+    ResultDocuments,
+)
 from models.job import Job, JobStatus
 from services.clock import SystemClock
 from tests.support.messaging import eventually
@@ -28,8 +36,10 @@ from workers.disposition import (
 from workers.handler import SAVE_PAUSES_S, JobHandler
 from workers.lease_keeper import LeaseKeeper
 from workers.observer import SilentObserver
+from workers.provisional import ProvisionalWriter
 
 DOCUMENTS = ResultDocuments(result=b"{}", cached_view=b"{}", preference=b"{}")
+PROVISIONAL = ProvisionalDocuments(result=b"provisional", cached_view=b"provisional view")
 DELAYS_S = (5.0, 30.0, 120.0)
 REDIS_AWAY = DependencyUnavailable("redis", "connection refused")
 
@@ -37,7 +47,10 @@ Recommend = Callable[[Job, ProgressReporter], Awaitable[ResultDocuments]]
 
 
 class InMemoryResults:
-    """A ``ResultCache`` whose methods can be made to fail: ``failures`` counts how often each still will."""
+    """A ``ResultCache`` whose methods can be made to fail: ``failures`` counts how often each still will.
+
+    And the ``ProvisionalResults``: one is wanted from the start, and ``is_wanted`` says so.
+    """
 
     def __init__(self) -> None:
         self.status: dict[str, JobStatus] = {}
@@ -48,6 +61,8 @@ class InMemoryResults:
         self.failures: Counter[str] = Counter()
         self.bugs: dict[str, Exception] = {}
         self.on_claim: Callable[[], None] = lambda: None
+        self.is_wanted = True
+        self.shown: list[tuple[str, str, ProvisionalDocuments]] = []
 
     def _ask(self, method: str) -> None:
         if method in self.bugs:
@@ -85,6 +100,16 @@ class InMemoryResults:
         self._ask("report_progress")
         self.progress[job.job_id] = progress
 
+    async def wants_provisional(self, job: Job, *, token: str) -> bool:
+        self._ask("wants_provisional")
+        return self.is_wanted and self.leases.get(job.job_id) == token
+
+    async def show_provisional(self, job: Job, documents: ProvisionalDocuments, *, token: str) -> bool:
+        self._ask("show_provisional")
+        if self.is_wanted:
+            self.shown.append((job.job_id, self.status[job.job_id], documents))
+        return self.is_wanted
+
     async def succeed(self, job: Job, documents: ResultDocuments, *, token: str) -> None:
         self._ask("succeed")
         self.status[job.job_id] = JobStatus.SUCCEEDED
@@ -108,15 +133,31 @@ class ScriptedRecommender:
     def __init__(self, recommend: Recommend | None = None) -> None:
         self._recommend = recommend
         self.n_calls = 0
+        self.n_made = 0
+        self.while_made: Callable[[], Awaitable[None]] = _nothing
 
-    async def recommend(self, job: Job, report: ProgressReporter) -> ResultDocuments:
+    async def recommend(
+        self, job: Job, report: ProgressReporter, on_ranked: RankedReporter | None = None
+    ) -> ResultDocuments:
         self.n_calls += 1
+        if on_ranked:
+            await on_ranked(self._provisional)
         await report(50)
         return DOCUMENTS if self._recommend is None else await self._recommend(job, report)
+
+    async def _provisional(self) -> ProvisionalDocuments:
+        self.n_made += 1
+        await self.while_made()
+        return PROVISIONAL
+
+
+async def _nothing() -> None:
+    pass
 
 
 class CountingObserver(SilentObserver):
     def __init__(self) -> None:
+        self.provisional: list[tuple[str, float]] = []
         self.started: list[str] = []
         self.finished: list[tuple[str, str]] = []
         self.seconds: list[float] = []
@@ -129,6 +170,9 @@ class CountingObserver(SilentObserver):
         assert seconds >= 0
         self.finished.append((outcome, source))
         self.seconds.append(seconds)
+
+    def provisional_result(self, *, outcome: str, seconds: float) -> None:
+        self.provisional.append((outcome, seconds))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -158,7 +202,9 @@ class Desk:
         job_timeout_s: float = 5.0,
         clock: Clock | None = None,
         save_pauses_s: Sequence[float] = (0.001, 0.001),
+        patience_s: float | None = 5.0,
     ) -> None:
+        clock = clock or SystemClock()
         self.results = InMemoryResults()
         self.recommender = ScriptedRecommender(recommend)
         self.observer = CountingObserver()
@@ -170,8 +216,11 @@ class Desk:
             max_attempts=4,
             delays_s=DELAYS_S,
             job_timeout_s=job_timeout_s,
-            clock=clock or SystemClock(),
+            clock=clock,
             observer=self.observer,
+            provisional=ProvisionalWriter(self.results, clock=clock, observer=self.observer, patience_s=patience_s)
+            if patience_s
+            else None,
             save_pauses_s=save_pauses_s,
         )
 
@@ -239,6 +288,97 @@ async def test_a_member_sees_their_source_counted_only_where_it_is_a_known_one()
     desk = Desk()
     await desk.handle(source="member 12345")
     assert desk.observer.started == ["other"]
+
+
+# --- provisional results ---
+
+
+async def test_a_member_who_has_nothing_is_shown_the_ranked_list_while_the_job_runs() -> None:
+    clock = HandClock()
+    desk = Desk(clock=clock)
+
+    async def while_made() -> None:
+        clock.at_s += 0.25
+
+    desk.recommender.while_made = while_made
+    assert await desk.handle() == Ack(AckReason.SUCCEEDED)
+    assert desk.results.shown == [("j", JobStatus.RUNNING, PROVISIONAL)]
+    assert desk.observer.provisional == [("written", 0.25)]
+
+
+async def test_for_a_member_who_has_a_result_no_provisional_one_is_even_made() -> None:
+    desk = Desk()
+    desk.results.is_wanted = False
+    assert await desk.handle() == Ack(AckReason.SUCCEEDED)
+    assert (desk.recommender.n_made, desk.results.shown) == (0, [])
+    assert [outcome for outcome, _ in desk.observer.provisional] == ["skipped"]
+
+
+async def test_a_result_that_comes_while_the_provisional_one_is_made_is_left_alone() -> None:
+    desk = Desk()
+
+    async def while_made() -> None:
+        desk.results.is_wanted = False
+
+    desk.recommender.while_made = while_made
+    await desk.handle()
+    assert (desk.recommender.n_made, desk.results.shown) == (1, [])
+    assert [outcome for outcome, _ in desk.observer.provisional] == ["skipped"]
+
+
+@pytest.mark.parametrize("method", ["wants_provisional", "show_provisional"])
+async def test_where_redis_does_not_take_the_provisional_result_the_job_goes_on(method: str) -> None:
+    desk = Desk()
+    desk.results.failures[method] = 1
+    with capture_logs() as logs:
+        assert await desk.handle() == Ack(AckReason.SUCCEEDED)
+    assert desk.results.shown == []
+    assert [outcome for outcome, _ in desk.observer.provisional] == ["failed"]
+    [told] = [line for line in logs if line["event"] == "provisional_not_shown"]
+    assert (told["log_level"], told["error"]) == ("warning", "redis: connection refused")
+
+
+async def test_a_provisional_result_is_not_waited_for_longer_than_it_is_worth() -> None:
+    desk = Desk(patience_s=0.01)
+
+    async def while_made() -> None:
+        await asyncio.Event().wait()
+
+    desk.recommender.while_made = while_made
+    assert await desk.handle() == Ack(AckReason.SUCCEEDED)
+    assert desk.results.shown == []
+    assert [outcome for outcome, _ in desk.observer.provisional] == ["failed"]
+
+
+async def test_the_jobs_own_time_limit_still_ends_it_while_a_provisional_result_is_made() -> None:
+    desk = Desk(job_timeout_s=0.01)
+
+    async def while_made() -> None:
+        await asyncio.Event().wait()
+
+    desk.recommender.while_made = while_made
+    outcome = await desk.handle()
+    assert isinstance(outcome, RetryLater)
+    assert outcome.reason is RetryReason.TIMED_OUT
+    assert desk.observer.provisional == []
+
+
+async def test_a_bug_in_making_the_provisional_result_is_no_secret() -> None:
+    desk = Desk()
+
+    async def while_made() -> None:
+        raise ZeroDivisionError
+
+    desk.recommender.while_made = while_made
+    outcome = await desk.handle()
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.reason is DeadLetterReason.UNEXPECTED
+
+
+async def test_where_they_are_switched_off_nobody_asks_for_a_provisional_result() -> None:
+    desk = Desk(patience_s=None)
+    assert await desk.handle() == Ack(AckReason.SUCCEEDED)
+    assert (desk.recommender.n_made, desk.observer.provisional) == (0, [])
 
 
 # --- failures ---

@@ -42,13 +42,12 @@ def cache_on(client: Redis, **lifetimes: int) -> RedisResultCache:
     return RedisResultCache(client, HandClock(START), job_ttl_s=86_400, cache_ttl_s=604_800, lease_s=15, **lifetimes)
 
 
-async def shown(client: Redis) -> tuple[bytes | None, bytes | None]:
+async def shown(client: Redis) -> tuple[object, object]:
     """What ``latest:`` and ``recommend:`` hold for the member."""
-    latest, view = await client.mget(*MEMBER_KEYS)
-    return latest, view
+    return await client.get(MEMBER_KEYS[0]), await client.get(MEMBER_KEYS[1])
 
 
-async def snapshot(client: Redis) -> dict[bytes, bytes]:
+async def snapshot(client: Redis) -> dict[bytes, bytes | None]:
     """Every key with its content, as Redis would write it to a dump."""
     return {key: await client.dump(key) async for key in client.scan_iter()}
 

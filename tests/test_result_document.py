@@ -9,7 +9,7 @@ import pytest
 
 from config.catalogue_profile import load_profile
 from core.ports import ResultDocuments
-from core.result_document import Finished, encode_result, match_score, matched_criteria
+from core.result_document import Finished, encode_provisional, encode_result, match_score, matched_criteria
 from models.catalogue import Item
 from models.recommendation import (
     Candidate,
@@ -167,6 +167,18 @@ def test_a_degraded_result_says_so_and_why() -> None:
     degraded = replace(finished(), reranked=replace(finished().reranked, degraded="timeout"))
     assert documents(degraded).degraded
     assert (result(degraded)["degraded"], result(degraded)["degraded_reason"]) == (True, "timeout")
+
+
+def test_provisional_documents_are_those_of_a_result_but_say_what_they_are() -> None:
+    provisional = encode_provisional(finished(), SONGS)
+    shown, final = orjson.loads(provisional.result), result()
+    assert (shown.pop("provisional"), final.pop("provisional")) == (True, False)
+    assert shown.pop("message") == "2 recommendations in 1 groups, until the final ones are there"
+    assert final.pop("message") == "2 recommendations in 1 groups"
+    assert shown == final
+    view, final_view = orjson.loads(provisional.cached_view), orjson.loads(documents().cached_view)
+    assert (view.pop("provisional"), final_view.pop("provisional")) == (True, False)
+    assert view == final_view
 
 
 @pytest.mark.parametrize(("score", "shown"), [(-0.3, 0.0), (0.0, 0.0), (0.12345, 12.3), (1.0, 100.0), (1.7, 100.0)])

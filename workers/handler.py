@@ -10,7 +10,7 @@ from structlog.contextvars import bound_contextvars
 
 from core.errors import DependencyUnavailable, InvalidMessage, JobTimedOut
 from core.job_codec import decode_job
-from core.ports import Claim, Clock, Recommender, ResultCache, ResultDocuments
+from core.ports import Claim, Clock, RankedReporter, Recommender, ResultCache, ResultDocuments
 from models.job import Job
 from models.log_event import LogEvent
 from workers.broker import Delivery
@@ -150,7 +150,7 @@ class JobHandler:
 
     async def _run(self, job: Job, arrived_s: float) -> ResultDocuments:
         scope = asyncio.timeout(self._job_timeout_s)
-        on_ranked = self._provisional and partial(self._provisional.offer, job, arrived_s, self._token)
+        on_ranked = self._on_ranked(job, arrived_s)
         try:
             async with scope:
                 return await self._recommender.recommend(job, partial(self._report, job), on_ranked)
@@ -158,6 +158,11 @@ class JobHandler:
             if not scope.expired():
                 raise
             raise JobTimedOut(f"the job took longer than {self._job_timeout_s:g} s") from error
+
+    def _on_ranked(self, job: Job, arrived_s: float) -> RankedReporter | None:
+        if self._provisional is None:
+            return None
+        return partial(self._provisional.offer, job, arrived_s, self._token)
 
     async def _report(self, job: Job, progress: int) -> None:
         try:

@@ -13,19 +13,20 @@ from workers.observer import WorkerObserver
 
 log = structlog.get_logger()
 
-PATIENCE_S = 1.0  # what is not there soon is not worth waiting for
-
 
 class ProvisionalWriter:
     """Shows provisional documents where they are of use.
 
-    They are a courtesy: where Redis does not take them this is logged and counted, and the job goes on.
+    They are a courtesy: where they are not taken within ``patience_s`` this is logged and counted, and the job goes on.
     """
 
-    def __init__(self, results: ProvisionalResults, *, clock: Clock, observer: WorkerObserver) -> None:
+    def __init__(
+        self, results: ProvisionalResults, *, clock: Clock, observer: WorkerObserver, patience_s: float = 1.0
+    ) -> None:
         self._results = results
         self._clock = clock
         self._observer = observer
+        self._patience_s = patience_s
 
     async def offer(
         self, job: Job, arrived_s: float, token: str, make: Callable[[], Awaitable[ProvisionalDocuments]]
@@ -35,10 +36,10 @@ class ProvisionalWriter:
         ``arrived_s`` is when its delivery came, by the clock's ``monotonic_s``.
         """
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(self._patience_s):
                 outcome = await self._shown(job, token, make)
         except (DependencyUnavailable, TimeoutError) as error:
-            log.warning(LogEvent.PROVISIONAL_NOT_SHOWN, error=str(error) or f"not taken within {PATIENCE_S:g} s")
+            log.warning(LogEvent.PROVISIONAL_NOT_SHOWN, error=str(error) or f"not taken within {self._patience_s:g} s")
             outcome = "failed"
         self._observer.provisional_result(outcome=outcome, seconds=self._clock.monotonic_s() - arrived_s)
 
