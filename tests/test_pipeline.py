@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 import structlog
@@ -19,10 +20,12 @@ from core.errors import DependencyUnavailable, LanguageModelFailed
 from core.explanation import Explainer
 from core.llm_share import arm_of
 from core.pipeline import PipelineConfig, RecommendationPipeline
-from core.ports import Completion, ItemIndex, Prompt, ResultDocuments
+from core.ports import Completion, IndexRows, ItemIndex, Prompt, ResultDocuments
+from core.ranking import RankingConfig
 from core.reranking import Reranker
 from models.catalogue import Interest, Item, Listener
 from models.job import Job, Strategy
+from services.item_index import InMemoryItemIndex
 from tests.support.backend import faults_of
 from tests.support.builders import ArrayIndex, make_item
 from tests.support.hand_clock import HandClock
@@ -543,3 +546,45 @@ async def test_log_lines_of_a_job_name_its_arm_once_it_is_known() -> None:
         await with_share(0.0, ScriptedModel(range(1, 11))).recommend(JOB)
         assert structlog.contextvars.get_contextvars()["arm"] == "ranking"
     assert "arm" not in structlog.contextvars.get_contextvars()
+
+
+# --- two tastes ---
+
+
+def two_tastes_house(ranking: RankingConfig) -> House:
+    """Two genres of 300 songs in a real index: dense around the first one's likes, sparse around the second one's."""
+    generator = np.random.default_rng(5)
+    centres = np.eye(2, 64, dtype=np.float32)
+    noise = generator.normal(size=(2, 300, 64)).astype(np.float32) / 8
+    vectors = np.concatenate([centres[0] + 0.4 * noise[0], centres[1] + 1.2 * noise[1]])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    items = {i: make_item(i, creator=f"Artist {i}", genres=("metal" if i <= 300 else "ballad",)) for i in range(1, 601)}
+    house = House(ranking=ranking)
+    house.catalogue.active = items
+    rows = IndexRows(
+        ids=np.arange(1, 601, dtype=np.int64),
+        vectors=vectors,
+        popularity=np.full(600, 0.5, np.float32),
+        genres=[item.genres for item in items.values()],
+        moods=[()] * 600,
+        languages=[None] * 600,
+        creators=[item.creator for item in items.values()],
+        version="v1",
+    )
+    house.index.index = InMemoryItemIndex(rows, "given-1")
+    return house
+
+
+async def genres_of_two_tastes(ranking: RankingConfig, n_metal: int, n_ballads: int) -> Counter[str]:
+    favourites = (*range(1, n_metal + 1), *range(301, 301 + n_ballads))
+    result = await two_tastes_house(ranking).result(replace(JOB, favorite_item_ids=favourites))
+    return Counter(candidate["genre"] for candidate in result["candidates"])
+
+
+async def test_a_listener_of_two_tastes_gets_as_much_of_each_as_they_like() -> None:
+    by_score = await genres_of_two_tastes(RankingConfig(calibration=0), 6, 6)
+    assert by_score["ballad"] <= 5
+    balanced = await genres_of_two_tastes(RankingConfig(), 6, 6)
+    assert min(balanced["metal"], balanced["ballad"]) >= 15
+    mostly_ballads = await genres_of_two_tastes(RankingConfig(), 4, 12)
+    assert mostly_ballads["ballad"] > balanced["ballad"]
