@@ -81,6 +81,20 @@ class Settings(BaseSettings):
             'USD per million tokens, as JSON: {"gpt-4.1-mini": {"input": 0.4, "cached_input": 0.1, "output": 1.6}}'
         ),
     )
+    llm_batch_refresh: bool = Field(
+        False, description="`refresh` asks through the provider's Batch API: half the price, within a day"
+    )
+    llm_batch_requests: int = Field(50_000, ge=1, le=50_000, description="requests in one batch at the most")
+    llm_batch_price_factor: float = Field(
+        0.5, ge=0, le=1, description="what a token costs in a batch, as a share of LLM_PRICES"
+    )
+    llm_batch_poll_s: float = Field(60.0, gt=0, description="longest wait between two looks at a batch, in seconds")
+    llm_batch_deadline_s: float = Field(
+        90_000.0, gt=0, description="seconds after which a batch that has not ended is cancelled and merged in part"
+    )
+    llm_batch_rest: Literal["next_run", "online"] = Field(
+        "next_run", description="what a batch left unanswered: left to the next_run, or asked online by the batch queue"
+    )
     llm_breaker_failures: int = Field(
         10, ge=0, description="failures, less one for each success, after which no worker asks a model; 0: no breaker"
     )
