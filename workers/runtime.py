@@ -24,11 +24,12 @@ from api.app import create_app
 from api.health import HealthReporter
 from api.server import HttpServer
 from config.catalogue_profile import CatalogueProfile, load_profile
-from config.prompt_texts import load_prompt_texts
+from config.prompt_texts import PromptTexts, load_prompt_texts
 from config.settings import MEMORY_URL, Settings
 from core.embedding import HashingEmbedder
 from core.errors import ConfigurationError, DependencyUnavailable
 from core.explanation import Explainer
+from core.item_versions import VersionFinder
 from core.model_ladder import ModelLadder
 from core.pipeline import PipelineConfig, RecommendationPipeline
 from core.ports import Embedder, HealthCheck, LanguageModel
@@ -36,6 +37,8 @@ from core.profile import ProfileConfig
 from core.ranking import RankingConfig
 from core.reranking import Reranker
 from core.result_document import DOCUMENT_VERSION
+from core.wish import WishConfig
+from core.wish_stage import WishStage
 from models.log_event import LogEvent
 from models.recommendation import Discovery
 from services.active_members import SqlActiveMembers
@@ -160,16 +163,15 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             listeners=SqlListenerStore(database, profile),
             index=index,
             collaborative=collaborative,
-            catalogue=catalogue,
-            reranker=Reranker(
-                model,
-                explainer,
-                metrics,
-                profile=profile,
-                texts=texts,
-                strategies=settings.llm_strategies,
-                order_weight=settings.llm_order_weight,
+            wishes=WishStage(
+                profile.wishes,
+                embedder,
+                catalogue,
+                WishConfig(weight=settings.wish_weight, share=settings.wish_share),
+                timeout_s=settings.wish_timeout_s,
             ),
+            catalogue=catalogue,
+            reranker=_reranker(settings, profile, texts, explainer, model, metrics),
             explainer=explainer,
             answers=RedisAnswerCache(redis, ttl_s=settings.cache_ttl_s, degraded_ttl_s=settings.degraded_ttl_s),
             observer=metrics,
@@ -196,6 +198,46 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             pipeline=pipeline,
             broker=broker,
             publisher=BrokerJobPublisher(broker),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """What asks the LLM and reads its answers as a worker does, without a worker around it."""
+
+    language_model: LanguageModel
+    reranker: Reranker
+    config: PipelineConfig
+    versions: VersionFinder
+    clock: SystemClock
+
+
+@asynccontextmanager
+async def open_judge(settings: Settings) -> AsyncIterator[Judge]:
+    """Open what the strategy ``default`` needs, and nothing of the backend's; budgets are those of the workers.
+
+    No fallback model is asked: what it said would count as the first one's. Raises ``ConfigurationError`` where there
+    is no LLM to ask, ``DependencyUnavailable``.
+    """
+    alone = settings.llm_strategies.default.model_copy(update={"fallback_model": ""})
+    strategies = settings.llm_strategies.model_copy(update={"default": alone, "deep": alone})
+    settings = settings.model_copy(update={"llm_strategies": strategies})
+    profile, texts, clock = _profile(settings), load_prompt_texts(), SystemClock()
+    metrics = PrometheusMetrics(CollectorRegistry(), clock=clock, version=VERSION)
+    redis_url = settings.redis_url.get_secret_value()
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(
+            open_redis(redis_url, max_connections=settings.redis_pool, timeout_s=settings.dependency_timeout_s)
+        )
+        model = await stack.enter_async_context(_open_language_model(settings, metrics, clock, redis))
+        if model is None or not alone.max_calls:
+            raise ConfigurationError("OPENAI_API_KEY is empty: there is no LLM to ask")
+        yield Judge(
+            language_model=model,
+            reranker=_reranker(settings, profile, texts, Explainer(profile, texts), model, metrics),
+            config=_pipeline_config(settings, profile),
+            versions=VersionFinder(profile.versions),
+            clock=clock,
         )
 
 
@@ -561,6 +603,25 @@ def _client(
         api_version=settings.llm_api_version,
         observer=metrics,
         clock=clock,
+    )
+
+
+def _reranker(
+    settings: Settings,
+    profile: CatalogueProfile,
+    texts: PromptTexts,
+    explainer: Explainer,
+    model: LanguageModel | None,
+    metrics: PrometheusMetrics,
+) -> Reranker:
+    return Reranker(
+        model,
+        explainer,
+        metrics,
+        profile=profile,
+        texts=texts,
+        strategies=settings.llm_strategies,
+        order_weight=settings.llm_order_weight,
     )
 
 
