@@ -9,6 +9,7 @@ import argparse
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,14 +22,14 @@ from core.ports import Floats, ItemIndex
 from core.profile import ProfileConfig, TasteProfile, build_profile
 from core.ranking import RankingConfig, rank
 from core.retrieval import retrieve
-from models.catalogue import ItemFacts
+from models.catalogue import Item, ItemFacts
 from services import migrations
 from services.ingest_store import SqlIngestStore
 from training.embed import embed_catalogue
 from training.ingest import ingest
 from workers.runtime import Parts, embedded, open_parts
 
-N_RETRIEVED, N_RANKED = 300, 100
+N_RETRIEVED, N_RANKED, N_SHOWN = 300, 100, 20
 
 console = Console(highlight=False)
 
@@ -49,29 +50,40 @@ def nearest(profile: TasteProfile, vectors: Floats) -> list[int]:
     return [int(place) for place in np.argmax(vectors @ profile.centroids.T, axis=1)]
 
 
-async def show_interests(profile: TasteProfile, index: ItemIndex, parts: Parts) -> None:
-    """Every interest with its weight and the likes that are nearest to it."""
-    items = await parts.catalogue.items(profile.liked_ids.tolist())
-    homes = nearest(profile, profile.liked_vectors)
-    for interest, weight in enumerate(profile.weights.tolist()):
-        console.print(f"interest {interest + 1}, weight {weight:.2f}", style="bold")
-        for item_id, home in zip(profile.liked_ids.tolist(), homes, strict=True):
-            if home == interest:
-                item = items[item_id]
-                console.print(f"  {item.title('en')} | {item.creator} | {', '.join(item.genres)}", markup=False)
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a stage kept: ``facts`` of the candidates, and ``homes``, the interest that each is nearest to."""
+
+    name: str
+    facts: Sequence[ItemFacts]
+    homes: Sequence[int]
+
+    def n_of(self, interest: int) -> int:
+        """How many are nearest to ``interest``."""
+        return self.homes.count(interest)
 
 
-def show_shares(what: str, facts: Sequence[ItemFacts], homes: Sequence[int], n_interests: int) -> None:
-    """How many candidates are nearest to each interest, and of which genres these are."""
-    table = Table("interest", "candidates", "genres", title=f"{what}: {len(facts)}")
-    for interest in range(n_interests):
-        own = [each for each, home in zip(facts, homes, strict=True) if home == interest]
-        genres = Counter(each.genres[0] for each in own if each.genres)
-        table.add_row(str(interest + 1), str(len(own)), ", ".join(f"{name} {n}" for name, n in genres.most_common(4)))
-    console.print(table)
+@dataclass(frozen=True, slots=True)
+class TwoTastes:
+    """The listener, with the items of the likes, and what retrieval and ranking kept for them."""
+
+    profile: TasteProfile
+    liked: Sequence[Item]
+    stages: Sequence[Stage]
+
+    def taste_of(self, interest: int) -> str:
+        """The genre that most of the likes of ``interest`` have."""
+        homes = nearest(self.profile, self.profile.liked_vectors)
+        own = [item.genres[0] for item, home in zip(self.liked, homes, strict=True) if home == interest]
+        return Counter(own).most_common(1)[0][0] if own else ""
+
+    def share(self, stage: Stage, genre: str) -> float:
+        """Of what ``stage`` kept, the part that is nearest to the interests in ``genre``."""
+        n = sum(stage.n_of(each) for each in range(len(self.profile.weights)) if self.taste_of(each) == genre)
+        return n / len(stage.facts)
 
 
-async def show(tracks: Path, genres: Sequence[str], n_likes: int) -> None:
+async def measure(tracks: Path, genres: Sequence[str], n_likes: int, ranking: RankingConfig) -> TwoTastes:
     """Ingest ``tracks`` into a database of its own, build the profile, retrieve and rank."""
     with TemporaryDirectory() as directory:
         settings = embedded(Settings(), Path(directory))
@@ -84,14 +96,35 @@ async def show(tracks: Path, genres: Sequence[str], n_likes: int) -> None:
             ids, vectors = await index.vectors(await apart(parts, index, genres, n_likes))
             weights = np.ones(len(ids), np.float32)
             profile = build_profile(ids, vectors, weights, ProfileConfig(n_interests=settings.n_interests))
-            await show_interests(profile, index, parts)
             retrieved = await retrieve(profile, index, N_RETRIEVED, set(ids.tolist()))
-            ranked = rank(retrieved, N_RANKED, RankingConfig())
             places = {facts.item_id: place for place, facts in enumerate(retrieved.facts)}
             homes = nearest(profile, retrieved.vectors)
-            show_shares("retrieved", retrieved.facts, homes, len(profile.weights))
-            kept = [places[each.facts.item_id] for each in ranked]
-            show_shares("ranked", [each.facts for each in ranked], [homes[p] for p in kept], len(profile.weights))
+            ranked = [each.facts for each in rank(retrieved, N_RANKED, ranking)]
+            items = await parts.catalogue.items(profile.liked_ids.tolist())
+    stages = (
+        Stage("retrieved", retrieved.facts, homes),
+        Stage("ranked", ranked, [homes[places[facts.item_id]] for facts in ranked]),
+        Stage("shown", ranked[:N_SHOWN], [homes[places[facts.item_id]] for facts in ranked[:N_SHOWN]]),
+    )
+    return TwoTastes(profile, [items[item_id] for item_id in profile.liked_ids.tolist()], stages)
+
+
+def show(found: TwoTastes, genres: Sequence[str]) -> None:
+    """Every interest with its weight and likes, and what each stage kept for it."""
+    homes = nearest(found.profile, found.profile.liked_vectors)
+    for interest, weight in enumerate(found.profile.weights.tolist()):
+        console.print(f"interest {interest + 1}, weight {weight:.2f}", style="bold")
+        for item, home in zip(found.liked, homes, strict=True):
+            if home == interest:
+                console.print(f"  {item.title('en')} | {item.creator} | {', '.join(item.genres)}", markup=False)
+    for stage in found.stages:
+        table = Table("interest", "candidates", "genres", title=f"{stage.name}: {len(stage.facts)}")
+        for interest in range(len(found.profile.weights)):
+            own = [each for each, home in zip(stage.facts, stage.homes, strict=True) if home == interest]
+            of = Counter(each.genres[0] for each in own if each.genres)
+            table.add_row(str(interest + 1), str(len(own)), ", ".join(f"{name} {n}" for name, n in of.most_common(4)))
+        console.print(table)
+        console.print(", ".join(f"{genre} likes: {found.share(stage, genre):.0%}" for genre in genres))
 
 
 def main() -> None:
@@ -100,8 +133,10 @@ def main() -> None:
     parser.add_argument("--tracks", type=Path, required=True)
     parser.add_argument("--genres", default="rock,latin", help="two genres of the file")
     parser.add_argument("--n-likes", type=int, default=6, help="likes of each")
+    parser.add_argument("--calibration", type=float, default=RankingConfig().calibration, help="0: by score alone")
     arguments = parser.parse_args()
-    asyncio.run(show(arguments.tracks, arguments.genres.split(","), arguments.n_likes))
+    genres, ranking = arguments.genres.split(","), RankingConfig(calibration=arguments.calibration)
+    show(asyncio.run(measure(arguments.tracks, genres, arguments.n_likes, ranking)), genres)
 
 
 if __name__ == "__main__":
