@@ -12,6 +12,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from config.wish_texts import WishTexts, load_wish_texts
+
 PROMPTS = Path(__file__).parent / "prompts"
 
 
@@ -108,12 +110,13 @@ class LocaleTexts(_Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTexts:
-    """All texts; ``version`` is a digest of them."""
+    """All texts; ``version`` is a digest of them, but for ``wishes``, which have their own."""
 
     instructions: str
     screening: str
     locales: Mapping[str, LocaleTexts]
     version: str
+    wishes: WishTexts
 
 
 def load_prompt_texts(directory: Path = PROMPTS) -> PromptTexts:
@@ -127,6 +130,7 @@ def load_prompt_texts(directory: Path = PROMPTS) -> PromptTexts:
         screening=files[1].read_text(encoding="utf-8"),
         locales={file.stem: _load_locale(file) for file in files[2:]},
         version=digest.hexdigest()[:12],
+        wishes=load_wish_texts(),
     )
 
 

@@ -128,6 +128,19 @@ class Settings(BaseSettings):
         description="how these places are split, such as hidden_gem:2,crossover:1 (what is not named: 0)",
     )
 
+    wish_weight: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="weight of a wish (context of a job) against the taste; 0: wishes only find candidates",
+    )
+    wish_share: float = Field(
+        0.7, ge=0, le=1, description="share of a list that must fulfil the wish, as far as there are enough"
+    )
+    wish_timeout_s: float = Field(
+        5.0, gt=0, description="seconds the embedding of a wish may take; after them its words count by the table alone"
+    )
+
     # Embeddings
     embedder: Literal["hashing", "openai"] = Field("hashing", description="hashing: no downloads; openai: by HTTP")
     embedding_dim: int = Field(128, ge=64, le=256, description="dimensions of the embedding vectors")

@@ -114,7 +114,7 @@ class HashingEmbedder:
         vectors = [await asyncio.to_thread(self.embed_now, chunk) for chunk in chunks]
         return np.concatenate(vectors) if vectors else np.empty((0, self._dim), np.float32)
 
-    async def embed_wish(self, text: str, item: Item) -> Floats:  # noqa: ARG002 - ``item`` says it in what it reads
+    async def embed_wish(self, text: str, item: Item) -> Floats:
         """See ``core.ports.WishEmbedder``: the vector of the item that would fulfil the wish."""
         return np.asarray(self.embed_now([item])[0], np.float32)
 

@@ -8,9 +8,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from config.catalogue_profile import CatalogueProfile, Words
 from config.prompt_texts import Phrases, PromptTexts
+from config.wish_texts import WishPhrases
 from core.plain_text import plain_line
 from models.catalogue import Item
-from models.recommendation import Candidate, Discovery, Group, Pick, RecommendationType, Reranked, TasteSummary
+from models.recommendation import (
+    Candidate,
+    CandidateSource,
+    Discovery,
+    Group,
+    Pick,
+    RecommendationType,
+    Reranked,
+    TasteSummary,
+)
 
 MIN_GROUPS = 2
 MAX_GROUPS = 6
@@ -44,7 +54,9 @@ class Explainer:
         """One sentence that the candidate's evidence supports."""
         phrases = self._phrases(locale)
         facts = _facts(candidate, locale, phrases, self._profile.words_in(locale))
-        return _reason_phrase(candidate, phrases).format_map(facts)
+        of_wish = _wish_phrase(candidate, self._texts.wishes.phrases[locale])
+        wish = self._texts.locales[locale].separator.join(_name(each.label(locale)) for each in candidate.evidence.wish)
+        return (of_wish or _reason_phrase(candidate, phrases)).format_map({**facts, "wish": wish})
 
     def pick(self, candidate: Candidate, locale: str) -> Pick:
         """The candidate with that sentence."""
@@ -148,6 +160,15 @@ def _idea(candidate: Candidate) -> _Idea:
     if candidate.evidence.shared_genres:
         return RecommendationType.GENRE, genres[0]
     return RecommendationType.SIMILAR, ""
+
+
+def _wish_phrase(candidate: Candidate, phrases: WishPhrases) -> str | None:
+    """What says that a wish was met, or None where the candidate is there for another reason."""
+    evidence = candidate.evidence
+    if evidence.wish:
+        is_close = bool(evidence.near) and evidence.similarity >= _CLOSE
+        return phrases.reason_wish_near if is_close else phrases.reason_wish
+    return phrases.reason_wish_close if evidence.sources == (CandidateSource.WISH,) and not evidence.near else None
 
 
 def _reason_phrase(candidate: Candidate, phrases: Phrases) -> str:

@@ -1,6 +1,7 @@
 """The fingerprint of a question: where it is the same, so is the answer, and no LLM call is owed."""
 
 import hashlib
+from collections.abc import Mapping
 
 import orjson
 
@@ -8,11 +9,20 @@ from models.catalogue import Listener
 from models.job import Job
 
 
-def fingerprint(job: Job, listener: Listener, *, locale: str, top_k: int, versions: dict[str, str]) -> str:
+def fingerprint(
+    job: Job,
+    listener: Listener,
+    *,
+    locale: str,
+    top_k: int,
+    versions: dict[str, str],
+    wish: Mapping[str, str] | None = None,
+) -> str:
     """32 hexadecimal digits over all that the answer depends on.
 
     ``versions`` names the catalogue and embeddings, the model, the prompt and the settings in force. The publisher's
-    job id, source and instants are left out: they do not change what is recommended.
+    job id, source and instants are left out: they do not change what is recommended. ``wish``: what is wished for;
+    where nothing is, the question is the one that it was before there were wishes.
     """
     question = {
         "member": str(listener.member_id),
@@ -23,5 +33,5 @@ def fingerprint(job: Job, listener: Listener, *, locale: str, top_k: int, versio
         "locale": locale,
         "top_k": top_k,
         "versions": versions,
-    }
+    } | ({"wish": dict(wish)} if wish else {})
     return hashlib.blake2b(orjson.dumps(question, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()

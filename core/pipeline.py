@@ -37,6 +37,8 @@ from core.reranking import Asked, Reranker
 from core.result_document import Finished, encode_provisional, encode_result, item_ids
 from core.retrieval import retrieve
 from core.turns import Turns
+from core.wish import Wish
+from core.wish_stage import WishStage
 from models.catalogue import Interest, Item, Listener
 from models.job import Job, Strategy
 from models.log_event import LogEvent
@@ -80,6 +82,7 @@ class _Question:
     fingerprint: str
     versions: Mapping[str, str]
     arm: Arm
+    wish: Wish | None
 
     @property
     def strategy(self) -> Strategy:
@@ -133,10 +136,12 @@ class RecommendationPipeline:
         profile: CatalogueProfile,
         config: PipelineConfig,
         collaborative: CollaborativeProvider | None = None,
+        wishes: WishStage | None = None,
     ) -> None:
         self._listeners = listeners
         self._index = index
         self._collaborative = collaborative
+        self._wishes = wishes
         self._catalogue = catalogue
         self._reranker = reranker
         self._explainer = explainer
@@ -188,7 +193,7 @@ class RecommendationPipeline:
     async def prepare(self, job: Job) -> Prepared:
         """Everything before the call of the model, for one that is made elsewhere; raises as ``recommend`` does."""
         question = await self._question(job)
-        candidates, liked = await self._candidates(question)
+        candidates, liked, _ = await self._candidates(question)
         asked = self._reranker.prepare(
             candidates[: self._reranker.n_candidates(question.strategy)],
             liked,
@@ -196,6 +201,7 @@ class RecommendationPipeline:
             strategy=question.strategy,
             n_picks=min(self._config.group_items, question.top_k),
             seed=question.fingerprint,
+            wish=question.wish,
         )
         return Prepared(question=question, candidates=candidates, asked=asked)
 
@@ -224,6 +230,7 @@ class RecommendationPipeline:
         locale = job.locale if job.locale in LOCALES else config.default_locale
         top_k = min(job.top_k or config.default_top_k, config.max_top_k)
         arm = self._arm(job)
+        wish = await self._wishes.read(job.context, index) if self._wishes else None
         versions = {
             "arm": arm.value,
             "index": index.version,
@@ -232,7 +239,7 @@ class RecommendationPipeline:
             "model": self._reranker.model_name(Strategy.FAST if arm is Arm.RANKING else job.strategy),
             "prompt": self._reranker.prompt_version,
             "settings": config.version,
-        }
+        } | ({"wishes": f"{self._wishes.version}-{self._reranker.wishes_version}"} if self._wishes and wish else {})
         return _Question(
             job=job,
             listener=listener,
@@ -240,9 +247,12 @@ class RecommendationPipeline:
             collaborative=collaborative,
             locale=locale,
             top_k=top_k,
-            fingerprint=fingerprint(job, listener, locale=locale, top_k=top_k, versions=versions),
+            fingerprint=fingerprint(
+                job, listener, locale=locale, top_k=top_k, versions=versions, wish=wish.asked() if wish else None
+            ),
             versions=versions,
             arm=arm,
+            wish=wish,
         )
 
     async def _known_answer(self, question: _Question) -> ResultDocuments | None:
@@ -263,13 +273,17 @@ class RecommendationPipeline:
             # The answer is paid for; saving the job's result is tried again with more patience.
             log.warning(LogEvent.ANSWER_NOT_KEPT, error=str(error))
 
-    async def _candidates(self, question: _Question) -> tuple[list[Candidate], list[Item]]:
-        """The first stage: what the model is to choose from, best first, and the likes that it is shown."""
+    async def _candidates(self, question: _Question) -> tuple[list[Candidate], list[Item], str | None]:
+        """The first stage: what the model is to choose from, best first, and the likes that it is shown.
+
+        And what could not be done for the wish, if anything.
+        """
         await self._turns.turn()
         likes = interest_weights(question.listener.interests, self._clock.now().timestamp(), self._config.profile)
         profile = await self._taste(likes, question)
         n_ranked = max(self._reranker.n_candidates(question.strategy), question.top_k)
         with self._observer.stage("retrieve"):
+            search = await self._wishes.search(question.wish) if self._wishes and question.wish else None
             retrieved = await retrieve(
                 profile,
                 question.index,
@@ -277,17 +291,21 @@ class RecommendationPipeline:
                 question.excluded_ids,
                 question.collaborative,
                 likes,
+                search.sought if search else None,
             )
+            if self._wishes and search:
+                retrieved = await self._wishes.measured(search, retrieved)
         await self._turns.turn()
         with self._observer.stage("rank"):
             # More than are asked for: some are versions of one work, or were deactivated since the index was loaded.
             ranked = rank(retrieved, n_ranked + self._config.n_spare, self._config.ranking)
-        return await self._hydrate(ranked, question)
+        candidates, liked = await self._hydrate(ranked, question)
+        return candidates, liked, search.flaw if search else None
 
     async def _answer(
         self, question: _Question, report: ProgressReporter, on_ranked: RankedReporter | None
     ) -> ResultDocuments:
-        candidates, liked = await self._candidates(question)
+        candidates, liked, flaw = await self._candidates(question)
         if on_ranked and candidates and self._reranker.model_name(question.strategy) != OFFLINE:
             await on_ranked(partial(self._provisional, question, candidates, liked))
         await report(50)
@@ -299,7 +317,11 @@ class RecommendationPipeline:
                 strategy=question.strategy,
                 n_picks=min(self._config.group_items, question.top_k),
                 seed=question.fingerprint,
+                wish=question.wish,
             )
+        if flaw:
+            self._observer.degraded(flaw)
+            reranked = replace(reranked, degraded=reranked.degraded or flaw)
         await report(90)
         await self._turns.turn()
         return encode_result(self._finish(question, candidates, reranked), self._profile)

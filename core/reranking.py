@@ -23,6 +23,8 @@ from core.plain_text import plain_line
 from core.ports import Completion, LanguageModel, Observer, Prompt
 from core.prompting import affordable_picks, build_prompt, build_screening
 from core.screening import FINALISTS_PER_PICK, parse_screening
+from core.wish import Wish
+from core.wish_prompt import leaving_room, with_wish
 from models.catalogue import Item
 from models.job import Strategy
 from models.log_event import LogEvent
@@ -232,6 +234,7 @@ class _Question:
     strategy: Strategy
     n_picks: int
     limits: StrategyLimits
+    wish: Wish | None = None
 
     @property
     def deep(self) -> bool:
@@ -285,6 +288,11 @@ class Reranker:
         """Changes whenever a text does that answers depend on."""
         return self._texts.version
 
+    @property
+    def wishes_version(self) -> str:
+        """The same of the texts that only wishes need."""
+        return self._texts.wishes.version
+
     def model_name(self, strategy: Strategy) -> str:
         """The model that a job of ``strategy`` asks first."""
         if self._language_model is None or not self._strategies[strategy].max_calls:
@@ -304,14 +312,15 @@ class Reranker:
         strategy: Strategy,
         n_picks: int,
         seed: str | None = None,
+        wish: Wish | None = None,
     ) -> Reranked:
         """``n_picks`` of ``candidates`` (given best first) in 2 to 6 groups, with reasons and the taste in words.
 
         The model sees the candidates in an order that follows from ``seed``; without one, best first.
         Raises nothing of the model's: what it fails to give comes from the ranking, marked ``degraded``.
         """
-        limits, model = self._strategies[strategy], self._language_model
-        question = _Question(candidates, liked, locale, strategy, n_picks, limits)
+        limits, model = self._limits(strategy, wish), self._language_model
+        question = _Question(candidates, liked, locale, strategy, n_picks, limits, wish)
         if model is None or not limits.max_calls or not candidates:
             return self._offline(question)
         n_finalists = FINALISTS_PER_PICK * self._n_asked(question)
@@ -329,12 +338,16 @@ class Reranker:
         strategy: Strategy,
         n_picks: int,
         seed: str | None = None,
+        wish: Wish | None = None,
     ) -> Asked | None:
         """What ``rerank`` asks the model where it asks once; None where it asks none."""
-        limits = self._strategies[strategy]
+        limits = self._limits(strategy, wish)
         if self._language_model is None or not limits.max_calls or not candidates:
             return None
-        return self._asked(_Question(candidates, liked, locale, strategy, n_picks, limits), seed)
+        return self._asked(_Question(candidates, liked, locale, strategy, n_picks, limits, wish), seed)
+
+    def _limits(self, strategy: Strategy, wish: Wish | None) -> StrategyLimits:
+        return leaving_room(self._strategies[strategy], wish, self._texts.wishes)
 
     def _asked(self, question: _Question, seed: str | None, n_shown: int | None = None) -> Asked:
         n_asked = self._n_asked(question)
@@ -348,6 +361,7 @@ class Reranker:
             limits=question.limits,
             seed=seed,
         )
+        prompt = with_wish(prompt, handles, question.wish, self._texts.wishes)
         return Asked(question, prompt, handles, min(n_asked, len(handles)))
 
     def _n_asked(self, question: _Question) -> int:
@@ -368,6 +382,7 @@ class Reranker:
             limits=question.limits,
             seed=seed,
         )
+        prompt = with_wish(prompt, handles, question.wish, self._texts.wishes)
         first = _reply(await _ask(model, prompt, deep=question.deep))
         screened = parse_screening(first.text, handles, n_finalists)
         flaw = None if 2 * len(screened.chosen) >= n_finalists else first.flaw or MALFORMED

@@ -111,14 +111,15 @@ def match_score(candidate: Candidate) -> float:
 
 
 def matched_criteria(candidate: Candidate) -> list[str]:
-    """What the candidate has in common with the likes, and what else speaks for it, as ``criterion:value``."""
+    """What the candidate has of the likes and of the wish, and what else speaks for it, as ``criterion:value``."""
     evidence = candidate.evidence
     creator = [f"artist:{candidate.item.creator}"] if evidence.same_creator else []
     genres = [f"genre:{genre}" for genre in evidence.shared_genres]
     moods = [f"mood:{mood}" for mood in evidence.shared_moods]
     discovery = [f"discovery:{evidence.discovery.value}"] if evidence.discovery else []
     listeners = ["listeners:alike"] if CandidateSource.COLLABORATIVE in evidence.sources else []
-    return [*creator, *genres, *moods, *discovery, *listeners] or [candidate.kind.value]
+    wish = [f"wish:{each.key.partition(':')[2]}" for each in evidence.wish]
+    return [*creator, *genres, *moods, *wish, *discovery, *listeners] or [candidate.kind.value]
 
 
 def _groups(groups: Sequence[Group], profile: CatalogueProfile) -> list[Json]:

@@ -82,7 +82,8 @@ class SqlCatalogue:
         ids = sa.bindparam(_IDS, expanding=True, type_=sa.BigInteger)
         table = item_feature.c
         query: sa.Select[Any] = sa.select(table.item_id, table.features).where(table.item_id.in_(ids))
-        return {row[0]: features for row in await self._rows(query, item_ids) if (features := _features(row[1]))}
+        rows = await self._rows(query, item_ids)
+        return {row.item_id: features for row in rows if (features := _features(row.features))}
 
     async def _rows(self, query: sa.Select[Any], item_ids: Collection[int]) -> Sequence[sa.Row[Any]]:
         if not item_ids:

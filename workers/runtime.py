@@ -72,6 +72,7 @@ from workers.topology import build_topology
 
 if TYPE_CHECKING:
     from services.language_model import OpenAILanguageModel
+    from services.openai_embedder import OpenAIEmbedder
 
 VERSION = "0.1.0"
 
@@ -511,7 +512,9 @@ def _profile(settings: Settings) -> CatalogueProfile:
 
 
 @asynccontextmanager
-async def _open_embedder(settings: Settings, profile: CatalogueProfile) -> AsyncIterator[Embedder]:
+async def _open_embedder(
+    settings: Settings, profile: CatalogueProfile
+) -> "AsyncIterator[HashingEmbedder | OpenAIEmbedder]":
     if settings.embedder == "hashing":
         yield HashingEmbedder(settings.embedding_dim, text_columns=profile.item.text)
         return
