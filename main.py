@@ -1,15 +1,17 @@
 """The command line: ``python main.py COMMAND --help`` explains each command."""
 
 import asyncio
+import math
 import sys
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, date, datetime
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NoReturn
+from zoneinfo import ZoneInfo
 
 import orjson
 import typer
@@ -21,23 +23,33 @@ from threadpoolctl import threadpool_limits
 
 from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError, SongsAIError
+from core.ports import BatchApi
 from core.submission import submit
 from models.job import Job, JobStatus, Strategy
 from services import migrations
+from services.answer_cache import RedisAnswerCache
+from services.batch_ledger import SqlBatchLedger
+from services.batch_purse import RedisBatchPurse
+from services.collaborative_source import InMemoryCollaborativeSource
 from services.database import parse_url
 from services.database_index import DatabaseItemIndex
 from services.ingest_store import SqlIngestStore
 from services.interaction_log import SqlInteractionLog
+from services.item_index import InMemoryItemIndex
 from services.logs import LogLevel, configure_logging
 from services.model_store import SqlModelStore
 from services.overlaid_index import MeasuredIndex
+from training.batch_merge import BatchMerger, instant_ns
+from training.batch_questions import Due, RefreshQuestions
+from training.batch_refresh import BatchRefresh, BatchRefreshConfig, Report
 from training.demo import Stage, play
 from training.embed import embed_catalogue
 from training.generate import SOURCE as GENERATED
 from training.generate import generate_listeners, generate_songs
 from training.ingest import ingest as ingest_tracks
 from training.ingest import save_items
-from workers.runtime import Parts, embedded, open_parts, prepare, run_api, run_worker, running_consumers
+from training.online_refresh import submit_refreshes
+from workers.runtime import Parts, embedded, open_judge, open_parts, prepare, run_api, run_worker, running_consumers
 
 app = typer.Typer(name="songs-ai", no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console()
@@ -162,6 +174,153 @@ async def _print_result(parts: Parts, job_id: str, timeout_s: float) -> None:
     if view.result is None:
         _stop(f"job {job_id} failed: {view.fields.get('error.code')}: {view.fields.get('error.message')}")
     typer.echo(orjson.dumps(orjson.loads(view.result), option=orjson.OPT_INDENT_2).decode())
+
+
+@app.command(rich_help_panel="Jobs")
+def refresh(
+    members: Annotated[int, typer.Option(min=1, help="How many members at the most, the most active first.")] = 1000,
+    batch: Annotated[
+        bool | None, typer.Option("--batch/--queue", help="Through the provider's Batch API, or by jobs for workers.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and what it costs.")] = False,
+) -> None:
+    """Bring the results of active members up to date; a run that was cut off goes on where it was."""
+
+    async def step(settings: Settings) -> None:
+        if not settings.llm_enabled:
+            raise ConfigurationError("OPENAI_API_KEY is empty: there is no LLM to refresh results with")
+        by_batch = settings.llm_batch_refresh if batch is None else batch
+        publishes = not dry_run and (not by_batch or settings.llm_batch_rest == "online")
+        if publishes and settings.broker_url.get_secret_value() == MEMORY_URL:
+            raise ConfigurationError("BROKER_URL is memory://, where no worker can take the jobs of a refresh")
+        async with open_parts(settings) as parts, _batches(settings, by_batch=by_batch) as api:
+            await parts.catalogue.check()
+            await parts.index.load()
+            await parts.collaborative.load()
+            if dry_run:
+                await _estimate_refresh(parts, api, members, by_batch=by_batch)
+            elif by_batch:
+                await _refresh_by_batch(parts, api, members)
+            else:
+                await _refresh_by_queue(parts, api, members)
+
+    _run(step)
+
+
+@asynccontextmanager
+async def _batches(settings: Settings, *, by_batch: bool) -> AsyncIterator[Any]:
+    from services.llm_batches import OpenAIBatches  # noqa: PLC0415 - slow to import
+
+    model = settings.llm_strategies.default.model
+    if not model:
+        raise ConfigurationError("LLM_STRATEGIES: the default strategy names no model")
+    api = OpenAIBatches(
+        model=model,
+        api_key=settings.openai_api_key,
+        base_url=settings.openai_base_url,
+        price=settings.llm_prices.get(model),
+        price_factor=settings.llm_batch_price_factor if by_batch else 1.0,
+        structured_output=settings.llm_structured_output,
+        temperature=settings.llm_temperature if settings.llm_temperature >= 0 else None,
+    )
+    try:
+        yield api
+    finally:
+        await api.aclose()
+
+
+def _today(parts: Parts) -> date:
+    return parts.clock.now().astimezone(ZoneInfo(parts.settings.time_zone)).date()
+
+
+async def _estimate_refresh(parts: Parts, api: BatchApi, n_members: int, *, by_batch: bool) -> None:
+    if by_batch:
+        await api.check()
+    ledger, today = SqlBatchLedger(parts.database), _today(parts)
+    asked = await ledger.asked_members(today) if by_batch else set()
+    member_ids = [each for each in await parts.members.active_member_ids(n_members) if each not in asked]
+    questions = RefreshQuestions(parts.pipeline, parts.results, api)
+    found = await questions.estimate(member_ids, today, instant_ns(parts.clock.now()))
+    console.print(
+        f"{found.n_members} active members: {found.n_requests} would be asked about, {found.skipped['kept']} have "
+        f"their answer, {found.skipped['refreshed']} were refreshed today, {found.skipped['nothing']} go without LLM"
+    )
+    console.print(
+        f"{found.n_requests} LLM calls, {found.n_bytes / 1e6:.1f} MB; about {found.rough_prompt_tokens:,} prompt "
+        f"tokens, at most {found.max_completion_tokens:,} completion tokens; at most about {found.usd:.4f} USD"
+    )
+    if by_batch and (parts_left := await ledger.open_parts()):
+        console.print(f"{len(parts_left)} batches of an earlier run are open and would be brought to their end first")
+    console.print("nothing is done: --dry-run")
+
+
+async def _refresh_by_queue(parts: Parts, api: BatchApi, n_members: int) -> None:
+    await parts.broker.start()
+    today, now_ns = _today(parts), instant_ns(parts.clock.now())
+    questions = RefreshQuestions(parts.pipeline, parts.results, api)
+    member_ids = await parts.members.active_member_ids(n_members)
+    due = [each.question async for each in questions.of(member_ids, today, now_ns) if isinstance(each, Due)]
+    await submit_refreshes(due, today, now_ns, results=parts.results, publisher=parts.publisher)
+    console.print(f"{len(member_ids)} active members: {len(due)} jobs published")
+
+
+async def _refresh_by_batch(parts: Parts, api: BatchApi, n_members: int) -> None:
+    settings = parts.settings
+    if settings.llm_batch_rest == "online":
+        await parts.broker.start()
+    answers = RedisAnswerCache(parts.redis, ttl_s=settings.cache_ttl_s, degraded_ttl_s=settings.degraded_ttl_s)
+    ledger = SqlBatchLedger(parts.database)
+    merger = BatchMerger(
+        pipeline=parts.pipeline,
+        results=parts.results,
+        answers=answers,
+        publisher=parts.publisher,
+        api=api,
+        ledger=ledger,
+        clock=parts.clock,
+        rest=settings.llm_batch_rest,
+    )
+    config = BatchRefreshConfig(
+        time_zone=settings.time_zone,
+        max_questions=settings.llm_batch_requests,
+        first_poll_s=min(5.0, settings.llm_batch_poll_s),
+        longest_poll_s=settings.llm_batch_poll_s,
+        deadline_s=settings.llm_batch_deadline_s,
+    )
+    with _progress() as progress:
+        tasks = {what: progress.add_task(what, total=None, visible=False) for what in ("asking", "waiting")}
+        report = await BatchRefresh(
+            members=parts.members,
+            questions=RefreshQuestions(parts.pipeline, parts.results, api),
+            merger=merger,
+            answers=answers,
+            api=api,
+            ledger=ledger,
+            purse=RedisBatchPurse(
+                parts.redis, parts.clock, daily_usd=settings.llm_daily_usd, time_zone=settings.time_zone
+            ),
+            observer=parts.metrics,
+            clock=parts.clock,
+            config=config,
+            show=lambda what, done, total: progress.update(tasks[what], completed=done, total=total, visible=True),
+        ).run(n_members)
+    for line in _told_of(report):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _told_of(report: Report) -> Iterator[str]:
+    """What ``refresh --batch`` prints at its end."""
+    yield f"batches: {report.n_sent} sent, {report.n_resumed} resumed; {_counted(report.statuses)}"
+    yield f"questions: {_counted(report.outcomes)}; members not asked about: {_counted(report.skipped)}"
+    usage = report.usage
+    yield (
+        f"paid: {usage.prompt_tokens:,} prompt tokens ({usage.cached_tokens:,} cached), "
+        f"{usage.completion_tokens:,} completion tokens, {usage.cost_usd:.4f} USD"
+    )
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "none"
 
 
 def _ids(text: str) -> tuple[int, ...]:
@@ -325,8 +484,19 @@ def evaluate(
     budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
     seed: Annotated[int, typer.Option(help="The same seed and files give the same split and figures.")] = 0,
     json_out: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the figures here too.")] = None,
+    llm: Annotated[bool, typer.Option("--llm", help="Measure instead what the LLM's order is worth.")] = False,
+    users: Annotated[int, typer.Option(min=1, help="With --llm: listeners that it is asked about.")] = 100,
+    max_usd: Annotated[float, typer.Option(min=0, help="With --llm: what it may cost without --yes.")] = 1.0,
+    yes: Annotated[bool, typer.Option("--yes", help="With --llm: ask whatever it costs.")] = False,
+    answers: Annotated[
+        Path, typer.Option(dir_okay=False, help="With --llm: where answers are kept, so that none is paid twice.")
+    ] = Path("llm-answers.db"),
 ) -> None:
-    """Measure the collaborative models on a data set, baselines beside them."""
+    """Measure the collaborative models on a data set, baselines beside them; or the LLM beside the ranking."""
+    if llm:
+        study = {"items": items, "n_users": users, "budget_s": budget_s, "seed": seed}
+        _uplift(dataset, protocol, study, answers, k=k, max_usd=math.inf if yes else max_usd, json_out=json_out)
+        return
     _quality("evaluate", dataset, protocol, items=items, k=k, budget_s=budget_s, seed=seed, json_out=json_out)
 
 
@@ -379,11 +549,82 @@ def _quality(step: str, *arguments: object, **options: object) -> None:
             found = list(getattr(module, step)(*arguments, **options, tell=tell))
     except SongsAIError as error:
         _stop(f"{type(error).__name__}: {error}", FAILED)
+    _tell_all(found)
+
+
+def _tell_all(found: Iterable[Any]) -> None:
     for part in found:
         if isinstance(part, str):
             typer.echo(part)
         else:
             console.print(part, width=None if console.is_terminal else TABLE_WIDTH)
+
+
+def _uplift(
+    dataset: Path,
+    protocol: str,
+    study: Mapping[str, object],
+    answers: Path,
+    *,
+    k: int,
+    max_usd: float,
+    json_out: Path | None,
+) -> None:
+    """Prepare outside of any event loop, where Ctrl-C ends it at once; say what asking costs; ask; tell."""
+    uplift, first_stage, kept_answers = map(_training, ("uplift", "first_stage", "kept_answers"))
+    prepared: list[Any] = []
+
+    async def try_settings(settings: Settings) -> None:
+        async with open_judge(settings):
+            pass
+
+    async def measure(settings: Settings) -> None:
+        async with open_judge(settings) as judge:
+            name = judge.language_model.name(deep=False)
+            asked_of, price = f"{name} {settings.openai_base_url}", settings.llm_prices.get(name)
+            questions = await uplift.questions_of(
+                prepared[0],
+                InMemoryItemIndex(prepared[0].rows, prepared[0].embedder_name),
+                InMemoryCollaborativeSource(prepared[0].fitted),
+                judge.reranker,
+                judge.config,
+                judge.versions,
+                n_candidates=judge.reranker.n_candidates(Strategy.DEFAULT),
+                k=k,
+                locale=settings.default_locale,
+            )
+            with kept_answers.open_kept_answers(answers) as kept, _progress() as progress:
+                estimate = uplift.estimate(questions, kept, asked_of, price)
+                complaints.print(str(estimate), markup=False, highlight=False, soft_wrap=True)
+                if not (estimate.is_within(max_usd) or math.isinf(max_usd)):
+                    _stop(f"that may be above --max-usd {max_usd:g}: give --yes to ask all the same", MISCONFIGURED)
+                task = progress.add_task("listeners", total=len(questions))
+                heard = await uplift.ask(
+                    questions,
+                    judge.language_model,
+                    kept,
+                    asked_of,
+                    judge.clock,
+                    done=lambda n: progress.update(task, completed=n),
+                )
+            weight = settings.llm_order_weight
+            prepared.append(
+                uplift.report(
+                    prepared[0], questions, heard, judge.reranker, k=k, order_weight=weight, model=name, price=price
+                )
+            )
+
+    _run(try_settings)
+    try:
+        with threadpool_limits(1, user_api="blas"), _telling() as tell:
+            prepared.append(first_stage.prepare(dataset, protocol, **study, tell=tell))
+    except SongsAIError as error:
+        _stop(f"{type(error).__name__}: {error}", FAILED)
+    with threadpool_limits(1, user_api="blas"):
+        _run(measure, log_level="ERROR")
+    _tell_all(prepared[1])
+    if json_out is not None:
+        prepared[1].write(json_out)
 
 
 @contextmanager

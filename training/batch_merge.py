@@ -21,8 +21,8 @@ from core.ports import (
     ResultCache,
 )
 from core.refresh_job import refresh_job
-from core.submission import submit
 from training.batch_questions import AT_ONCE
+from training.online_refresh import WINDOW, submit_refreshes
 
 MERGED, STALE, FAILED, UNUSABLE, UNANSWERED, ONLINE = "merged", "stale", "failed", "unusable", "unanswered", "online"
 OUTCOMES = (MERGED, STALE, FAILED, UNUSABLE, UNANSWERED, ONLINE)
@@ -104,16 +104,10 @@ class BatchMerger:
     async def _ask_online(self, part: BatchPart) -> None:
         rest = await self._ledger.unsettled(part.key, [STALE, FAILED, UNUSABLE, UNANSWERED])
         now_ns = instant_ns(self._clock.now())
-        for start in range(0, len(rest), AT_ONCE):
-            questions = rest[start : start + AT_ONCE]
-            # The job's id is that of the refresh: a second publish after a crash is recognised by it.
-            jobs = (
-                refresh_job(each.member_id, part.run_on, requested_at_ns=now_ns, locale=each.locale)
-                for each in questions
-            )
-            submissions = (submit(job, results=self._results, publisher=self._publisher, batch=True) for job in jobs)
-            await asyncio.gather(*submissions)
-            await self._ledger.settle(part.key, {question.custom_id: ONLINE for question in questions})
+        for start in range(0, len(rest), WINDOW):
+            some = rest[start : start + WINDOW]
+            await submit_refreshes(some, part.run_on, now_ns, results=self._results, publisher=self._publisher)
+            await self._ledger.settle(part.key, {question.custom_id: ONLINE for question in some})
 
 
 def instant_ns(instant: datetime) -> int:

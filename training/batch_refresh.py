@@ -35,7 +35,7 @@ from core.ports import (
 )
 from models.log_event import LogEvent
 from training.batch_merge import BatchMerger, instant_ns
-from training.batch_questions import Due, Estimate, RefreshQuestions
+from training.batch_questions import Due, RefreshQuestions
 
 T = TypeVar("T")
 
@@ -107,11 +107,6 @@ class BatchRefresh:
         self._clock = clock
         self._config = config
         self._show = show
-
-    async def estimate(self, n_members: int) -> Estimate:
-        """What ``run`` would ask now; nothing is sent or written. Raises ``DependencyUnavailable``."""
-        now, today = self._clock.now(), self._today()
-        return await self._questions.estimate(await self._due(n_members, today), today, instant_ns(now))
 
     async def run(self, n_members: int) -> Report:
         """Bring to its end what an earlier run left, ask about those who are due, wait for all, and merge it.
