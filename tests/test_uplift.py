@@ -14,6 +14,7 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from config.catalogue_profile import load_profile
+from config.llm_strategies import StrategyTable
 from config.prompt_texts import load_prompt_texts
 from config.token_price import TokenPrice
 from core.errors import LanguageModelFailed
@@ -33,13 +34,12 @@ from tests.support.scripted_language_model import RecordingObserver, ScriptedLan
 from training import uplift
 from training.first_stage import Study, prepare
 from training.kept_answers import KeptAnswers, open_kept_answers
-from training.uplift import ALONE, CHANCE, FUSED, RANKING, Uplift, ask, estimate, questions_of, report, verdict
+from training.uplift import ALONE, CHANCE, FUSED, RANKING, Served, Uplift, ask, estimate, questions_of, report, verdict
 
 N_GENRES, N_PER_GENRE, N_USERS = 4, 30, 300
 K, N_CANDIDATES = 6, 16
 SONGS = load_profile("songs")
 TEXTS = load_prompt_texts()
-CONFIG = PipelineConfig(version="test")
 PRICE = TokenPrice(input=1.0, output=4.0)
 
 
@@ -104,24 +104,32 @@ def truth_of(study: Study) -> Callable[[Question], Collection[int]]:
     return relevant
 
 
-def a_reranker(model: LanguageModel) -> Reranker:
-    return Reranker(model, Explainer(SONGS, TEXTS), RecordingObserver(), profile=SONGS, texts=TEXTS)
-
-
-async def asked_of(study: Study, reranker: Reranker, n: int | None = None) -> list[uplift.Question]:
-    index = InMemoryItemIndex(study.rows, study.embedder_name)
-    source = InMemoryCollaborativeSource(study.fitted)
-    few = replace(study, listeners=study.listeners[:n])
-    return await questions_of(
-        few, index, source, reranker, CONFIG, VersionFinder(SONGS.versions), n_candidates=N_CANDIDATES, k=K
+def serving(model: LanguageModel, *, price: TokenPrice | None = PRICE) -> Served:
+    strategies = StrategyTable.model_validate({"default": {"n_candidates": N_CANDIDATES, "n_explained": K}})
+    reranker = Reranker(
+        model, Explainer(SONGS, TEXTS), RecordingObserver(), profile=SONGS, texts=TEXTS, strategies=strategies
+    )
+    return Served(
+        language_model=model,
+        reranker=reranker,
+        config=PipelineConfig(version="test"),
+        versions=VersionFinder(SONGS.versions),
+        clock=SystemClock(),
+        order_weight=0.6,
+        locale="en",
+        price=price,
     )
 
 
+async def asked_of(study: Study, served: Served, n: int | None = None) -> list[uplift.Question]:
+    index, source = InMemoryItemIndex(study.rows, study.embedder_name), InMemoryCollaborativeSource(study.fitted)
+    return await questions_of(replace(study, listeners=study.listeners[:n]), index, source, served, k=K)
+
+
 async def measured(study: Study, model: LanguageModel, kept: KeptAnswers, n: int | None = None) -> Uplift:
-    reranker = a_reranker(model)
-    questions = await asked_of(study, reranker, n)
-    heard = await ask(questions, model, kept, "tested", SystemClock())
-    return report(study, questions, heard, reranker, k=K, order_weight=0.6, model="tested", price=PRICE)
+    served = serving(model)
+    questions = await asked_of(study, served, n)
+    return report(study, questions, await ask(questions, served, kept), served, k=K)
 
 
 def gains(found: Uplift) -> dict[str, Interval]:
@@ -222,8 +230,7 @@ async def test_a_model_that_takes_what_it_is_shown_first_is_caught_by_the_places
 
 
 async def test_orders_are_what_serving_would_make_of_them(study: Study) -> None:
-    reranker = a_reranker(ScriptedLanguageModel(first_shown))
-    question = (await asked_of(study, reranker, 1))[0]
+    question = (await asked_of(study, serving(ScriptedLanguageModel(first_shown)), 1))[0]
     picked = [question.asked.handles[handle] for handle in (4, 2, 9)]
     ranked = [candidate.item.item_id for candidate in question.candidates]
     ids = [candidate.item.item_id for candidate in picked]
@@ -281,38 +288,39 @@ async def test_an_interrupted_run_is_resumed_without_paying_for_an_answer_twice(
 ) -> None:
     path = tmp_path / "answers.db"
     async with over_http(llm_server) as model:
-        questions = await asked_of(study, a_reranker(model))
+        served = serving(model)
+        questions = await asked_of(study, served)
         llm_server.gate = 21  # the calls that are let through, and one that holds up those under way with it
         with open_kept_answers(path) as kept:
-            asking = asyncio.create_task(ask(questions[:20], model, kept, "tested", SystemClock()))
+            asking = asyncio.create_task(ask(questions[:20], served, kept))
             await llm_server.called(8)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
-            assert estimate(questions, kept, "tested", PRICE).n_kept == 0
+            assert estimate(questions, kept, served).n_kept == 0
         llm_server.gate = 0
         with open_kept_answers(path) as kept:
-            await ask(questions[:20], model, kept, "tested", SystemClock())
+            await ask(questions[:20], served, kept)
         n_paid = llm_server.stats.n_answered
         with open_kept_answers(path) as kept:
-            left = estimate(questions, kept, "tested", PRICE)
+            left = estimate(questions, kept, served)
             assert (left.n_kept, left.n_calls) == (20, 40)
-            first = await ask(questions, model, kept, "tested", SystemClock())
+            first = await ask(questions, served, kept)
         assert llm_server.stats.n_answered == n_paid + 40
         with open_kept_answers(path) as kept:
-            assert await ask(questions, model, kept, "tested", SystemClock()) == first
+            assert await ask(questions, served, kept) == first
     assert llm_server.stats.n_answered == n_paid + 40
 
 
 async def test_answers_that_came_before_an_interruption_are_kept(study: Study, tmp_path: Path) -> None:
     path = tmp_path / "answers.db"
-    questions = await asked_of(study, a_reranker(ScriptedLanguageModel(first_shown)))
-    stopping = StoppingModel(after=13)
+    served = serving(StoppingModel(after=13))
+    questions = await asked_of(study, served)
     with open_kept_answers(path) as kept, pytest.raises(BaseExceptionGroup) as stopped:
-        await ask(questions, stopping, kept, "tested", SystemClock())
+        await ask(questions, served, kept)
     assert stopped.group_contains(RuntimeError, match="the power went")
     with open_kept_answers(path) as kept:
-        assert estimate(questions, kept, "tested", PRICE).n_kept == 13
+        assert estimate(questions, kept, served).n_kept == 13
 
 
 class StoppingModel(ScriptedLanguageModel):
@@ -332,11 +340,12 @@ async def test_a_failure_is_not_kept_and_the_next_run_asks_again(
     study: Study, kept: KeptAnswers, llm_server: LLMServer
 ) -> None:
     async with over_http(llm_server) as model:
-        questions = await asked_of(study, a_reranker(model), 3)
+        served = serving(model)
+        questions = await asked_of(study, served, 3)
         llm_server.fail(Fault.SERVER_ERROR, times=1)
-        await ask(questions, model, kept, "tested", SystemClock())
-        assert estimate(questions, kept, "tested", PRICE).n_kept == 2
-        again = await ask(questions, model, kept, "tested", SystemClock())
+        await ask(questions, served, kept)
+        assert estimate(questions, kept, served).n_kept == 2
+        again = await ask(questions, served, kept)
         assert all(isinstance(each.end, Completion) for each in again)
     assert llm_server.n_calls == 4
 
@@ -345,9 +354,10 @@ async def test_an_estimate_is_near_and_never_below_what_is_paid(
     study: Study, kept: KeptAnswers, llm_server: LLMServer
 ) -> None:
     async with over_http(llm_server) as model:
-        questions = await asked_of(study, a_reranker(model))
-        told = estimate(questions, kept, "tested", PRICE)
-        await ask(questions, model, kept, "tested", SystemClock())
+        served = serving(model)
+        questions = await asked_of(study, served)
+        told = estimate(questions, kept, served)
+        await ask(questions, served, kept)
     used = llm_server.stats
     assert used.prompt_tokens <= told.prompt_tokens <= 1.3 * used.prompt_tokens
     assert used.completion_tokens <= told.completion_tokens
@@ -356,21 +366,23 @@ async def test_an_estimate_is_near_and_never_below_what_is_paid(
 
 async def test_a_limit_holds_and_of_an_unknown_price_nothing_is_within_it(study: Study, kept: KeptAnswers) -> None:
     model = ScriptedLanguageModel(first_shown)
-    questions = await asked_of(study, a_reranker(model), 5)
-    priced, unpriced = (estimate(questions, kept, "tested", price) for price in (PRICE, None))
+    served = serving(model)
+    questions = await asked_of(study, served, 5)
+    priced, unpriced = (estimate(questions, kept, each) for each in (served, replace(served, price=None)))
     assert priced.usd is not None
     assert priced.is_within(priced.usd)
     assert not priced.is_within(priced.usd * 0.99)
     assert not unpriced.is_within(1e9)
     assert "LLM_PRICES" in str(unpriced)
-    await ask(questions, model, kept, "tested", SystemClock())
-    nothing = estimate(questions, kept, "tested", None)
+    await ask(questions, served, kept)
+    nothing = estimate(questions, kept, replace(served, price=None))
     assert nothing.is_within(0)
     assert str(nothing).startswith("0 calls to make (5 answers are kept from before)")
 
 
 async def test_progress_is_told_to_the_last_question(study: Study, kept: KeptAnswers) -> None:
     model, told = ScriptedLanguageModel(first_shown), list[int]()
-    questions = await asked_of(study, a_reranker(model), 9)
-    await ask(questions, model, kept, "tested", SystemClock(), done=told.append)
+    served = serving(model)
+    questions = await asked_of(study, served, 9)
+    await ask(questions, served, kept, done=told.append)
     assert told == list(range(1, 10))

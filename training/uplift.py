@@ -46,6 +46,33 @@ _FEW = 30
 _N_DRAWS = 20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What is measured, as serving has it; ``endpoint`` tells models of one name apart, ``price`` may be unknown.
+
+    ``order_weight`` is that of ``reranker``.
+    """
+
+    language_model: LanguageModel
+    reranker: Reranker
+    config: PipelineConfig
+    versions: VersionFinder
+    clock: Clock
+    order_weight: float
+    locale: str
+    endpoint: str = ""
+    price: TokenPrice | None = None
+
+    @property
+    def model(self) -> str:
+        """The name of the model that is asked."""
+        return self.language_model.name(deep=False)
+
+    def question_id(self, question: "Question") -> str:
+        """What the answer is kept under."""
+        return question_id(question.asked.prompt, f"{self.model} {self.endpoint}")
+
+
 # --- the questions ---
 
 
@@ -60,26 +87,18 @@ class Question:
 
 
 async def questions_of(
-    study: Study,
-    index: ItemIndex,
-    source: CollaborativeSource,
-    reranker: Reranker,
-    config: PipelineConfig,
-    versions: VersionFinder,
-    *,
-    n_candidates: int,
-    k: int,
-    locale: str = "en",
+    study: Study, index: ItemIndex, source: CollaborativeSource, served: Served, *, k: int
 ) -> list[Question]:
     """One for each listener who has candidates; ``index`` and ``source`` are over ``study.rows`` and ``.fitted``."""
     questions = []
+    n = served.reranker.n_candidates(Strategy.DEFAULT)
     for number, listener in enumerate(study.listeners):
-        candidates = await candidates_for(listener, study, index, source, config, versions, n_candidates)
+        candidates = await candidates_for(listener, study, index, source, served.config, served.versions, n)
         seed = f"{study.dataset} {study.protocol} {study.seed} {number}"
-        asked = reranker.prepare(
+        asked = served.reranker.prepare(
             candidates,
             [study.items[item_id] for item_id in listener.likes],
-            locale=locale,
+            locale=served.locale,
             strategy=Strategy.DEFAULT,
             n_picks=k,
             seed=seed,
@@ -117,12 +136,13 @@ class Estimate:
         return not self.n_calls or (self.usd is not None and self.usd <= max_usd)
 
 
-def estimate(questions: Sequence[Question], kept: KeptAnswers, model: str, price: TokenPrice | None) -> Estimate:
-    """What asking ``model`` all that is not kept would take."""
-    prompts = [each.asked.prompt for each in questions if kept.get(question_id(each.asked.prompt, model)) is None]
+def estimate(questions: Sequence[Question], kept: KeptAnswers, served: Served) -> Estimate:
+    """What asking all that is not kept would take."""
+    prompts = [each.asked.prompt for each in questions if kept.get(served.question_id(each)) is None]
     texts = [f"{prompt.system}\n{prompt.user}\n{json.dumps(prompt.schema)}" for prompt in prompts]
     prompt_tokens = round(sum(rough_tokens(text.splitlines()) for text in texts))
     completion_tokens = sum(prompt.max_output_tokens for prompt in prompts)
+    price = served.price
     usd = price.cost_usd(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens) if price else None
     return Estimate(len(prompts), len(questions) - len(prompts), prompt_tokens, completion_tokens, usd)
 
@@ -140,10 +160,8 @@ class Heard:
 
 async def ask(
     questions: Sequence[Question],
-    language_model: LanguageModel,
+    served: Served,
     kept: KeptAnswers,
-    model: str,
-    clock: Clock,
     *,
     done: Callable[[int], None] = lambda _: None,
 ) -> list[Heard]:
@@ -156,7 +174,7 @@ async def ask(
     async def heard(question: Question) -> Heard:
         nonlocal n_done
         async with slots:
-            found = await _heard(question, language_model, kept, model, clock)
+            found = await _heard(question, served, kept)
         n_done += 1
         done(n_done)
         return found
@@ -166,19 +184,16 @@ async def ask(
     return [task.result() for task in tasks]
 
 
-async def _heard(
-    question: Question, language_model: LanguageModel, kept: KeptAnswers, model: str, clock: Clock
-) -> Heard:
-    prompt = question.asked.prompt
-    key = question_id(prompt, model)
+async def _heard(question: Question, served: Served, kept: KeptAnswers) -> Heard:
+    key = served.question_id(question)
     if (known := kept.get(key)) is not None:
         return Heard(known.completion, known.seconds)
-    started_s = clock.monotonic_s()
+    started_s = served.clock.monotonic_s()
     try:
-        completion = await language_model.complete(prompt)
+        completion = await served.language_model.complete(question.asked.prompt)
     except LanguageModelFailed as failure:
-        return Heard(failure, clock.monotonic_s() - started_s)
-    found = Heard(completion, clock.monotonic_s() - started_s)
+        return Heard(failure, served.clock.monotonic_s() - started_s)
+    found = Heard(completion, served.clock.monotonic_s() - started_s)
     kept.put(key, Kept(completion, found.seconds))
     return found
 
@@ -301,35 +316,24 @@ def verdict(gain: Interval) -> str:
     return "significantly worse" if gain.high < 0 else "no better and no worse"
 
 
-def report(
-    study: Study,
-    questions: Sequence[Question],
-    heard: Sequence[Heard],
-    reranker: Reranker,
-    *,
-    k: int,
-    order_weight: float,
-    model: str,
-    price: TokenPrice | None,
-) -> Uplift:
-    """The figures of ``questions``, each ended as ``heard`` says; raises ``LanguageModelFailed`` if all failed.
-
-    ``order_weight`` is that of serving, and of ``reranker``.
-    """
+def report(study: Study, questions: Sequence[Question], heard: Sequence[Heard], served: Served, *, k: int) -> Uplift:
+    """The figures of ``questions``, each ended as ``heard`` says; raises ``LanguageModelFailed`` if all failed."""
     _refuse_silence(heard)
     picks = [_picked(question, each) for question, each in zip(questions, heard, strict=True)]
-    outcomes = [reranker.answered(question.asked, each.end) for question, each in zip(questions, heard, strict=True)]
-    lists = [_orders(*pair, order_weight) for pair in zip(questions, picks, strict=True)]
+    outcomes = [
+        served.reranker.answered(question.asked, each.end) for question, each in zip(questions, heard, strict=True)
+    ]
+    lists = [_orders(*pair, served.order_weight) for pair in zip(questions, picks, strict=True)]
     targets = Likes.of([sorted(question.listener.targets) for question in questions])
     qualities = {name: _quality([each[name] for each in lists], targets, k) for name in lists[0]}
     qualities[CHANCE] = _mean([_quality(_by_chance(questions, draw), targets, k) for draw in range(_N_DRAWS)])
     return Uplift(
         dataset=study.dataset,
         protocol=study.protocol,
-        model=model,
+        model=served.model,
         k=k,
         seed=study.seed,
-        order_weight=order_weight,
+        order_weight=served.order_weight,
         n_listeners=len(questions),
         n_candidates=float(np.mean([len(question.candidates) for question in questions])),
         reachable=_reachable(questions),
@@ -338,7 +342,7 @@ def report(
         place=_place(questions, picks),
         failed=Counter(each.degraded for each in outcomes if each.degraded is not None),
         dropped=_dropped(outcomes),
-        usage=_usage(heard, price),
+        usage=_usage(heard, served.price),
     )
 
 
