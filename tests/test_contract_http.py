@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from api.recommendations import PUBLISH_WINDOW, JobDesk, _with_cached_mark
 from core.errors import DependencyUnavailable
 from core.job_codec import decode_job, encode_job
-from core.ports import ResultDocuments
+from core.ports import ProvisionalDocuments, ResultDocuments
 from models.job import Job, JobStatus, Strategy
 from tests.support.http_app import HttpBench, http_bench
 
@@ -27,9 +27,10 @@ async def bench(redis_url: str) -> AsyncIterator[HttpBench]:
         yield bench
 
 
-def view_of(likes: list[int], date: str = "2026-02-28") -> bytes:
+def view_of(likes: list[int], date: str = "2026-02-28", **marks: bool) -> bytes:
     groups = [{"label": "밤의 노래", "tagline": "夜", "songs": []}]
-    return orjson.dumps({"favorite_song_ids": likes, "groups": groups, "candidates": [], "generated_date": date})
+    view = {"favorite_song_ids": likes, "groups": groups, "candidates": [], "generated_date": date}
+    return orjson.dumps({**view, **marks})
 
 
 async def cache(bench: HttpBench, member_id: int, view: bytes) -> None:
@@ -38,6 +39,13 @@ async def cache(bench: HttpBench, member_id: int, view: bytes) -> None:
     await bench.results.claim(job, token="t")
     documents = ResultDocuments(result=b"{}", cached_view=view, preference=b"{}")
     await bench.results.succeed(job, documents, token="t")
+
+
+async def show_provisional(bench: HttpBench, member_id: int, view: bytes) -> None:
+    job = Job(job_id=str(uuid.uuid4()), member_id=member_id)
+    await bench.results.claim(job, token="t")
+    documents = ProvisionalDocuments(result=b"{}", cached_view=view)
+    assert await bench.results.show_provisional(job, documents, token="t")
 
 
 # --- POST /recommend ---
@@ -131,6 +139,19 @@ async def test_recommend_is_queued_where_the_cache_is_of_other_likes(bench: Http
     assert [job.favorite_item_ids for job in bench.publisher.main] == [tuple(likes)]
 
 
+async def test_recommend_is_queued_while_the_cache_is_but_provisional(bench: HttpBench) -> None:
+    await show_provisional(bench, 42, view_of([1, 2, 3], provisional=True))
+    response = await bench.client.post("/recommend", json={"memberId": 42, "favorite_song_ids": [1, 2, 3]})
+    assert (response.json()["status"], response.json()["generated_date"]) == ("queued", None)
+    assert len(bench.publisher.main) == 1
+
+
+async def test_a_cache_that_says_it_is_not_provisional_is_completed(bench: HttpBench) -> None:
+    await cache(bench, 42, view_of([1, 2, 3], provisional=False))
+    response = await bench.client.post("/recommend", json={"memberId": 42, "favorite_song_ids": [1, 2, 3]})
+    assert response.json()["status"] == "completed"
+
+
 async def test_another_members_cache_does_not_count(bench: HttpBench) -> None:
     await cache(bench, 42, view_of([1, 2]))
     response = await bench.client.post("/recommend", json={"memberId": 43, "favorite_song_ids": [1, 2]})
@@ -173,6 +194,12 @@ async def test_the_cached_view_comes_back_with_its_mark(bench: HttpBench, member
     assert response.headers["content-type"] == "application/json"
     assert response.json() == {**orjson.loads(view), "cached": True}
     assert orjson.dumps(orjson.loads(view)["groups"]) in response.content
+
+
+async def test_a_provisional_view_comes_back_and_says_what_it_is(bench: HttpBench) -> None:
+    await show_provisional(bench, 42, view_of([1, 2, 3], provisional=True))
+    response = await bench.client.post("/recommend/cached", json={"memberId": 42})
+    assert (response.status_code, response.json()["provisional"], response.json()["cached"]) == (200, True, True)
 
 
 async def test_no_cached_view_is_404_with_a_sentence(bench: HttpBench) -> None:

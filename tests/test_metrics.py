@@ -31,6 +31,7 @@ from services.metrics import (
     JOB_OUTCOMES,
     LLM_FAILURES,
     OTHER,
+    PROVISIONAL_OUTCOMES,
     REASONS,
     ROUTES,
     SETTLED_REASONS,
@@ -246,6 +247,14 @@ def test_jobs_of_unknown_sources_end_where_they_began(bench: Bench) -> None:
     assert bench.value("songs_ai_jobs_in_flight", source=OTHER) == 0
 
 
+def test_provisional_results_are_counted_and_only_written_ones_timed(bench: Bench) -> None:
+    for outcome, seconds in (("written", 0.08), ("skipped", 7), ("failed", 7), ("perhaps", 7)):
+        bench.metrics.provisional_result(outcome=outcome, seconds=seconds)
+    for outcome in PROVISIONAL_OUTCOMES:
+        assert bench.value("songs_ai_provisional_results_total", outcome=outcome) == 1
+    assert bench.value("songs_ai_provisional_result_duration_seconds_sum") == pytest.approx(0.08)
+
+
 def test_deliveries_are_counted_by_route_outcome_and_reason(bench: Bench) -> None:
     bench.metrics.delivery_settled(route="batch", outcome="retried", reason="timed_out")
     bench.metrics.delivery_not_settled(route="main")
@@ -297,6 +306,7 @@ def test_whatever_is_observed_no_new_series_appears_beyond_other(bench: Bench) -
         metrics.answered(arm=value, kind=value, seconds=1)
         metrics.job_started(source=value)
         metrics.job_finished(outcome=value, source=value, seconds=1)
+        metrics.provisional_result(outcome=value, seconds=1)
         metrics.delivery_settled(route=value, outcome=value, reason=value)
         metrics.delivery_not_settled(route=value)
         metrics.http_request(route=value, status=200, seconds=1)

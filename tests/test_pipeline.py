@@ -1,7 +1,7 @@
 """The pipeline from job to documents, on fakes of its ports and the real stages between them."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from core.errors import DependencyUnavailable, LanguageModelFailed
 from core.explanation import Explainer
 from core.llm_share import arm_of
 from core.pipeline import PipelineConfig, RecommendationPipeline
-from core.ports import Completion, IndexRows, ItemIndex, Prompt, ResultDocuments
+from core.ports import Completion, IndexRows, ItemIndex, Prompt, ProvisionalDocuments, ResultDocuments
 from core.ranking import RankingConfig
 from core.reranking import Reranker
 from models.catalogue import Interest, Item, Listener
@@ -167,6 +167,7 @@ class House:
         self.answers = InMemoryAnswers()
         self.observer = CountingObserver()
         self.progress: list[int] = []
+        self.model = model
         explainer = Explainer(SONGS, TEXTS)
         self.pipeline = RecommendationPipeline(
             listeners=InMemoryListeners(*listeners),
@@ -190,6 +191,20 @@ class House:
 
     async def result(self, job: Job) -> dict[str, Any]:
         return dict(orjson.loads((await self.recommend(job)).result))
+
+    async def offered(self, job: Job) -> list[dict[str, Any]]:
+        """The provisional results that are offered on the way; each says how often the model was asked before."""
+        results = []
+
+        async def report(_: int) -> None:
+            pass
+
+        async def on_ranked(make: Callable[[], Awaitable[ProvisionalDocuments]]) -> None:
+            n_prompts = len(self.model.prompts) if self.model else 0
+            results.append({**orjson.loads((await make()).result), "n_prompts": n_prompts})
+
+        await self.pipeline.recommend(job, report, on_ranked)
+        return results
 
 
 JOB = Job(job_id="j", member_id=7, favorite_item_ids=(1, 2, 3), locale="en")
@@ -588,3 +603,61 @@ async def test_a_listener_of_two_tastes_gets_as_much_of_each_as_they_like() -> N
     assert min(balanced["metal"], balanced["ballad"]) >= 15
     mostly_ballads = await genres_of_two_tastes(RankingConfig(), 4, 12)
     assert mostly_ballads["ballad"] > balanced["ballad"]
+
+
+# --- provisional results ---
+
+
+async def test_before_the_model_is_asked_the_ranked_list_is_offered_with_reasons_from_the_evidence() -> None:
+    listener = Listener(member_id=7, seen_ids=frozenset({10, 11}), disliked_ids=frozenset({12}))
+    house = House(listener, model=ScriptedModel(range(1, 21)))
+    (provisional,) = await house.offered(JOB)
+    assert (provisional["provisional"], provisional["degraded"], provisional["n_prompts"]) == (True, False, 0)
+    assert faults_of(provisional, {1, 2, 3, 10, 11, 12}, set(CATALOGUE)) == []
+    assert len(provisional["candidates"]) == 50
+    assert sum(len(group["songs"]) for group in provisional["groups"]) == 20
+    assert not any("model" in candidate["reason"] for candidate in provisional["candidates"])
+    assert len(house.model.prompts if house.model else ()) == 1
+
+
+async def test_it_is_what_a_fast_job_would_get() -> None:
+    (provisional,) = await House(model=ScriptedModel(range(1, 21))).offered(JOB)
+    fast = await House(model=ScriptedModel()).result(replace(JOB, strategy=Strategy.FAST))
+    for part in ("groups", "candidates", "preference", "model", "usage", "generated_date", "locale"):
+        assert provisional[part] == fast[part]
+
+
+async def test_what_is_kept_as_the_answer_is_final() -> None:
+    house = House(model=ScriptedModel(range(1, 21)))
+    await house.offered(JOB)
+    (kept,) = house.answers.stored.values()
+    assert orjson.loads(kept.result)["provisional"] is orjson.loads(kept.cached_view)["provisional"] is False
+    assert "The model likes" in kept.result.decode()
+
+
+async def test_top_k_bounds_a_provisional_result_too() -> None:
+    (provisional,) = await House(model=ScriptedModel()).offered(replace(JOB, top_k=5))
+    assert len(provisional["candidates"]) == 5
+    assert sum(len(group["songs"]) for group in provisional["groups"]) == 5
+
+
+async def test_an_answer_that_is_known_needs_no_provisional_one() -> None:
+    house = House(model=ScriptedModel(range(1, 21)))
+    assert len(await house.offered(JOB)) == 1
+    assert await house.offered(replace(JOB, job_id="k")) == []
+
+
+@pytest.mark.parametrize(
+    "house",
+    [House(), House(model=ScriptedModel(), llm_share=0.0)],
+    ids=["no model is configured", "the member's arm is the ranking"],
+)
+async def test_where_no_model_is_asked_nothing_provisional_is_offered(house: House) -> None:
+    assert await house.offered(JOB) == []
+
+
+async def test_a_fast_job_and_one_without_candidates_offer_nothing_provisional() -> None:
+    assert await House(model=ScriptedModel()).offered(replace(JOB, strategy=Strategy.FAST)) == []
+    house = House(model=ScriptedModel())
+    house.catalogue.active.clear()
+    assert await house.offered(JOB) == []
