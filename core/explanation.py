@@ -26,7 +26,9 @@ MIN_GROUPS = 2
 MAX_GROUPS = 6
 OFFLINE = "offline"
 
-_CLOSE = 0.4
+CLOSE = 0.4
+"""The cosine from which on two items, or an item and an interest, are called close."""
+
 _MIN_SHELF = 2
 _MAX_NAME_CHARS = 40
 _N_GENRES, _N_MOODS, _N_CREATORS = 5, 3, 5
@@ -166,7 +168,7 @@ def _wish_phrase(candidate: Candidate, phrases: WishPhrases) -> str | None:
     """What says that a wish was met, or None where the candidate is there for another reason."""
     evidence = candidate.evidence
     if evidence.wish:
-        is_close = bool(evidence.near) and evidence.similarity >= _CLOSE
+        is_close = bool(evidence.near) and evidence.similarity >= CLOSE
         return phrases.reason_wish_near if is_close else phrases.reason_wish
     return phrases.reason_wish_close if evidence.sources == (CandidateSource.WISH,) and not evidence.near else None
 
@@ -174,7 +176,7 @@ def _wish_phrase(candidate: Candidate, phrases: WishPhrases) -> str | None:
 def _reason_phrase(candidate: Candidate, phrases: Phrases) -> str:
     evidence, kind = candidate.evidence, candidate.kind
     is_popular = kind is RecommendationType.POPULAR
-    is_close = bool(evidence.near) and evidence.similarity >= _CLOSE
+    is_close = bool(evidence.near) and evidence.similarity >= CLOSE
     is_by_liked = evidence.same_creator and bool(candidate.item.creator)
     has_genre, has_mood = bool(evidence.shared_genres), bool(evidence.shared_moods)
     rules = (

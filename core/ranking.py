@@ -48,13 +48,17 @@ class RankingConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranked:
-    """A candidate before its item is looked up; ``near_ids`` are the likes it is closest to, nearest first."""
+    """A candidate before its item is looked up.
+
+    ``near_ids`` are the likes that it is closest to, nearest first, and ``near_similarity`` its cosines to them.
+    """
 
     facts: ItemFacts
     score: float
     kind: RecommendationType
     similarity: float
     near_ids: tuple[int, ...]
+    near_similarity: tuple[float, ...]
     shared_genres: tuple[str, ...]
     shared_moods: tuple[str, ...]
     same_creator: bool
@@ -65,9 +69,11 @@ class Ranked:
 
     def candidate(self, items: Mapping[int, Item]) -> Candidate:
         """The candidate, its item and the likes near it taken from ``items``; raises ``KeyError`` without the item."""
+        near = [pair for pair in zip(self.near_ids, self.near_similarity, strict=True) if pair[0] in items]
         evidence = Evidence(
             similarity=self.similarity,
-            near=tuple(items[item_id] for item_id in self.near_ids if item_id in items),
+            near=tuple(items[item_id] for item_id, _ in near),
+            near_similarity=tuple(similarity for _, similarity in near),
             shared_genres=self.shared_genres,
             shared_moods=self.shared_moods,
             same_creator=self.same_creator,
@@ -219,6 +225,7 @@ def _ranked(
         else _kind(facts, taste, discovery, sources),
         similarity=float(retrieved.similarity[place]),
         near_ids=tuple(retrieved.liked[column].item_id for column in nearest),
+        near_similarity=tuple(retrieved.affinity[place, list(nearest)].tolist()),
         shared_genres=tuple(genre for genre in facts.genres if genre in taste.genres),
         shared_moods=tuple(mood for mood in facts.moods if mood in taste.moods),
         same_creator=facts.creator in taste.creators,

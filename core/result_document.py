@@ -3,21 +3,22 @@
 Which columns an item carries is the catalogue profile's to say; whatever we add beside the contract comes last.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 import orjson
 
 from config.catalogue_profile import CatalogueProfile
+from core.explanation import CLOSE
 from core.llm_share import Arm
 from core.ports import ProvisionalDocuments, ResultDocuments
 from models.catalogue import Item, Scalar
-from models.recommendation import Candidate, CandidateSource, Group, Reranked, TasteSummary
+from models.recommendation import Candidate, Evidence, Group, Reranked, TasteSummary
 
 Json = Mapping[str, object]
 
-DOCUMENT_VERSION = 3
+DOCUMENT_VERSION = 4
 """Raised whenever the layout of the documents changes: answers of the old layout are not used again."""
 
 _UNTIL_FINAL = ", until the final ones are there"
@@ -63,7 +64,7 @@ def _documents(finished: Finished, profile: CatalogueProfile, *, provisional: bo
     """The result and the cached view; ``status`` is ``completed`` in either case, for the backend knows no other."""
     reranked = finished.reranked
     shelves = _groups(reranked.groups, profile)
-    rows = [_candidate(candidate, finished.reasons, profile) for candidate in finished.candidates]
+    rows = [_candidate(candidate, finished.reasons, profile, finished.locale) for candidate in finished.candidates]
     generated_date = finished.generated_on.isoformat()
     result = {
         "status": "completed",
@@ -110,16 +111,27 @@ def match_score(candidate: Candidate) -> float:
     return round(100 * min(max(candidate.score, 0.0), 1.0), 1)
 
 
-def matched_criteria(candidate: Candidate) -> list[str]:
-    """What the candidate has of the likes and of the wish, and what else speaks for it, as ``criterion:value``."""
+def matched_criteria(candidate: Candidate, locale: str) -> list[str]:
+    """What the candidate has of the likes and of the wish, and what else speaks for it, as ``criterion:value``.
+
+    ``near`` names a like that it is close to, by its title in ``locale``; ``source`` what found it (the values of
+    ``CandidateSource``).
+    """
     evidence = candidate.evidence
     creator = [f"artist:{candidate.item.creator}"] if evidence.same_creator else []
     genres = [f"genre:{genre}" for genre in evidence.shared_genres]
     moods = [f"mood:{mood}" for mood in evidence.shared_moods]
-    discovery = [f"discovery:{evidence.discovery.value}"] if evidence.discovery else []
-    listeners = ["listeners:alike"] if CandidateSource.COLLABORATIVE in evidence.sources else []
     wish = [f"wish:{each.key.partition(':')[2]}" for each in evidence.wish]
-    return [*creator, *genres, *moods, *wish, *discovery, *listeners] or [candidate.kind.value]
+    near = [f"near:{title}" for title in _near_titles(evidence, locale)]
+    discovery = [f"discovery:{evidence.discovery.value}"] if evidence.discovery else []
+    sources = [f"source:{source}" for source in evidence.sources]
+    return [*creator, *genres, *moods, *wish, *near, *discovery, *sources] or [candidate.kind.value]
+
+
+def _near_titles(evidence: Evidence, locale: str) -> Iterator[str]:
+    """Titles of the likes that it is close to, each once."""
+    pairs = zip(evidence.near, evidence.near_similarity, strict=False)
+    return iter(dict.fromkeys(liked.title(locale) for liked, similarity in pairs if similarity >= CLOSE))
 
 
 def _groups(groups: Sequence[Group], profile: CatalogueProfile) -> list[Json]:
@@ -141,12 +153,12 @@ def _groups(groups: Sequence[Group], profile: CatalogueProfile) -> list[Json]:
     return shelves
 
 
-def _candidate(candidate: Candidate, reasons: Mapping[int, str], profile: CatalogueProfile) -> Json:
+def _candidate(candidate: Candidate, reasons: Mapping[int, str], profile: CatalogueProfile, locale: str) -> Json:
     return {
         profile.id_field: candidate.item.item_id,
         **_columns(candidate.item, profile.candidate_fields),
         "recommendation_type": candidate.kind.value,
-        "matched_criteria": matched_criteria(candidate),
+        "matched_criteria": matched_criteria(candidate, locale),
         "match_score": match_score(candidate),
         "reason": reasons[candidate.item.item_id],
     }

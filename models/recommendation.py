@@ -54,14 +54,15 @@ class Evidence:
     """The facts that speak for a candidate; every reason shown to a person must follow from them.
 
     ``similarity`` is the cosine to the nearest interest (-1 to 1); ``near`` the liked items it is close to, nearest
-    first; ``shared_genres``, ``shared_moods`` and ``same_creator`` what it has in common with the likes. ``sources``
-    names what found it; ``collaborative`` is its score by the model of all listeners, None where that does not know it.
-    ``discovery`` says how it would widen the taste, None where it would not. ``wish``: what it has of the wish of this
-    job, by its tags or its measured features.
+    first, and ``near_similarity`` the cosine to each of these; ``shared_genres``, ``shared_moods`` and ``same_creator``
+    what it has in common with the likes. ``sources`` names what found it; ``collaborative`` is its score by the model
+    of all listeners, None where that does not know it. ``discovery`` says how it would widen the taste, None where it
+    would not. ``wish``: what it has of the wish of this job, by its tags or its measured features.
     """
 
     similarity: float
     near: tuple[Item, ...] = ()
+    near_similarity: tuple[float, ...] = ()
     shared_genres: tuple[str, ...] = ()
     shared_moods: tuple[str, ...] = ()
     same_creator: bool = False

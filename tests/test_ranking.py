@@ -91,6 +91,7 @@ def test_the_likes_nearest_to_an_item_are_named_nearest_first() -> None:
     found.affinity[0] = [0.1, 0.9, 0.5]
     (ranked,) = rank(found, 10, PLAIN)
     assert ranked.near_ids == (902, 903)
+    assert ranked.near_similarity == pytest.approx((0.9, 0.5))
 
 
 def test_a_candidates_evidence_holds_what_the_catalogue_still_has() -> None:
@@ -98,6 +99,7 @@ def test_a_candidates_evidence_holds_what_the_catalogue_still_has() -> None:
     (ranked,) = rank(found, 10, PLAIN)
     candidate = ranked.candidate({1: make_item(1), 903: make_item(903)})
     assert [item.item_id for item in candidate.evidence.near] == [903]
+    assert candidate.evidence.near_similarity == pytest.approx((0.9,))
     assert (candidate.evidence.shared_genres, candidate.evidence.shared_moods) == (("pop",), ("happy",))
     assert candidate.evidence.same_creator
     assert candidate.score == pytest.approx(0.9)

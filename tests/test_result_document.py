@@ -127,14 +127,36 @@ def test_a_candidate_has_exactly_the_contracts_fields() -> None:
     assert (second["song_id"], second["reason"]) == (2, "같은 장르")
 
 
-def test_discoveries_and_what_listeners_alike_lead_to_are_criteria_too() -> None:
+def test_a_discovery_and_all_that_found_a_candidate_are_criteria_too() -> None:
     plain = candidate(1)
-    evidence = replace(plain.evidence, discovery=Discovery.NEW_CREATOR, sources=(CandidateSource.COLLABORATIVE,))
-    assert matched_criteria(replace(plain, evidence=evidence)) == [
-        *matched_criteria(plain),
+    sources = (CandidateSource.CONTENT, CandidateSource.COLLABORATIVE)
+    evidence = replace(plain.evidence, discovery=Discovery.NEW_CREATOR, sources=sources)
+    assert matched_criteria(replace(plain, evidence=evidence), "en") == [
+        *matched_criteria(plain, "en"),
         "discovery:new_creator",
-        "listeners:alike",
+        "source:content",
+        "source:collaborative",
     ]
+
+
+def test_the_likes_that_a_candidate_is_close_to_are_named_in_the_language_of_the_result() -> None:
+    liked = (
+        Item(item_id=8, titles={"ko": "밤편지", "en": "Through the Night"}, creator="IU"),
+        Item(item_id=9, titles={"ko": "좋은 날"}, creator="IU"),
+        Item(item_id=10, titles={"ko": "먼 노래"}, creator="IU"),
+    )
+    near = replace(candidate(1).evidence, near=liked, near_similarity=(0.9, 0.4, 0.39))
+    close = replace(candidate(1), evidence=near)
+    assert matched_criteria(close, "ko") == ["artist:BTS", "genre:ballad", "mood:calm", "near:밤편지", "near:좋은 날"]
+    assert "near:Through the Night" in matched_criteria(close, "en")
+    told = result(replace(finished(), candidates=[close], reasons={1: "x"}))["candidates"][0]["matched_criteria"]
+    assert told == matched_criteria(close, "ko")
+
+
+def test_two_likes_of_one_title_are_named_once() -> None:
+    liked = tuple(Item(item_id=item_id, titles={"ko": "봄날"}, creator="BTS") for item_id in (8, 9))
+    near = replace(candidate(1), evidence=Evidence(similarity=0.9, near=liked, near_similarity=(0.9, 0.8)))
+    assert matched_criteria(near, "ko") == ["near:봄날"]
 
 
 def test_the_cached_view_and_the_preference_have_the_contracts_fields() -> None:
