@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, date, datetime
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -434,9 +435,9 @@ def _searched_by(index: MeasuredIndex | DatabaseItemIndex) -> str:
     )
 
 
-def _progress() -> Progress:
+def _progress(on: Console = console) -> Progress:
     rate = TextColumn("{task.completed:,.0f}")
-    return Progress(TextColumn("{task.description}"), BarColumn(), rate, TimeElapsedColumn(), console=console)
+    return Progress(TextColumn("{task.description}"), BarColumn(), rate, TimeElapsedColumn(), console=on)
 
 
 # --- quality ---
@@ -553,17 +554,18 @@ def _quality(step: str, *arguments: object, **options: object) -> None:
 
 
 def _tell_all(found: Iterable[Any]) -> None:
+    wide = console if console.is_terminal else Console(width=TABLE_WIDTH)
     for part in found:
         if isinstance(part, str):
             typer.echo(part)
         else:
-            console.print(part, width=None if console.is_terminal else TABLE_WIDTH)
+            wide.print(part)
 
 
 def _uplift(
     dataset: Path,
     protocol: str,
-    study: Mapping[str, object],
+    options: Mapping[str, object],
     answers: Path,
     *,
     k: int,
@@ -572,59 +574,52 @@ def _uplift(
 ) -> None:
     """Prepare outside of any event loop, where Ctrl-C ends it at once; say what asking costs; ask; tell."""
     uplift, first_stage, kept_answers = map(_training, ("uplift", "first_stage", "kept_answers"))
-    prepared: list[Any] = []
+    found: list[Any] = []
 
-    async def try_settings(settings: Settings) -> None:
+    async def try_to_open(settings: Settings) -> None:
         async with open_judge(settings):
             pass
 
     async def measure(settings: Settings) -> None:
         async with open_judge(settings) as judge:
-            name = judge.language_model.name(deep=False)
-            asked_of, price = f"{name} {settings.openai_base_url}", settings.llm_prices.get(name)
-            questions = await uplift.questions_of(
-                prepared[0],
-                InMemoryItemIndex(prepared[0].rows, prepared[0].embedder_name),
-                InMemoryCollaborativeSource(prepared[0].fitted),
-                judge.reranker,
-                judge.config,
-                judge.versions,
-                n_candidates=judge.reranker.n_candidates(Strategy.DEFAULT),
-                k=k,
+            served = uplift.Served(
+                language_model=judge.language_model,
+                reranker=judge.reranker,
+                config=judge.config,
+                versions=judge.versions,
+                clock=judge.clock,
+                order_weight=settings.llm_order_weight,
                 locale=settings.default_locale,
+                endpoint=settings.openai_base_url,
+                price=settings.llm_prices.get(judge.language_model.name(deep=False)),
             )
-            with kept_answers.open_kept_answers(answers) as kept, _progress() as progress:
-                estimate = uplift.estimate(questions, kept, asked_of, price)
-                complaints.print(str(estimate), markup=False, highlight=False, soft_wrap=True)
-                if not (estimate.is_within(max_usd) or math.isinf(max_usd)):
-                    _stop(f"that may be above --max-usd {max_usd:g}: give --yes to ask all the same", MISCONFIGURED)
-                task = progress.add_task("listeners", total=len(questions))
-                heard = await uplift.ask(
-                    questions,
-                    judge.language_model,
-                    kept,
-                    asked_of,
-                    judge.clock,
-                    done=lambda n: progress.update(task, completed=n),
-                )
-            weight = settings.llm_order_weight
-            prepared.append(
-                uplift.report(
-                    prepared[0], questions, heard, judge.reranker, k=k, order_weight=weight, model=name, price=price
-                )
-            )
+            index = InMemoryItemIndex(study.rows, study.embedder_name)
+            questions = await uplift.questions_of(study, index, InMemoryCollaborativeSource(study.fitted), served, k=k)
+            with kept_answers.open_kept_answers(answers) as kept:
+                _tell_price(uplift.estimate(questions, kept, served), max_usd)
+                with _progress(complaints) as progress:
+                    task = progress.add_task("listeners", total=len(questions))
+                    show = partial(progress.update, task)
+                    heard = await uplift.ask(questions, served, kept, done=lambda n: show(completed=n))
+            found.append(uplift.report(study, questions, heard, served, k=k))
 
-    _run(try_settings)
-    try:
-        with threadpool_limits(1, user_api="blas"), _telling() as tell:
-            prepared.append(first_stage.prepare(dataset, protocol, **study, tell=tell))
-    except SongsAIError as error:
-        _stop(f"{type(error).__name__}: {error}", FAILED)
+    _run(try_to_open)
     with threadpool_limits(1, user_api="blas"):
+        try:
+            with _telling() as tell:
+                study = first_stage.prepare(dataset, protocol, **options, tell=tell)
+        except SongsAIError as error:
+            _stop(f"{type(error).__name__}: {error}", FAILED)
         _run(measure, log_level="ERROR")
-    _tell_all(prepared[1])
+    _tell_all(found[0])
     if json_out is not None:
-        prepared[1].write(json_out)
+        found[0].write(json_out)
+
+
+def _tell_price(estimate: Any, max_usd: float) -> None:  # noqa: ANN401 - of ``training.uplift``
+    complaints.print(str(estimate), markup=False, highlight=False, soft_wrap=True)
+    if not estimate.is_within(max_usd):
+        _stop(f"that is not known to be within --max-usd {max_usd:g}: give --yes to ask all the same", MISCONFIGURED)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from config.catalogue_profile import load_profile
 from config.llm_strategies import StrategyTable
 from config.prompt_texts import load_prompt_texts
 from config.token_price import TokenPrice
-from core.errors import LanguageModelFailed
+from core.errors import ConfigurationError, LanguageModelFailed
 from core.evaluation import Interval
 from core.explanation import Explainer
 from core.item_versions import VersionFinder
@@ -28,12 +28,14 @@ from services.clock import SystemClock
 from services.collaborative_source import InMemoryCollaborativeSource
 from services.item_index import InMemoryItemIndex
 from services.language_model import OpenAILanguageModel
+from tests.support.command import Outcome, run_command
 from tests.support.llm_faults import Fault
 from tests.support.llm_server import LLMServer, Manner, Question
 from tests.support.scripted_language_model import RecordingObserver, ScriptedLanguageModel
 from training import uplift
-from training.first_stage import Study, prepare
-from training.kept_answers import KeptAnswers, open_kept_answers
+from training.first_stage import Study, items_of, prepare
+from training.interaction_files import ItemTable
+from training.kept_answers import Kept, KeptAnswers, open_kept_answers, question_id
 from training.uplift import ALONE, CHANCE, FUSED, RANKING, Served, Uplift, ask, estimate, questions_of, report, verdict
 
 N_GENRES, N_PER_GENRE, N_USERS = 4, 30, 300
@@ -386,3 +388,138 @@ async def test_progress_is_told_to_the_last_question(study: Study, kept: KeptAns
     questions = await asked_of(study, served, 9)
     await ask(questions, served, kept, done=told.append)
     assert told == list(range(1, 10))
+
+
+# --- the files of a data set ---
+
+
+def a_table(**columns: Sequence[str]) -> ItemTable:
+    n = len(next(iter(columns.values())))
+    return ItemTable([f"i{number}" for number in range(n)], columns, {"year": [1990.0] * n})
+
+
+def test_items_of_songs_have_what_the_prompt_shows() -> None:
+    table = a_table(Track_Name=["One"], artist_name=["Her"], track_genre=["pop; rock,pop"], mood=["calm"], lang=["ko"])
+    item = items_of(table, ["i0"])[0]
+    assert (item.item_id, item.title("en"), item.creator, item.genres) == (1, "One", "Her", ("pop", "rock"))
+    assert (item.moods, item.language, item.features) == (("calm",), "ko", {"year": 1990.0})
+
+
+def test_items_that_are_artists_need_only_names_and_tags() -> None:
+    item = items_of(a_table(name=["MALICE MIZER"], tags=["j-rock,visual kei"]), ["i0"])[0]
+    assert (item.title("ko"), item.creator, item.genres) == ("MALICE MIZER", None, ("j-rock", "visual kei"))
+    alone = items_of(a_table(artist=["Diary of Dreams"]), ["i0"])[0]
+    assert (alone.title("en"), alone.creator) == ("Diary of Dreams", None)
+
+
+def test_an_item_that_the_table_lacks_is_shown_by_its_id() -> None:
+    assert [item.title("en") for item in items_of(a_table(title=["One"]), ["gone", "i0"])] == ["gone", "One"]
+
+
+def test_items_without_a_title_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="no column of the items is a title; known are title, name"):
+        items_of(a_table(colour=["red"]), ["i0"])
+
+
+def test_a_model_can_not_be_shown_items_without_names(dataset: Path) -> None:
+    with pytest.raises(ConfigurationError, match="give --items"):
+        prepare(dataset / "interactions.csv", "new", budget_s=0)
+
+
+@pytest.mark.parametrize("protocol", ["known", "new", "cold"])
+async def test_candidates_are_what_serving_would_show_and_nothing_that_is_liked(dataset: Path, protocol: str) -> None:
+    with threadpool_limits(1, user_api="blas"):
+        study = await asyncio.to_thread(prepare, dataset, protocol, n_users=5, budget_s=0)
+    assert len(study.listeners) == 5
+    questions = await asked_of(study, serving(ScriptedLanguageModel(first_shown)))
+    for question in questions:
+        shown_ids = {candidate.item.item_id for candidate in question.candidates}
+        assert len(shown_ids) == len(question.candidates) <= N_CANDIDATES
+        assert not shown_ids & question.listener.likes.keys()
+        assert not shown_ids & study.excluded
+        assert not question.listener.targets & question.listener.likes.keys()
+        assert {shown.item.item_id for shown in question.asked.handles.values()} == shown_ids
+    if protocol == "cold":
+        assert all(question.listener.targets.isdisjoint(study.excluded) for question in questions)
+
+
+def test_the_same_seed_asks_the_same_listeners(dataset: Path, study: Study) -> None:
+    with threadpool_limits(1, user_api="blas"):
+        again = prepare(dataset, "new", n_users=60, budget_s=0)
+        other = prepare(dataset, "new", n_users=60, budget_s=0, seed=1)
+    assert again.listeners == study.listeners
+    assert other.listeners != study.listeners
+
+
+# --- kept answers ---
+
+
+def test_a_kept_answer_comes_back_as_it_was(tmp_path: Path) -> None:
+    found = Kept(Completion(text='{"taste": "夜"}', model="m", prompt_tokens=3, completion_tokens=2, cost_usd=0.1), 1.5)
+    with open_kept_answers(tmp_path / "a.db") as kept:
+        kept.put("q", found)
+    with open_kept_answers(tmp_path / "a.db") as kept:
+        assert kept.get("q") == found
+        assert kept.get("other") is None
+
+
+def test_a_question_is_known_by_all_that_its_answer_depends_on() -> None:
+    prompt = Prompt(system="s", user="u", schema_name="n", schema={"type": "object"}, max_output_tokens=9)
+    changes = ({"system": "t"}, {"user": "v"}, {"schema_name": "o"}, {"schema": {}}, {"max_output_tokens": 8})
+    ids = {question_id(replace(prompt, **change), "m") for change in changes}
+    ids |= {question_id(prompt, "m"), question_id(prompt, "other")}
+    assert len(ids) == len(changes) + 2
+    assert question_id(replace(prompt), "m") == question_id(prompt, "m")
+
+
+def test_a_file_that_can_not_keep_answers_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database " * 100, encoding="utf-8")
+    for path in (tmp_path / "text.db", tmp_path / "nowhere" / "a.db"):
+        with pytest.raises(ConfigurationError, match=path.name), open_kept_answers(path):
+            pass
+
+
+# --- the command ---
+
+
+async def evaluated(dataset: Path, tmp_path: Path, url: str, *options: str, **environment: str) -> Outcome:
+    return await run_command(
+        "evaluate",
+        str(dataset),
+        "--llm",
+        f"--k={K}",
+        "--users=40",
+        "--budget-s=0",
+        f"--answers={tmp_path / 'answers.db'}",
+        *options,
+        environment={"OPENAI_BASE_URL": url, "DEFAULT_LOCALE": "en", **environment},
+    )
+
+
+async def test_the_command_tells_the_price_first_and_asks_only_within_the_limit(
+    dataset: Path, tmp_path: Path, llm_server: LLMServer
+) -> None:
+    with threadpool_limits(1, user_api="blas"):
+        llm_server.relevant = truth_of(await asyncio.to_thread(prepare, dataset, "new", n_users=40, budget_s=0))
+    llm_server.manner = Manner.GOOD
+    unpriced = await evaluated(dataset, tmp_path, llm_server.base_url)
+    assert (unpriced.code, llm_server.n_calls) == (2, 0)
+    assert "40 calls to make: about " in unpriced.err
+    assert "give --yes to ask all the same" in unpriced.err
+    prices = json.dumps({"gpt-4.1-mini": {"input": 0.4, "output": 1.6}})
+    out = tmp_path / "uplift.json"
+    asked = await evaluated(dataset, tmp_path, llm_server.base_url, f"--json={out}", LLM_PRICES=prices)
+    assert (asked.code, llm_server.n_calls) == (0, 40), asked.err
+    assert "at most about 0." in asked.err
+    assert f"VERDICT {FUSED}: significantly better than the ranking alone at n = 40" in asked.out
+    again = await evaluated(dataset, tmp_path, llm_server.base_url, "--max-usd=0")
+    assert (again.code, llm_server.n_calls) == (0, 40), again.err
+    assert "0 calls to make (40 answers are kept from before)" in again.err
+    assert json.loads(out.read_text(encoding="utf-8"))["n_listeners"] == 40
+
+
+async def test_without_an_llm_the_command_says_so_before_it_fits_anything(dataset: Path, tmp_path: Path) -> None:
+    outcome = await evaluated(dataset, tmp_path, "")
+    assert outcome.code == 1
+    assert "OPENAI_API_KEY is empty" in outcome.err
+    assert "fitting" not in outcome.err

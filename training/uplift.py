@@ -7,6 +7,7 @@ one of chance, below which an order that says nothing can not fall for long.
 import asyncio
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,8 +133,8 @@ class Estimate:
         return f"{self.n_calls} calls to make{kept}: about {tokens}, {price}"
 
     def is_within(self, max_usd: float) -> bool:
-        """Whether nobody needs to be asked first; of an unknown price nobody knows."""
-        return not self.n_calls or (self.usd is not None and self.usd <= max_usd)
+        """Whether it costs at most so much; what is of an unknown price is within infinity alone."""
+        return not self.n_calls or (math.inf if self.usd is None else self.usd) <= max_usd
 
 
 def estimate(questions: Sequence[Question], kept: KeptAnswers, served: Served) -> Estimate:
@@ -206,7 +207,8 @@ class Order:
     """How good one order is, with 95 % bootstrap intervals over listeners.
 
     The gains are over the first stage's order for the same listeners; ``better`` and ``worse`` are the shares of
-    listeners whose NDCG it raises and lowers. All four are None for that order itself.
+    listeners whose NDCG it raises and lowers. All four are None for that order itself, these two for chance, of which
+    the figures are means of several draws.
     """
 
     name: str
@@ -395,16 +397,12 @@ def _order(name: str, quality: Quality, ranking: Quality) -> Order:
     recall, ndcg = bootstrap(quality, pooled_recall), bootstrap(quality, mean_of("ndcg"))
     if quality is ranking:
         return Order(name, recall, ndcg)
+    gains = (paired_bootstrap(quality, ranking, statistic) for statistic in (pooled_recall, mean_of("ndcg")))
+    if name == CHANCE:
+        return Order(name, recall, ndcg, *gains)
     differences: Doubles = quality.ndcg - ranking.ndcg
-    return Order(
-        name,
-        recall,
-        ndcg,
-        recall_gain=paired_bootstrap(quality, ranking, pooled_recall),
-        ndcg_gain=paired_bootstrap(quality, ranking, mean_of("ndcg")),
-        better=float((differences > _NO_DIFFERENCE).mean()),
-        worse=float((differences < -_NO_DIFFERENCE).mean()),
-    )
+    better, worse = (float((sign * differences > _NO_DIFFERENCE).mean()) for sign in (1, -1))
+    return Order(name, recall, ndcg, *gains, better, worse)
 
 
 def _reachable(questions: Sequence[Question]) -> float:
