@@ -1,7 +1,7 @@
 """Finds known names in texts of any script: one dictionary look-up a character, however many names there are."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from unicodedata import normalize
 
 MAX_NAME_CHARS = 160
@@ -32,22 +32,32 @@ def all_folded(names: Sequence[str]) -> list[str]:
 
 
 class NameIndex:
-    """Names by their first two characters; shorter ones are not kept: they would be found everywhere."""
+    """Names by their first two characters; shorter ones are not kept: they would be found everywhere.
 
-    def __init__(self, names: Iterable[str]) -> None:
+    ``base`` is an index that is made once and searched too; ``starts`` are all first two characters: where none of them
+    stands, there is nothing to ask for.
+    """
+
+    def __init__(self, names: Iterable[str], base: "NameIndex | None" = None) -> None:
         self._by_start: dict[str, list[str]] = {}
+        self._base = base
+        by_start = self._by_start
         for name in names:
-            if len(name) > 1:
-                self._by_start.setdefault(name[:2], []).append(name)
-        for same_start in self._by_start.values():
-            if len(same_start) > 1:
-                same_start.sort(key=len, reverse=True)
+            start = name[:2]
+            if start in by_start:
+                by_start[start].append(name)
+            elif len(start) > 1:
+                by_start[start] = [name]
+        self.starts = by_start.keys() | (base.starts if base else ())
 
-    def at(self, text: str, place: int) -> Iterator[str]:
-        """The names that stand at ``place`` in ``text``, which is folded, the longest first."""
-        for name in self._by_start.get(text[place : place + 2], ()):
-            if text.startswith(name, place) and is_word(text, place, place + len(name)):
-                yield name
+    def at(self, text: str, place: int) -> list[str]:
+        """The names that stand as words at ``place`` in ``text``, which is folded, the longest first."""
+        start = text[place : place + 2]
+        known = self._by_start.get(start, ())
+        names = [name for name in known if text.startswith(name, place) and is_word(text, place, place + len(name))]
+        if self._base is not None:
+            names += self._base.at(text, place)
+        return sorted(names, key=len, reverse=True) if len(names) > 1 else names
 
 
 def is_word(text: str, start: int, end: int) -> bool:

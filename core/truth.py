@@ -27,12 +27,10 @@ _CAPITALISED = re.compile(
 _LATIN_WORD = re.compile(r"[A-Za-zÀ-ɏ][A-Za-zÀ-ɏ0-9'’&.-]*")
 _LATIN_NAME = re.compile(r"(?<![A-Za-zÀ-ɏ])[A-ZÀ-Þ][A-Za-zÀ-ɏ0-9'’&.-]+(?:\s+[A-ZÀ-Þ][A-Za-zÀ-ɏ0-9'’&.-]*)*")
 _OTHER_SCRIPT = re.compile(r"[぀-ヿ一-鿿가-힣]")
-# Where a name can start: not in the middle of a Latin word.
-_PLACES = re.compile(r"[0-9a-zß-ɏ]+|[^\s0-9a-zß-ɏ]")
+_LATIN_START = re.compile(r"[0-9a-zß-ɏ]+|[^\s0-9a-zß-ɏ]")
 _HIRAGANA = re.compile(r"[ぁ-ゟ]+")
 _WORD = re.compile(r"\w[\w'&-]*")
 _SENTENCE_END = (".", "!", "?", ":", ";", "—", "–", '"', "“")
-_CREATOR, _TITLE, _KIND = 1, 2, 4
 _MIN_PLAIN_WORD, _MIN_TITLE_WORDS, _SEVERAL = 4, 3, 2
 _MIN_CREATOR, _MIN_TITLE, _MIN_TITLE_IN_CONTEXT, _MIN_HIRAGANA = 3, 5, 3, 4
 _MIN_CUT, _MAX_LEFT_OVER, _MAX_EMPHASIS = 5, 3, 2
@@ -43,22 +41,22 @@ class ClaimRules:
 
     def __init__(self, words: ClaimWords, synonyms: Iterable[Sequence[str]]) -> None:
         self.words = words
-        self.known_kinds: dict[str, frozenset[str]] = {}
-        for number, names in enumerate(synonyms):
-            for name in map(folded, names):
-                self.known_kinds[name] = self.known_kinds.get(name, frozenset()) | {str(number)}
-        self._squeezed = {_squeezed(name): ids for name, ids in self.known_kinds.items()}
-        self.kinds_of = lru_cache(maxsize=8192)(self._kinds_of)
+        self.ids_of: dict[str, frozenset[str]] = {}
+        names = [(str(number), folded(name)) for number, names in enumerate(synonyms) for name in names]
+        for number, name in names:
+            self.ids_of[_squeezed(name)] = self.ids_of.get(_squeezed(name), frozenset()) | {number}
+        self.kinds = frozenset(name for _, name in names)
+        self.index = NameIndex(self.kinds)
+        self.kind_and_parts = lru_cache(maxsize=8192)(self._kind_and_parts)
 
     def ids(self, kind: str) -> frozenset[str]:
         """What stands for ``kind``, folded, under all its names: kinds with something in common are one."""
-        return self._squeezed.get(squeezed := _squeezed(kind)) or frozenset((squeezed,))
+        return self.ids_of.get(squeezed := _squeezed(kind)) or frozenset((squeezed,))
 
-    def _kinds_of(self, genres: tuple[str, ...], moods: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
-        """The kinds folded, and all that an item of these may be said to be: whole kinds and their words."""
-        names = frozenset(map(folded, (*genres, *moods)))
-        parts = names.union(*map(_WORD.findall, names), *(re.findall(r"\w+", name) for name in names))
-        return names, frozenset(chain.from_iterable(map(self.ids, parts)))
+    def _kind_and_parts(self, kind: str) -> tuple[str, frozenset[str]]:
+        """``kind`` folded, and all that an item of it may be said to be: the kind itself, and each of its words."""
+        name = folded(kind)
+        return name, frozenset(chain.from_iterable(map(self.ids, (name, *_words(name)))))
 
     def is_named(self, text: str, start: int, end: int) -> bool:
         """Whether the words around a place in ``text``, folded, make a name of what stands there."""
@@ -108,13 +106,15 @@ class Truth:
 
     def __init__(self, rules: ClaimRules, shown: Sequence[Item], liked: Sequence[Item]) -> None:
         self._rules = rules
-        items = {item.item_id: item for item in (*shown, *liked)}
-        self._flags: dict[str, int] = dict.fromkeys(rules.known_kinds, _KIND)
-        self._names = self._read_names(items.values())
-        for kind in frozenset().union(*(rules.kinds_of(item.genres, item.moods)[0] for item in items.values())):
-            self._flags[kind] = self._flags.get(kind, 0) | _KIND
-        self._moods = frozenset(map(folded, {mood for item in items.values() for mood in item.moods}))
-        self._index = NameIndex(self._flags)
+        items = [*shown, *liked]
+        titles = [title for item in items for title in item.titles.values()]
+        names = all_folded(titles + [creator for item in items for creator in _creators(item)])
+        self._creators = frozenset(names[len(titles) :])
+        self._titles = frozenset(names[: len(titles)])
+        self._moods = frozenset(folded(mood) for mood in _distinct(item.moods for item in items))
+        genres = [rules.kind_and_parts(genre)[0] for genre in _distinct(item.genres for item in items)]
+        self._kinds = rules.kinds.union(self._moods, genres)
+        self._index = NameIndex(self._titles.union(self._creators, self._moods, genres), rules.index)
         self._liked = self._support(liked)
 
     def unsupported(self, sentence: str, about: Sequence[Item] = (), *, is_title: bool = False) -> tuple[str, ...]:
@@ -129,47 +129,42 @@ class Truth:
             claims += self._strangers(said, supports)
         return tuple(dict.fromkeys(claims))
 
-    def _read_names(self, items: Iterable[Item]) -> dict[int, list[str]]:
-        """The names that each item has, by its id; all of them are entered among the flags."""
-        raw = [(item.item_id, flag, name) for item in items for flag, name in _names(item)]
-        names: dict[int, list[str]] = {item.item_id: [] for item in items}
-        flags = self._flags
-        for (item_id, flag, _), name in zip(raw, all_folded([name for _, _, name in raw]), strict=True):
-            names[item_id].append(name)
-            flags[name] = flags.get(name, 0) | flag
-        return names
-
     def _support(self, items: Sequence[Item]) -> _Support:
-        names, kinds, ids = set[str](), set[str](), set[str]()
-        for item in items:
-            known = self._names.get(item.item_id)
-            names.update(all_folded([name for _, name in _names(item)]) if known is None else known)
-            own_kinds, own_ids = self._rules.kinds_of(item.genres, item.moods)
-            kinds |= own_kinds
-            ids |= own_ids
-        names.discard("")
-        return _Support(frozenset(names), frozenset(kinds), frozenset(ids))
+        names = [name for item in items for name in (*item.titles.values(), *_creators(item))]
+        kinds = _distinct(chain.from_iterable((item.genres, item.moods) for item in items))
+        read = [self._rules.kind_and_parts(kind) for kind in kinds]
+        return _Support(
+            frozenset(filter(None, all_folded(names))),
+            frozenset(name for name, _ in read),
+            frozenset(chain.from_iterable(ids for _, ids in read)),
+        )
 
     # --- names and kinds that the data holds ---
 
     def _known(self, said: _Sentence, supports: _Supports) -> Iterator[str]:
-        end = 0
-        for match in _PLACES.finditer(said.low):
-            if (place := match.start()) < end:
-                continue
-            for name in self._index.at(said.low, place):
-                if self._is_supported(name, supports):
+        low, end = said.low, 0
+        for place in self._places(said):
+            for name in self._index.at(low, place) if place >= end else ():
+                is_supported = self._is_supported(name, supports)
+                if is_supported or self._is_claim(name, said, place, place + len(name)):
                     end = place + len(name)
+                    if not is_supported:
+                        yield said.text[place:end]
                     break
-                if self._is_claim(name, said, place, place + len(name)):
-                    end = place + len(name)
-                    yield said.text[place:end]
-                    break
+
+    def _places(self, said: _Sentence) -> list[int]:
+        """Where a name may start: amid Latin letters alone, not in the middle of a word."""
+        low, starts = said.low, self._index.starts
+        if said.is_latin:
+            return [
+                place for match in _LATIN_START.finditer(low) if low[(place := match.start()) : place + 2] in starts
+            ]
+        return [place for place in range(len(low)) if low[place : place + 2] in starts]
 
     def _is_supported(self, name: str, supports: _Supports) -> bool:
         if any(name in support.names or name in support.kinds for support in supports):
             return True
-        return bool(self._flags[name] & _KIND) and (
+        return name in self._kinds and (
             self._is_kind_of(name, supports)
             or (
                 len(words := re.findall(r"\w+", name)) >= _SEVERAL
@@ -182,12 +177,11 @@ class Truth:
         return any(not ids.isdisjoint(support.kind_ids) for support in supports)
 
     def _is_claim(self, name: str, said: _Sentence, start: int, end: int) -> bool:
-        flags = self._flags[name]
-        if flags & _KIND and self._is_kind(name, said, start, end):
+        if name in self._kinds and self._is_kind(name, said, start, end):
             return True
-        if not flags & (_CREATOR | _TITLE):
+        is_creator = name in self._creators
+        if not is_creator and name not in self._titles:
             return False
-        is_creator = bool(flags & _CREATOR)
         if is_latin(name[0]):
             return self._is_latin_name(name, said, start, end, is_creator=is_creator)
         n = len(name.replace(" ", ""))
@@ -233,7 +227,7 @@ class Truth:
     def _is_title_like(self, quoted: str, said: _Sentence, match: re.Match[str]) -> bool:
         """Quotation marks may stress a plain word too: one in small letters, or a very short one."""
         low = folded_nfkc(quoted)
-        if low in self._flags:
+        if low in self._kinds or low in self._titles or low in self._creators:
             return True
         if is_latin(quoted[0]):
             return not quoted[0].islower() and low not in self._rules.words.plain
@@ -261,14 +255,16 @@ class Truth:
                 yield said.text[first:last]
 
 
-def _names(item: Item) -> list[tuple[int, str]]:
-    names = [(_TITLE, title) for title in item.titles.values()]
-    for creator in (item.creator, item.creator_local):
-        if creator:
-            names.append((_CREATOR, creator))
-            if ";" in creator:
-                names += [(_CREATOR, part.strip()) for part in creator.split(";")]
-    return names
+def _creators(item: Item) -> list[str]:
+    """The names of an item's creators, of several each too."""
+    creator, local = item.creator or "", item.creator_local or ""
+    if ";" in creator or ";" in local:
+        return [creator, local, *(part.strip() for name in (creator, local) for part in name.split(";"))]
+    return [creator, local]
+
+
+def _distinct(kinds: Iterable[Iterable[str]]) -> set[str]:
+    return set(chain.from_iterable(kinds))
 
 
 def _squeezed(kind: str) -> str:
