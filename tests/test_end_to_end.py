@@ -316,6 +316,73 @@ async def test_an_answer_from_the_cache_never_holds_a_song_deactivated_since(sit
     assert gone not in {song["song_id"] for song in (await site.backend.result(second["jobId"]))["candidates"]}
 
 
+# --- provisional results ---
+
+
+async def test_a_member_who_has_nothing_is_shown_the_ranked_list_until_the_llm_has_answered(site: Site) -> None:
+    site.llm.delay_s = 2.5
+    body = job_body(7, [3, 4, 5])
+    async with worker(site.environment) as process, process.client() as client:
+        await site.backend.publish([body])
+        await site.llm.called(1)
+        latest, view = await site.backend.json("latest:recommendation:7"), await site.backend.json("recommend:7")
+        cached = (await client.post("/recommend/cached", json={"memberId": 7})).json()
+        fields = (await site.backend.statuses([body["jobId"]]))[body["jobId"]]
+        assert fields["status"] == "running"
+        assert not await site.backend.exists(f"job:result:{body['jobId']}")
+        await all_succeeded(site, [body])
+        metrics = await process.metrics()
+    assert latest["provisional"] is view["provisional"] is cached["provisional"] is True
+    assert (latest["status"], latest["model"], len(latest["candidates"])) == ("completed", "offline", 50)
+    assert faults_of(latest, {3, 4, 5}, CATALOGUE) == []
+    assert all(candidate["reason"] for candidate in latest["candidates"])
+    final = await site.backend.json("latest:recommendation:7")
+    assert final == await site.backend.result(body["jobId"])
+    assert final["provisional"] is (await site.backend.json("recommend:7"))["provisional"] is False
+    assert 'songs_ai_provisional_results_total{outcome="written"} 1.0' in metrics
+    assert "songs_ai_provisional_result_duration_seconds_count 1.0" in metrics
+
+
+async def test_what_a_killed_worker_showed_is_replaced_by_the_next_workers_result(site: Site) -> None:
+    site.llm.delay_s = 2.5
+    body = job_body(7, [3, 4, 5])
+    first = WorkerProcess(site.environment)
+    await first.start()
+    try:
+        await site.backend.publish([body])
+        await site.llm.called(1)
+    finally:
+        await first.kill()
+    assert (await site.backend.json("latest:recommendation:7"))["provisional"]
+    site.llm.delay_s = 0
+    async with worker(site.environment):
+        await all_succeeded(site, [body])
+    assert await site.backend.json("latest:recommendation:7") == await site.backend.result(body["jobId"])
+
+
+async def test_a_member_who_has_a_result_keeps_it_until_the_next_one_is_there(site: Site) -> None:
+    first, second = job_body(7, [3, 4, 5]), job_body(7, [3, 4, 6])
+    async with worker(site.environment):
+        await site.backend.publish([first])
+        await all_succeeded(site, [first])
+        site.llm.delay_s = 2.5
+        await site.backend.publish([second])
+        await site.llm.called(2)
+        assert await site.backend.json("latest:recommendation:7") == await site.backend.result(first["jobId"])
+        await all_succeeded(site, [second])
+    assert await site.backend.json("latest:recommendation:7") == await site.backend.result(second["jobId"])
+
+
+async def test_a_site_that_wants_no_provisional_results_gets_none(site: Site) -> None:
+    site.llm.delay_s = 2.5
+    body = job_body(7, [3, 4, 5])
+    async with worker({**site.environment, "PROVISIONAL_TTL_S": "0"}):
+        await site.backend.publish([body])
+        await site.llm.called(1)
+        assert not await site.backend.exists("latest:recommendation:7")
+        await all_succeeded(site, [body])
+
+
 # --- the LLM's faults ---
 
 
