@@ -5,7 +5,6 @@ searched for as text. Where a trait is denied ("not sad") it is not sought; the 
 """
 
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,7 @@ import numpy as np
 
 from config.wish_table import Trait, WishTable
 from core.ports import Floats, Predicate
+from core.wish_words import Lexicon, folded
 from models.catalogue import Item, ItemFacts
 from models.job import JobContext
 from models.recommendation import WishedFor
@@ -28,9 +28,6 @@ _TEXT_BESIDE = 0.2
 _MAX_CATALOGUE_GENRES = 2000
 _MAX_GENRE_CHARS = 40
 _MAX_DENIAL_GAP = 12
-
-# What stands beside a word would make another word of it.
-_LATIN, _HANGUL, _KATAKANA = "0-9a-z\u00df-\u024f", "가-힣", "ァ-ヺー"
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +264,8 @@ class WishReader:
 
     def __init__(self, table: WishTable) -> None:
         self._table = table
-        self._not_before = _any_word(table.not_before, rf"(?:\s+\S{{1,{_MAX_DENIAL_GAP}}})?[\s-]+$")
-        self._not_after = _any_of(table.not_after, r"^[가-힣ぁ-ん]{0,3}?\s*")
+        self._not_before = _denial(r"(?<!\w)", table.not_before, rf"(?:\s+\S{{1,{_MAX_DENIAL_GAP}}})?[\s-]+$")
+        self._not_after = _denial(r"[가-힣ぁ-ん]{0,3}?\s*", table.not_after, "")
         self._lexicon = lru_cache(maxsize=4)(self._lexicon_with)
 
     @property
@@ -291,77 +288,33 @@ class WishReader:
             return None
         return Wish(parts=tuple(parts), rest=" ".join(filter(None, rests)), text=" ".join(texts), context=context)
 
-    def _take(self, text: str, lexicon: "_Lexicon", found: dict[str, Part]) -> str:
-        """Add what ``text`` names to ``found``; the words that are left."""
-        folded, left, end = _folded(text), [], 0
-        for match in lexicon.pattern.finditer(folded):
-            left.append(folded[end : match.start()])
-            end = match.end()
-            part = lexicon.parts[_joined(match[0])]
-            is_denied = self._not_before.search(folded[: match.start()]) or self._not_after.search(folded[end:])
-            if part and not is_denied:
-                found.setdefault(part.key, part)
-            # The rest of the word: particles and endings.
-            end += len(_ending_at(folded, end))
-        rest = " ".join("".join([*left, " ", folded[end:]]).split())
-        return rest if any(char.isalnum() for char in rest) else ""
+    def _take(self, text: str, lexicon: Lexicon[Part | None], named: dict[str, Part]) -> str:
+        """Add what ``text`` names to ``named``; the words that are left."""
+        line, left, end = folded(text), [], 0
+        for found in lexicon.find(line):
+            left.append(line[end : found.start])
+            end = found.ending
+            is_denied = self._not_before.search(line[: found.start]) or self._not_after.match(line[found.end :])
+            if found.value and not is_denied:
+                named.setdefault(found.value.key, found.value)
+        rest = "".join([*left, " ", line[end:]])
+        return " ".join(word for word in rest.split() if any(char.isalnum() for char in word))
 
-    def _lexicon_with(self, genres: frozenset[str]) -> "_Lexicon":
-        table = self._table
-        parts: dict[str, Part | None] = {}
+    def _lexicon_with(self, genres: frozenset[str]) -> Lexicon[Part | None]:
+        table, lexicon = self._table, Lexicon[Part | None]()
         for kind, key, trait in table.worded():
-            part = Part(f"{kind}:{key}", trait, frozenset(map(_folded, trait.words)))
-            parts.update({_joined(word): part for word in part.tags if _joined(word) not in parts})
+            part = Part(f"{kind}:{key}", trait, frozenset(map(folded, trait.words)))
+            for word in trait.words:
+                lexicon.add(word, part)
         for genre in sorted(genres)[:_MAX_CATALOGUE_GENRES]:
-            name = _folded(genre)
-            if 1 < len(name) <= _MAX_GENRE_CHARS and _joined(name) not in parts:
-                parts[_joined(name)] = Part(f"{GENRE}:{name}", Trait(labels={"en": genre}), frozenset({name}))
-        fillers = {*map(_folded, (*table.fillers, *table.not_before, *table.not_after))}
-        parts |= {_joined(word): None for word in fillers if _joined(word) not in parts}
-        words = fillers.union(*(part.tags for part in parts.values() if part))
-        return _Lexicon(parts, _any_of(sorted(words, key=lambda word: (-len(word), word))))
+            name = folded(genre)
+            if 1 < len(name) <= _MAX_GENRE_CHARS:
+                lexicon.add(genre, Part(f"{GENRE}:{name}", Trait(labels={"en": genre}), frozenset({name})))
+        for word in (*table.fillers, *table.not_before, *table.not_after):
+            lexicon.add(word, None)
+        return lexicon
 
 
-@dataclass(frozen=True, slots=True)
-class _Lexicon:
-    """Parts, None for fillers, by their words without blanks and hyphens, and what finds such words, longest first."""
-
-    parts: Mapping[str, Part | None]
-    pattern: re.Pattern[str]
-
-
-def _ending_at(text: str, place: int) -> str:
-    found = _ENDING.match(text, place)
-    return found[0] if found else ""
-
-
-def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()
-
-
-def _joined(word: str) -> str:
-    return re.sub(r"[\s-]+", "", word)
-
-
-def _any_of(words: Collection[str], before: str = "") -> re.Pattern[str]:
-    return re.compile(f"{before}(?:{'|'.join(_bounded(_folded(word)) for word in words)})") if words else _NEVER
-
-
-def _any_word(words: Collection[str], after: str) -> re.Pattern[str]:
-    """Words that stand whole, whatever the script."""
-    return re.compile(rf"(?<!\w)(?:{'|'.join(re.escape(_folded(word)) for word in words)}){after}") if words else _NEVER
-
-
-_NEVER = re.compile(r"(?!)")
-_ENDING = re.compile(r"(?<=[가-힣])[가-힣]{0,3}|(?<=[ぁ-ん一-鿿])[ぁ-ん]{0,2}|")
-
-
-def _bounded(word: str) -> str:
-    """A pattern of ``word``, in which blanks and hyphens may stand for each other or be missing.
-
-    Latin words stand whole; Hangul ones begin a word, since particles follow; katakana ones are no part of another.
-    """
-    inner = r"[\s-]?".join(re.escape(part) for part in re.split(r"[\s-]+", word))
-    left = next((f"(?<![{own}])" for own in (_LATIN, _HANGUL, _KATAKANA) if re.match(f"[{own}]", word)), "")
-    right = next((f"(?![{own}])" for own in (_LATIN, _KATAKANA) if re.search(f"[{own}]$", word)), "")
-    return f"{left}{inner}{right}"
+def _denial(before: str, words: Collection[str], after: str) -> re.Pattern[str]:
+    """A pattern of any of ``words`` between two others; one that is never found where there are none."""
+    return re.compile(f"{before}(?:{'|'.join(re.escape(folded(word)) for word in words) or '(?!)'}){after}")
