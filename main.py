@@ -573,7 +573,6 @@ def _uplift(
     json_out: Path | None,
 ) -> None:
     """Prepare outside of any event loop, where Ctrl-C ends it at once; say what asking costs; ask; tell."""
-    uplift, first_stage, kept_answers = map(_training, ("uplift", "first_stage", "kept_answers"))
     found: list[Any] = []
 
     async def try_to_open(settings: Settings) -> None:
@@ -604,6 +603,7 @@ def _uplift(
             found.append(uplift.report(study, questions, heard, served, k=k))
 
     _run(try_to_open)
+    uplift, first_stage, kept_answers = map(_training, ("uplift", "first_stage", "kept_answers"))
     with threadpool_limits(1, user_api="blas"):
         try:
             with _telling() as tell:
