@@ -9,8 +9,10 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -147,8 +149,9 @@ class BatchRefresh:
     async def _new(self, member_ids: Sequence[int], today: date, report: Report) -> AsyncIterator[BatchPart]:
         """The parts that ask about ``member_ids``, each sent as soon as it is full."""
         created_at = self._clock.now()
-        with TemporaryDirectory(prefix="songs-ai-batch-") as directory:
-            draft = await self._draft(Path(directory), today, created_at)
+        with TemporaryDirectory(prefix="songs-ai-batch-") as directory, ExitStack() as files:
+            new_draft = partial(self._draft, Path(directory), files, today, created_at)
+            draft = await new_draft()
             n_seen = 0
             async for each in self._questions.of(member_ids, today, instant_ns(created_at)):
                 n_seen += 1
@@ -159,7 +162,7 @@ class BatchRefresh:
                 if not draft.has_room(each, self._config):
                     if (part := await self._sent(draft, report)) is not None:
                         yield part
-                    draft = await self._draft(Path(directory), today, created_at)
+                    draft = await new_draft()
                     if not draft.has_room(each, self._config):
                         report.skipped[OVER_SPEND] += 1 + len(member_ids) - n_seen
                         return
@@ -167,10 +170,11 @@ class BatchRefresh:
             if (part := await self._sent(draft, report)) is not None:
                 yield part
 
-    async def _draft(self, directory: Path, today: date, created_at: datetime) -> "_Draft":
+    async def _draft(self, directory: Path, files: ExitStack, today: date, created_at: datetime) -> "_Draft":
         key = secrets.token_hex(12)
-        left_usd = await self._purse.left_usd()
-        return _Draft(key, today, created_at, left_usd, directory / _file_name(key))
+        draft = _Draft(key, today, created_at, await self._purse.left_usd(), directory / _file_name(key))
+        files.callback(draft.close)
+        return draft
 
     async def _sent(self, draft: "_Draft", report: Report) -> BatchPart | None:
         """The part as the provider has it; None where it asks nothing, or others have spent the money meanwhile."""
