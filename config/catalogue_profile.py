@@ -67,7 +67,8 @@ class Words(_Section):
 class VersionWords(_Section):
     """The words that tell versions of one item apart, in any language; what they mark is cut from titles to compare."""
 
-    marks: tuple[str, ...] = Field((), description="mark a bracket, or what follows a dash, that holds one")
+    marks: tuple[str, ...] = Field((), description="mark a bracket, or what follows a dash, that holds one as a word")
+    endings: tuple[str, ...] = Field((), description="mark it where they end a word, for languages of compounds")
     openings: tuple[str, ...] = Field((), description="mark it where they open it")
     tails: tuple[str, ...] = Field((), description="mark all that follows, without a bracket or dash too")
 

@@ -17,6 +17,11 @@ WorkKey = tuple[str, str]
 # A bracket may have lost its end, where a title was too long for its column.
 _BRACKET = re.compile(r"[(\[{<~〈《「『【〔]([^()\[\]{}<>~〈〉《》「」『』【】〔〕]*)(?:[)\]}>~〉》」』】〕]|$)")
 _DASH = re.compile(r"\s[-‐‑‒–—―−]\s*(?=\S)")
+_KATAKANA = "[\u30a1-\u30fa\u30fc]"
+_HANGUL = "[\uac00-\ud7a3]"
+# Letters and digits but those of the languages that are written without spaces, or with few.
+_ALPHABETIC = r"[^\W\u3005-\u30ff\u3400-\u9fff\uac00-\ud7a3]"
+_NOTHING = r"(?!)"
 _FIRST_CREATOR = re.compile(r"[,;/&、・×]")
 
 
@@ -24,9 +29,10 @@ class VersionFinder:
     """Recognises versions by ``words``; without any, only by how titles are written."""
 
     def __init__(self, words: VersionWords) -> None:
-        self._mark = _any_of(words.marks)
-        self._opening = _any_of(words.openings)
-        self._tail = re.compile(rf"(?<=.)\s(?:{_joined(words.tails)}).*$", re.DOTALL) if words.tails else None
+        self._mark = re.compile("|".join([*map(_whole, words.marks), *map(_end, words.endings)]) or _NOTHING)
+        self._opening = re.compile("|".join(map(_whole, words.openings)) or _NOTHING)
+        tails = "|".join(map(_whole, words.tails))
+        self._tail = re.compile(rf"(?<=.)\s(?:{tails}).*$", re.DOTALL) if tails else None
 
     def title(self, title: str) -> str:
         """``title`` folded and without marks of a version; never empty, unless ``title`` is.
@@ -82,16 +88,23 @@ def _letters(text: str) -> str:
     return " ".join("".join(char if unicodedata.category(char)[0] in "LMNS" else " " for char in text).split())
 
 
-def _any_of(words: Sequence[str]) -> re.Pattern[str]:
-    return re.compile(_joined(words) or r"(?!)")
+def _whole(word: str) -> str:
+    """A pattern of ``word`` where it stands alone: with no letter of its own script on either side."""
+    folded = _folded(word)
+    letters = _script(folded[:1])
+    return (rf"(?<!{letters})" if letters else "") + _end(word)
 
 
-def _joined(words: Sequence[str]) -> str:
-    """A pattern of any of ``words``; one in Latin letters must stand alone, others are written without spaces."""
-    return "|".join(_pattern(_folded(word)) for word in words)
+def _end(word: str) -> str:
+    """A pattern of ``word`` where it ends a word, whatever stands before it."""
+    folded = _folded(word)
+    letters = _script(folded[-1:])
+    return re.escape(folded) + (rf"(?!{letters})" if letters else "")
 
 
-def _pattern(word: str) -> str:
-    if not word.isascii():
-        return re.escape(word)
-    return rf"(?<!\w){re.escape(word)}" + (r"(?!\w)" if word[-1:].isalnum() else "")
+def _script(char: str) -> str:
+    """The pattern of letters that ``char`` would make one word with; empty for ideographs and signs.
+
+    Japanese changes its script within a phrase, and Latin marks stand beside Korean and Japanese without a space.
+    """
+    return next((letters for letters in (_KATAKANA, _HANGUL, _ALPHABETIC) if re.match(letters, char)), "")

@@ -1,5 +1,6 @@
 """Versions of one work are found by their titles, in any script; different works stay apart."""
 
+import re
 import unicodedata
 from dataclasses import replace
 
@@ -72,6 +73,33 @@ TITLES = st.one_of(st.text(LETTERS, max_size=30), st.lists(PARTS, max_size=9).ma
         "Spring Day (라이브)",
         "Spring Day (콘서트 라이브버전)",
         "Spring Day (Live at a hall whose name was too lo…",
+        "Spring Day - Mixed",
+        "Spring Day - Jerome Dub",
+        "Spring Day (Kaytranada Edition)",
+        "Spring Day [BTS vs. R3HAB]",
+        'Spring Day - 12" Dub',
+        "Spring Day - Soundtrack",
+        'Spring Day (Theme From "Rocky")',
+        "Spring Day - Recorded at Some Studios NYC",
+        "Spring Day - Rerecorded",
+        "Spring Day (10th Anniversary)",
+        "Spring Day (Alternate Take)",
+        "Spring Day - Mono / Remastered",
+        "Spring Day - Versión Acústica",
+        "Spring Day (con IU)",
+        "Spring Day slowed + reverb",
+        "Spring Day (Nightcore)",
+        "Spring Day (Off Vocal)",
+        "Spring Day (한국어ver.)",
+        "Spring Day (日本語ver)",
+        "Spring Day (일본어버전)",
+        "Spring Day (풀버젼)",
+        "Spring Day (스튜디오 라이브)",
+        "Spring Day (리마스터 2020)",
+        "Spring Day (ピアノバージョン)",
+        "Spring Day (ライブ映像)",
+        "Spring Day（ｱｺｰｽﾃｨｯｸ）",
+        "Spring Day (TVサイズ ver.)",
         "ＳＰＲＩＮＧ ＤＡＹ",
         "spring  day!",
     ],
@@ -102,6 +130,22 @@ def test_titles_of_other_scripts_are_found_too(title: str, original: str) -> Non
         ("Up (Olive Tree)", "Up"),
         ("6 ft under", "6"),
         ("X-Ray", "X"),
+        ("Night (Dublin)", "Night"),
+        ("Night (Demons)", "Night"),
+        ("Night (Editors)", "Night"),
+        ("Night (Take Me Home)", "Night"),
+        ("Night - Mixtape", "Night"),
+        ("Night (Monologue)", "Night"),
+        ("Night (Forever)", "Night"),
+        ("Slowed Down by You", "Slowed"),
+        ("밤 (드라이브)", "밤"),
+        ("밤 (데모닉)", "밤"),
+        ("밤 (디스커버리)", "밤"),
+        ("夜 (ドライブ)", "夜"),
+        ("夜 (デモンズ)", "夜"),
+        ("夜 (ディスカバー)", "夜"),
+        ("夜 (インストール)", "夜"),
+        ("夜 (コミックス)", "夜"),
         ("कि", "का"),
         ("+", "÷"),
     ],
@@ -133,6 +177,26 @@ def test_width_and_case_make_no_other_title(title: str) -> None:
 @given(st.text(st.characters(categories=("Lo", "Nd")), min_size=1, max_size=10), st.sampled_from(WORDS.marks))
 def test_every_mark_goes_from_a_bracket_and_from_behind_a_dash(name: str, mark: str) -> None:
     assert SONGS.title(f"{name} ({mark})") == SONGS.title(f"{name} - {mark}") == SONGS.title(name)
+
+
+@pytest.mark.parametrize("mark", WORDS.endings)
+def test_an_ending_marks_a_compound_and_only_its_end(mark: str) -> None:
+    assert SONGS.title(f"夜 ({mark[0]}{mark})") == "夜"
+    assert SONGS.title(f"夜 ({mark}{mark[0]})") != "夜"
+
+
+SPELT = re.compile(r"[a-z0-9\u30a1-\u30fa\uac00-\ud7a3]")
+"""Letters that words are made of; an ideograph is a word by itself, and a sign is none."""
+
+
+@pytest.mark.parametrize("mark", [mark for mark in WORDS.marks if SPELT.match(mark[0])])
+def test_a_mark_is_not_found_at_the_end_of_another_word(mark: str) -> None:
+    assert SONGS.title(f"夜 ({mark[0] * 2}{mark})") != "夜"
+
+
+@pytest.mark.parametrize("mark", [mark for mark in WORDS.marks if SPELT.match(mark[-1])])
+def test_a_mark_is_not_found_at_the_beginning_of_another_word(mark: str) -> None:
+    assert SONGS.title(f"夜 ({mark}{mark[-1] * 2})") != "夜"
 
 
 def test_without_words_nothing_is_cut() -> None:
