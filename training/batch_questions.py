@@ -12,8 +12,8 @@ import orjson
 from core.model_ladder import max_prompt_tokens
 from core.pipeline import Prepared, RecommendationPipeline
 from core.ports import BatchApi, BatchQuestion, Prompt, ResultCache
-from core.prompting import rough_tokens
 from core.refresh_job import refresh_job
+from core.token_estimate import rough_tokens
 from models.job import Job, JobStatus
 
 AT_ONCE = 8
