@@ -34,29 +34,25 @@ def all_folded(names: Sequence[str]) -> list[str]:
 class NameIndex:
     """Names by their first two characters; shorter ones are not kept: they would be found everywhere.
 
-    ``base`` is an index that is made once and searched too; ``starts`` are all first two characters: where none of them
-    stands, there is nothing to ask for.
+    ``base`` is an index that is made once and searched too. ``starts`` are all first two characters: where none of
+    them stands, there is nothing to ask for.
     """
 
     def __init__(self, names: Iterable[str], base: "NameIndex | None" = None) -> None:
-        self._by_start: dict[str, list[str]] = {}
-        self._base = base
-        by_start = self._by_start
+        by_start = {start: known.copy() for start, known in base._by_start.items()} if base else {}
         for name in names:
             start = name[:2]
             if start in by_start:
                 by_start[start].append(name)
             elif len(start) > 1:
                 by_start[start] = [name]
-        self.starts = by_start.keys() | (base.starts if base else ())
+        self._by_start: dict[str, list[str]] = by_start
+        self.starts = by_start.keys()
 
     def at(self, text: str, place: int) -> list[str]:
         """The names that stand as words at ``place`` in ``text``, which is folded, the longest first."""
-        start = text[place : place + 2]
-        known = self._by_start.get(start, ())
+        known = self._by_start.get(text[place : place + 2], ())
         names = [name for name in known if text.startswith(name, place) and is_word(text, place, place + len(name))]
-        if self._base is not None:
-            names += self._base.at(text, place)
         return sorted(names, key=len, reverse=True) if len(names) > 1 else names
 
 

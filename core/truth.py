@@ -48,8 +48,9 @@ class ClaimRules:
         self.kinds = frozenset(name for _, name in names)
         self.index = NameIndex(self.kinds)
         self.kind_and_parts = lru_cache(maxsize=8192)(self._kind_and_parts)
+        self.ids = lru_cache(maxsize=8192)(self._ids)
 
-    def ids(self, kind: str) -> frozenset[str]:
+    def _ids(self, kind: str) -> frozenset[str]:
         """What stands for ``kind``, folded, under all its names: kinds with something in common are one."""
         return self.ids_of.get(squeezed := _squeezed(kind)) or frozenset((squeezed,))
 
@@ -106,16 +107,15 @@ class Truth:
 
     def __init__(self, rules: ClaimRules, shown: Sequence[Item], liked: Sequence[Item]) -> None:
         self._rules = rules
-        items = [*shown, *liked]
-        titles = [title for item in items for title in item.titles.values()]
-        names = all_folded(titles + [creator for item in items for creator in _creators(item)])
-        self._creators = frozenset(names[len(titles) :])
-        self._titles = frozenset(names[: len(titles)])
-        self._moods = frozenset(folded(mood) for mood in _distinct(item.moods for item in items))
-        genres = [rules.kind_and_parts(genre)[0] for genre in _distinct(item.genres for item in items)]
+        titles, creators = _titles_and_creators(shown)
+        liked_titles, liked_creators = _titles_and_creators(liked)
+        self._titles = frozenset(chain(titles, liked_titles))
+        self._creators = frozenset(chain(creators, liked_creators))
+        self._moods = frozenset(map(folded, _distinct(item.moods for item in chain(shown, liked))))
+        genres = [rules.kind_and_parts(genre)[0] for genre in _distinct(item.genres for item in chain(shown, liked))]
         self._kinds = rules.kinds.union(self._moods, genres)
         self._index = NameIndex(self._titles.union(self._creators, self._moods, genres), rules.index)
-        self._liked = self._support(liked)
+        self._liked = self._support([*liked_titles, *liked_creators], liked)
 
     def unsupported(self, sentence: str, about: Sequence[Item] = (), *, is_title: bool = False) -> tuple[str, ...]:
         """What ``sentence`` names that neither the likes nor ``about`` support, as it names it; empty if all is true.
@@ -123,18 +123,21 @@ class Truth:
         A title may capitalise its words (``is_title``), so there these alone are no claim.
         """
         said = _Sentence.of(sentence, is_title=is_title)
-        supports = (self._support(about), self._liked) if about else (self._liked,)
+        supports = (self._about(about), self._liked) if about else (self._liked,)
         claims = [*self._quotations(said, supports), *self._known(said, supports)]
         if not (said.is_title and said.is_latin):
             claims += self._strangers(said, supports)
         return tuple(dict.fromkeys(claims))
 
-    def _support(self, items: Sequence[Item]) -> _Support:
-        names = [name for item in items for name in (*item.titles.values(), *_creators(item))]
+    def _about(self, items: Sequence[Item]) -> _Support:
+        titles, creators = _titles_and_creators(items)
+        return self._support([*titles, *creators], items)
+
+    def _support(self, names: Iterable[str], items: Sequence[Item]) -> _Support:
         kinds = _distinct(chain.from_iterable((item.genres, item.moods) for item in items))
         read = [self._rules.kind_and_parts(kind) for kind in kinds]
         return _Support(
-            frozenset(filter(None, all_folded(names))),
+            frozenset(filter(None, names)),
             frozenset(name for name, _ in read),
             frozenset(chain.from_iterable(ids for _, ids in read)),
         )
@@ -237,13 +240,14 @@ class Truth:
 
     def _strangers(self, said: _Sentence, supports: _Supports) -> Iterator[str]:
         """Runs of capitalised words that hold two unknown ones, or one in the place of a name."""
-        known = (self._rules.words.plain, *(support.words for support in supports))
         for run in (_CAPITALISED if said.is_latin else _LATIN_NAME).finditer(said.text):
             start = run.start()
             parts = list(_LATIN_WORD.finditer(run.group()))
             if said.is_latin and said.starts(start):
                 parts = parts[1:]
-            unknown = [part for part in parts if part.group()[0].isupper() and not _is_known_word(part.group(), known)]
+            unknown = [
+                part for part in parts if part.group()[0].isupper() and not self._is_known_word(part.group(), supports)
+            ]
             if not unknown:
                 continue
             first, last = start + unknown[0].start(), start + unknown[-1].end()
@@ -254,13 +258,28 @@ class Truth:
             ):
                 yield said.text[first:last]
 
+    def _is_known_word(self, word: str, supports: _Supports) -> bool:
+        word = folded_nfkc(word).rstrip(".-'")
+        bare = word.removesuffix("'s")
+        parts = {word, bare, bare.split("-")[0]}
+        if len(bare) < _SEVERAL or not parts.isdisjoint(self._rules.words.plain):
+            return True
+        # The likes' words are made once, those of the items at hand only where they are needed.
+        return not all(parts.isdisjoint(support.words) for support in reversed(supports))
 
-def _creators(item: Item) -> list[str]:
-    """The names of an item's creators, of several each too."""
-    creator, local = item.creator or "", item.creator_local or ""
-    if ";" in creator or ";" in local:
-        return [creator, local, *(part.strip() for name in (creator, local) for part in name.split(";"))]
-    return [creator, local]
+
+def _titles_and_creators(items: Iterable[Item]) -> tuple[list[str], list[str]]:
+    """The names of ``items`` and of their creators, of several each too, folded; some may be empty."""
+    titles, creators = list[str](), list[str]()
+    for item in items:
+        titles += item.titles.values()
+        for name in (item.creator, item.creator_local):
+            if name:
+                creators.append(name)
+                if ";" in name:
+                    creators += map(str.strip, name.split(";"))
+    names = all_folded(titles + creators)
+    return names[: len(titles)], names[len(titles) :]
 
 
 def _distinct(kinds: Iterable[Iterable[str]]) -> set[str]:
@@ -274,13 +293,6 @@ def _squeezed(kind: str) -> str:
 @lru_cache(maxsize=16_384)
 def _words(name: str) -> tuple[str, ...]:
     return (*_WORD.findall(name), *re.findall(r"\w+", name))
-
-
-def _is_known_word(word: str, known: Iterable[frozenset[str]]) -> bool:
-    word = folded_nfkc(word).rstrip(".-'")
-    bare = word.removesuffix("'s")
-    parts = {word, bare, bare.split("-")[0]}
-    return len(bare) < _SEVERAL or not all(parts.isdisjoint(words) for words in known)
 
 
 def _is_possessive(word: str) -> bool:
