@@ -33,7 +33,7 @@ TODAY = datetime(2026, 1, 1, tzinfo=ZoneInfo("Asia/Seoul"))
 
 
 def settings_of(llm: LLMServer, directory: Path, **more: Any) -> Settings:
-    given = Settings(_env_file=None, openai_base_url=llm.base_url, default_locale="en", **more)  # type: ignore[call-arg]
+    given = Settings(_env_file=None, openai_base_url=llm.base_url, default_locale="en", **more)
     return embedded(given, directory)
 
 
@@ -334,7 +334,7 @@ async def test_a_provider_that_stays_away_ends_the_run(site: BatchSite) -> None:
     async def away(_: str) -> Any:
         raise DependencyUnavailable("batches", "away")
 
-    site.api.look = away  # type: ignore[method-assign]
+    site.api.look = away  # type: ignore[method-assign,assignment]
     with pytest.raises(DependencyUnavailable, match="away"):
         await site.run()
 
@@ -493,7 +493,7 @@ async def test_killed_at_any_step_and_run_again_nothing_is_paid_twice_and_nobody
 @pytest.fixture
 async def environment(mysql_url: str, redis_url: str, llm_server: LLMServer) -> dict[str, str]:
     prices = orjson.dumps({MODEL: PRICE.model_dump()}).decode()
-    settings = Settings(_env_file=None, database_url=mysql_url, redis_url=redis_url)  # type: ignore[call-arg]
+    settings = Settings(_env_file=None, database_url=mysql_url, redis_url=redis_url)
     await asyncio.to_thread(fill, mysql_url, 12)
     async with open_parts(settings) as parts:
         await embed(parts)
@@ -564,11 +564,11 @@ async def test_sigkilled_and_run_again_the_refresh_ends_with_nothing_uploaded_cr
     assert "0 sent, 1 resumed; 1 completed" in outcome.out
     assert "questions: 12 merged" in outcome.out
     async with Redis.from_url(environment["REDIS_URL"]) as redis:
-        results = [orjson.loads(await redis.get(f"latest:recommendation:{member}")) for member in range(1, 13)]
+        results = [orjson.loads(await redis.get(f"latest:recommendation:{member}") or "{}") for member in range(1, 13)]
         assert not any(result["degraded"] for result in results)
         (day,) = [key async for key in redis.scan_iter(match=f"{SPEND_PREFIX}*")]
         usd = sum(result["usage"]["cost_usd"] for result in results)
-        assert int(await redis.get(day)) / 1e9 == pytest.approx(usd, abs=1e-5)
+        assert int(await redis.get(day) or 0) / 1e9 == pytest.approx(usd, abs=1e-5)
     again = await run_command("refresh", "--batch", environment=environment)
     assert "0 sent, 0 resumed; none" in again.out
     assert list(batches.paid.values()) == [1] * 12

@@ -133,7 +133,7 @@ class BatchSite:
     async def spend_usd(self) -> float:
         """What is spent, of all days."""
         days = [key async for key in self.parts.redis.scan_iter(match=f"{SPEND_PREFIX}*")]
-        return sum([int(await self.parts.redis.get(key)) for key in days]) / 1e9
+        return sum([int(await self.parts.redis.get(key) or 0) for key in days]) / 1e9
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """The requests that batches were created with."""
