@@ -47,7 +47,10 @@ LLM_RETRY_CAUSES = (
 )  # fmt: skip
 LLM_OUTCOMES = ("ok", "cancelled", *LLM_FAILURES)
 FLAWS = ("incomplete", *LLM_FAILURES)
-DROP_CAUSES = ("unknown_handle", "repeated_handle", "bad_pick", "bad_group", "bad_reason", "bad_taste", OTHER)
+DROP_CAUSES = (
+    "unknown_handle", "repeated_handle", "bad_pick", "bad_group", "bad_reason", "bad_taste",
+    "untrue_reason", "untrue_label", "untrue_tagline", "untrue_taste", OTHER,
+)  # fmt: skip
 ARMS = (*(arm.value for arm in Arm), OTHER)
 ANSWER_KINDS = ("new", "degraded", "reused", OTHER)
 GUARD_PARTS = ("breaker", "budgets", OTHER)
@@ -63,6 +66,7 @@ HTTP_CODES = ("2xx", "3xx", "4xx", "5xx")
 _JOB_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.25, 2.5, 3, 4, 6, 8, 12, 20, 30, 60)
 _STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 2.5, 3, 5, 10, 20)
 _LLM_BUCKETS_S = (0.25, 0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 20, 30)
+_PROVISIONAL_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
 _SHORT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
@@ -366,7 +370,7 @@ class _WorkerMetrics:
         self._provisional_duration = Histogram(
             "songs_ai_provisional_result_duration_seconds",
             "Time from a job's delivery until its provisional result was written.",
-            buckets=_SHORT_BUCKETS_S,
+            buckets=_PROVISIONAL_BUCKETS_S,
             registry=registry,
         )
         self._settled = Counter(
