@@ -8,7 +8,7 @@ from config.wish_texts import WishTexts
 from core.handles import Handles
 from core.plain_text import plain_line
 from core.ports import Prompt
-from core.prompting import rough_tokens
+from core.token_estimate import rough_tokens
 from core.wish import TIME, Wish
 
 MAX_WORDS_CHARS = 200
