@@ -19,10 +19,11 @@ from core.explanation import OFFLINE, Explainer
 from core.handles import Handles, read_handle
 from core.json_salvage import read_object
 from core.observing import unfailing
-from core.plain_text import plain_line
+from core.plain_text import has_markup, plain_line
 from core.ports import Completion, LanguageModel, Observer, Prompt
 from core.prompting import affordable_picks, build_prompt, build_screening
 from core.screening import FINALISTS_PER_PICK, parse_screening
+from core.truth import ClaimRules, Truth
 from core.wish import Wish
 from core.wish_prompt import leaving_room, with_wish
 from models.catalogue import Item
@@ -32,6 +33,7 @@ from models.recommendation import Candidate, Group, Pick, Reranked, TokenUsage
 
 MALFORMED = "malformed"
 INCOMPLETE = "incomplete"
+UNTRUE = "untrue_"
 
 _MAX_LABEL, _MAX_TAGLINE, _MAX_REASON, _MAX_TASTE = 40, 90, 160, 240
 _MIN_SENTENCE = 4
@@ -61,7 +63,8 @@ class Answer:
     """What is usable of a model's answer: no candidate twice, none that was not shown.
 
     ``dropped`` counts the rest by cause: ``unknown_handle``, ``repeated_handle``, ``bad_pick``, ``bad_group``,
-    ``bad_reason``, ``bad_taste``. ``is_whole`` is False where the JSON was cut short or broken.
+    ``bad_reason``, ``bad_taste``; and sentences that name what nothing supports: ``untrue_reason``, ``untrue_label``,
+    ``untrue_tagline``, ``untrue_taste``. ``is_whole`` is False where the JSON was cut short or broken.
     """
 
     groups: tuple[AnswerGroup, ...]
@@ -116,7 +119,7 @@ class _Reader:
     def sentence(self, raw: object, max_chars: int, cause: str) -> str | None:
         """``raw`` as plain text, or None where it is no sentence of the locale."""
         text = plain_line(raw, max_chars) if isinstance(raw, str) else ""
-        if len(text) >= _MIN_SENTENCE and self._letters.search(text):
+        if len(text) >= _MIN_SENTENCE and self._letters.search(text) and not has_markup(text):
             return text
         self.dropped[cause] += 1
         return None
@@ -142,7 +145,32 @@ def _listed(value: object) -> list[object]:
 
 def _titled(value: object, max_chars: int) -> str:
     text = plain_line(value, max_chars) if isinstance(value, str) else ""
-    return text if any(char.isalnum() for char in text) else ""
+    return text if any(char.isalnum() for char in text) and not has_markup(text) else ""
+
+
+def only_true(answer: Answer, truth: Truth) -> Answer:
+    """``answer`` without the sentences that name what neither the likes nor the picks they are about support."""
+    dropped = Counter(answer.dropped)
+
+    def kept(sentence: str, part: str, about: Sequence[Candidate] = (), *, is_title: bool = False) -> str:
+        if not sentence or not truth.unsupported(sentence, about, is_title=is_title):
+            return sentence
+        dropped[UNTRUE + part] += 1
+        return ""
+
+    def checked(group: AnswerGroup) -> AnswerGroup:
+        shown = [choice.candidate for choice in group.choices]
+        return AnswerGroup(
+            kept(group.label, "label", shown, is_title=True),
+            kept(group.tagline, "tagline", shown, is_title=True),
+            tuple(
+                replace(choice, reason=kept(choice.reason or "", "reason", [choice.candidate]) or None)
+                for choice in group.choices
+            ),
+        )
+
+    groups = tuple(checked(group) for group in answer.groups)
+    return replace(answer, groups=groups, taste=kept(answer.taste, "taste"), dropped=dict(dropped))
 
 
 # --- merge ---
@@ -282,6 +310,7 @@ class Reranker:
         self._texts = texts
         self._strategies = strategies
         self._order_weight = order_weight
+        self._rules = {locale: ClaimRules(spoken.claims, profile.kinds) for locale, spoken in texts.locales.items()}
 
     @property
     def prompt_version(self) -> str:
@@ -411,11 +440,16 @@ class Reranker:
         question, reply = asked.question, _reply(end)
         try:
             answer = parse_answer(reply.text, asked.handles, letters=self._texts.locales[question.locale].letters)
-            return self._outcome(asked, reply, answer)
+            return self._outcome(asked, reply, only_true(answer, self._truth(asked)))
         except Exception:
             # The boundary to a model that may say anything: an answer that trips us up must not cost the ranking.
             log.exception(LogEvent.UNEXPECTED_ERROR_CAUGHT, part="rerank")
             return self._outcome(asked, replace(reply, flaw=reply.flaw or MALFORMED), NO_ANSWER)
+
+    def _truth(self, asked: Asked) -> Truth:
+        question = asked.question
+        shown = [candidate.item for candidate in asked.handles.values()]
+        return Truth(self._rules[question.locale], shown, question.liked, question.wish.text if question.wish else "")
 
     def _outcome(self, asked: Asked, reply: _Reply, answer: Answer) -> Reranked:
         question, n_asked = asked.question, asked.n_asked
@@ -448,6 +482,8 @@ class Reranker:
         for cause, n in dropped.items():
             with unfailing():
                 self._observer.llm_dropped(cause, n)
+        if untrue := {cause: n for cause, n in dropped.items() if cause.startswith(UNTRUE)}:
+            log.info(LogEvent.UNTRUE_SENTENCES_REPLACED, **untrue)
         if flaw is not None:
             log.warning(LogEvent.RERANK_FELL_BACK, reason=flaw, n_salvaged=n_salvaged)
             with unfailing():

@@ -15,6 +15,7 @@ from unicodedata import normalize
 from config.prompt_texts import ClaimWords
 from core.name_index import NameIndex, all_folded, folded, folded_nfkc, is_latin
 from models.catalogue import Item
+from models.recommendation import Candidate
 
 _QUOTED = re.compile(
     r"\"([^\"]+)\"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»|「([^」]+)」|『([^』]+)』|《([^》]+)》|〈([^〉]+)〉"
@@ -103,9 +104,12 @@ _Supports = tuple[_Support, ...]
 
 
 class Truth:
-    """What sentences about ``shown`` may say to one who likes ``liked``. Built once an answer."""
+    """What sentences may say to one who likes ``liked`` and was offered ``shown``. Built once an answer.
 
-    def __init__(self, rules: ClaimRules, shown: Sequence[Item], liked: Sequence[Item]) -> None:
+    What the listener said, ``words``, may be said too.
+    """
+
+    def __init__(self, rules: ClaimRules, shown: Sequence[Item], liked: Sequence[Item], words: str = "") -> None:
         self._rules = rules
         titles, creators = _titles_and_creators(shown)
         liked_titles, liked_creators = _titles_and_creators(liked)
@@ -115,9 +119,10 @@ class Truth:
         genres = [rules.kind_and_parts(genre)[0] for genre in _distinct(item.genres for item in chain(shown, liked))]
         self._kinds = rules.kinds.union(self._moods, genres)
         self._index = NameIndex(self._titles.union(self._creators, self._moods, genres), rules.index)
-        self._liked = self._support([*liked_titles, *liked_creators], liked)
+        said = [folded(words), *_words(folded(words))]
+        self._liked = self._support([*liked_titles, *liked_creators, *said], _kinds(liked))
 
-    def unsupported(self, sentence: str, about: Sequence[Item] = (), *, is_title: bool = False) -> tuple[str, ...]:
+    def unsupported(self, sentence: str, about: Sequence[Candidate] = (), *, is_title: bool = False) -> tuple[str, ...]:
         """What ``sentence`` names that neither the likes nor ``about`` support, as it names it; empty if all is true.
 
         A title may capitalise its words (``is_title``), so there these alone are no claim.
@@ -129,12 +134,13 @@ class Truth:
             claims += self._strangers(said, supports)
         return tuple(dict.fromkeys(claims))
 
-    def _about(self, items: Sequence[Item]) -> _Support:
+    def _about(self, candidates: Sequence[Candidate]) -> _Support:
+        items = [item for candidate in candidates for item in (candidate.item, *candidate.evidence.near)]
         titles, creators = _titles_and_creators(items)
-        return self._support([*titles, *creators], items)
+        fulfilled = (wished.labels.values() for candidate in candidates for wished in candidate.evidence.wish)
+        return self._support([*titles, *creators], _kinds(items).union(*fulfilled))
 
-    def _support(self, names: Iterable[str], items: Sequence[Item]) -> _Support:
-        kinds = _distinct(chain.from_iterable((item.genres, item.moods) for item in items))
+    def _support(self, names: Iterable[str], kinds: Iterable[str]) -> _Support:
         read = [self._rules.kind_and_parts(kind) for kind in kinds]
         return _Support(
             frozenset(filter(None, names)),
@@ -284,6 +290,10 @@ def _titles_and_creators(items: Iterable[Item]) -> tuple[list[str], list[str]]:
 
 def _distinct(kinds: Iterable[Iterable[str]]) -> set[str]:
     return set(chain.from_iterable(kinds))
+
+
+def _kinds(items: Iterable[Item]) -> set[str]:
+    return _distinct(chain.from_iterable((item.genres, item.moods) for item in items))
 
 
 def _squeezed(kind: str) -> str:

@@ -28,6 +28,7 @@ class LogEvent(StrEnum):
     DELIVERY_NOT_SETTLED = "delivery_not_settled"
     UNEXPECTED_ERROR_CAUGHT = "unexpected_error_caught"
     RERANK_FELL_BACK = "rerank_fell_back"
+    UNTRUE_SENTENCES_REPLACED = "untrue_sentences_replaced"
     WISH_NOT_EMBEDDED = "wish_not_embedded"
     LLM_ACCESS_REFUSED = "llm_access_refused"
     LLM_REQUEST_ADAPTED = "llm_request_adapted"

@@ -14,9 +14,11 @@ from prometheus_client import CollectorRegistry
 
 from api.app import RequestObserver
 from api.health import DependencyObserver
+from config.prompt_texts import ClaimWords
 from core.llm_share import Arm
 from core.ports import Observer
-from core.reranking import INCOMPLETE, MALFORMED, parse_answer
+from core.reranking import INCOMPLETE, MALFORMED, Answer, AnswerGroup, Choice, only_true, parse_answer
+from core.truth import ClaimRules, Truth
 from services.call_guard import GuardObserver
 from services.circuit_breaker import BreakerState
 from services.clock import SystemClock
@@ -277,7 +279,10 @@ def test_the_labels_are_those_that_the_reranker_uses() -> None:
     spoilt = {"groups": [1, {"picks": [{"h": 1, "r": ""}, {"h": 1}, {"h": 7}, {"h": "x"}]}], "taste": 1}
     item = make_item(1)
     answer = parse_answer(json.dumps(spoilt), {1: make_candidate(item)})
-    assert set(answer.dropped) | {OTHER} == set(DROP_CAUSES)
+    said = "So much like “Vogue”"
+    group = AnswerGroup(said, said, (Choice(make_candidate(item), said),))
+    untrue = only_true(Answer(groups=(group,), taste=said), Truth(ClaimRules(ClaimWords(), ()), [item], []))
+    assert {*answer.dropped, *untrue.dropped, OTHER} == set(DROP_CAUSES)
     assert {MALFORMED, INCOMPLETE} < set(FLAWS)
 
 

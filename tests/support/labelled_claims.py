@@ -1,4 +1,4 @@
-"""Sentences as models write them, labelled by hand: does what they name follow from the likes and the pick they are about?
+"""Sentences as models write them, labelled by hand: does what they name follow from the likes and their pick?
 
 Many others of the catalogue have plain words for titles and names ("Home", "Stay", "Journey", "하루", "恋"), so that a
 check that only looks for words takes true sentences for false ones.
@@ -7,7 +7,8 @@ check that only looks for words takes true sentences for false ones.
 from dataclasses import dataclass, replace
 
 from models.catalogue import Item
-from tests.support.builders import make_item
+from models.recommendation import Candidate
+from tests.support.builders import make_candidate, make_item
 
 
 def _song(
@@ -72,14 +73,14 @@ class Labelled:
     """``is_true`` by a person's judgement; ``pick`` is what the sentence is about."""
 
     locale: str
-    pick: Item
+    pick: Candidate
     text: str
     is_true: bool
 
 
 def _labelled(locale: str, pick: str, true: str, untrue: str) -> list[Labelled]:
     return [
-        Labelled(locale, PICKS[pick], line.strip(), is_true)
+        Labelled(locale, make_candidate(PICKS[pick]), line.strip(), is_true)
         for lines, is_true in ((true, True), (untrue, False))
         for line in lines.strip().splitlines()
     ]
