@@ -13,7 +13,7 @@ from core.ports import Floats, Hits, Ids, IndexRows, Predicate
 from models.catalogue import ItemFacts
 from services.coded_column import CodedColumn
 from services.scan_queue import QueuedScan
-from services.vector_scan import Found, Places, VectorScan, build_scan
+from services.vector_scan import Found, GatheredScan, Places, VectorScan, build_scan, part_at_once
 
 _MAX_SLICES_BYTES = 256 * 2**20
 
@@ -50,6 +50,8 @@ class InMemoryItemIndex:
         self._max_slices_bytes = max_slices_bytes
         self._slices: OrderedDict[Predicate, _Slice] = OrderedDict()
         self._building: dict[Predicate, asyncio.Task[_Slice]] = {}
+        self._improving: set[asyncio.Task[None]] = set()
+        self._one_at_a_time = asyncio.Lock()
 
     @property
     def version(self) -> str:
@@ -101,8 +103,8 @@ class InMemoryItemIndex:
     ) -> list[Hits]:
         """For each of ``queries`` (float32 (k, dim), of any length) the ``n`` items nearest to it by cosine.
 
-        A query without direction is near nothing. The first search by a predicate takes longer: the items that it
-        keeps get a scan of their own, which is remembered.
+        A query without direction is near nothing. The items that a predicate keeps get a scan of their own, which is
+        remembered; until it is built, searches by it compare them one by one.
         """
         lengths = np.sqrt(np.vecdot(queries, queries))
         # Of few numbers Python is sooner done than numpy.
@@ -144,8 +146,13 @@ class InMemoryItemIndex:
             self._genre_names = frozenset(genre for genres in self._genres.values for genre in genres)
         return self._genre_names
 
+    async def settle(self) -> None:
+        """Returns when no scan is being built for a predicate, as after its first search."""
+        while self._improving:
+            await asyncio.wait(self._improving)
+
     async def _slice(self, predicate: Predicate) -> "_Slice":
-        """The items that ``predicate`` keeps; built off the event loop, once for all that ask meanwhile."""
+        """The items that ``predicate`` keeps; looked up off the event loop, once for all that ask meanwhile."""
         if (known := self._slices.get(predicate)) is not None:
             self._slices.move_to_end(predicate)
             return known
@@ -160,10 +167,25 @@ class InMemoryItemIndex:
         finally:
             del self._building[predicate]
         self._slices[predicate] = built
-        # Those that have not been asked for the longest go first.
+        if built.places is not None:
+            improving = asyncio.create_task(self._improve(predicate, built, built.places))
+            self._improving.add(improving)
+            improving.add_done_callback(self._improving.discard)
+        self._forget()
+        return built
+
+    async def _improve(self, predicate: Predicate, slice_: "_Slice", places: Places) -> None:
+        """Builds the scan of ``slice_`` off the event loop, which takes a second or more, and swaps it in."""
+        async with self._one_at_a_time:
+            scan = await asyncio.to_thread(self._scan.part, places)
+        if self._slices.get(predicate) is slice_:
+            self._slices[predicate] = _Slice(slice_.ids, scan)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Slices that have not been asked for the longest go first."""
         while len(self._slices) > 1 and sum(each.n_bytes for each in self._slices.values()) > self._max_slices_bytes:
             self._slices.popitem(last=False)
-        return built
 
     def _build_slice(self, predicate: Predicate) -> "_Slice":
         kept = np.ones(len(self), dtype=np.bool_)
@@ -174,7 +196,8 @@ class InMemoryItemIndex:
         if predicate.languages:
             kept &= self._languages.where(lambda language: _any_of(predicate.languages)((language or "",)))
         places = np.flatnonzero(kept)
-        return _Slice(self._rows.ids[places], self._scan.part(places))
+        scan = part_at_once(self._scan, places)
+        return _Slice(self._rows.ids[places], scan, places if isinstance(scan, GatheredScan) else None)
 
     def _places(self, item_ids: Collection[int]) -> Places:
         """Where those of ``item_ids`` that the index holds stand in it, in their order."""
@@ -186,10 +209,10 @@ class InMemoryItemIndex:
 
 
 class _Slice:
-    """Some items of the index: their ids, rising, and the scan of their rows."""
+    """Some items of the index: their ids, rising, the scan of their rows, and their places if it is to be built yet."""
 
-    def __init__(self, ids: Ids, scan: VectorScan) -> None:
-        self.ids, self.scan = ids, QueuedScan(scan)
+    def __init__(self, ids: Ids, scan: VectorScan, places: Places | None = None) -> None:
+        self.ids, self.scan, self.places = ids, QueuedScan(scan), places
         self.n_bytes = ids.nbytes + scan.n_bytes
 
     def hits(self, found: Found, left_out: Ids, n: int) -> Hits:

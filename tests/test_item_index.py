@@ -1,6 +1,7 @@
 """The index against a brute-force oracle."""
 
 import asyncio
+import threading
 from collections.abc import Collection, Sequence
 from typing import TypeVar
 
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 
 from core.ports import IndexRows, Predicate
 from models.catalogue import ItemFacts
-from services import scan_queue
+from services import scan_queue, vector_scan
 from services.item_index import InMemoryItemIndex
-from services.vector_scan import build_scan
+from services.vector_scan import FastScan, GatheredScan, Places, VectorScan, build_scan
 from tests.support.clustered import clustered_rows
 from tests.support.index_rows import make_rows
 
@@ -317,3 +318,52 @@ async def test_a_slice_that_could_not_be_built_is_built_at_the_next_search(monke
             await index.search(query, 5, predicate=JAZZ)
     [hits] = await index.search(query, 5, predicate=JAZZ)
     assert len(hits.ids) == 5
+
+
+@pytest.fixture
+def slow_parts(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Parts of an index get codes, however small, which are not ready before the event is set."""
+    monkeypatch.setattr(vector_scan, "_PART_EXACT_BELOW", 1000)
+    may_end = threading.Event()
+    part = FastScan.part
+
+    def waiting(scan: FastScan, places: Places) -> VectorScan:
+        assert may_end.wait(5)
+        return part(scan, places)
+
+    monkeypatch.setattr(FastScan, "part", waiting)
+    return may_end
+
+
+def two_genres() -> InMemoryItemIndex:
+    vectors = clustered_rows(4000, 16)
+    rows = make_rows(vectors.tolist(), genres=[("rock",), ("pop",)] * 2000)
+    return InMemoryItemIndex(rows, NAME, build_scan(rows.vectors, exact_below=100))
+
+
+ROCK, POP = (Predicate(genres=frozenset({genre})) for genre in ("rock", "pop"))
+
+
+async def test_the_first_search_by_a_predicate_does_not_wait_for_codes(slow_parts: threading.Event) -> None:
+    index, query = two_genres(), clustered_rows(1, 16)
+    [first] = await index.search(query, 50, predicate=ROCK)
+    kept = np.arange(1, 4001, 2)
+    _, vectors = await index.vectors(kept.tolist())
+    assert set(first.ids.tolist()) == set(kept[np.argsort(-(vectors @ query[0]))[:50]].tolist())
+    assert isinstance(index._slices[ROCK].scan._scan, GatheredScan)
+    slow_parts.set()
+    await index.settle()
+    assert isinstance(index._slices[ROCK].scan._scan, FastScan)
+    [then] = await index.search(query, 50, predicate=ROCK)
+    assert len(set(first.ids.tolist()) & set(then.ids.tolist())) >= 48
+
+
+async def test_a_slice_that_was_forgotten_meanwhile_does_not_come_back(slow_parts: threading.Event) -> None:
+    index, query = two_genres(), clustered_rows(1, 16)
+    index._max_slices_bytes = 1
+    await index.search(query, 50, predicate=ROCK)
+    await index.search(query, 50, predicate=POP)
+    slow_parts.set()
+    await index.settle()
+    assert list(index._slices) == [POP]
+    assert isinstance(index._slices[POP].scan._scan, FastScan)

@@ -10,7 +10,18 @@ import pytest
 from core.ports import Floats
 from services import scan_queue, vector_scan
 from services.scan_queue import QueuedScan
-from services.vector_scan import RECALL_AIM, ExactScan, FastScan, Found, Places, Tuning, VectorScan, build_scan
+from services.vector_scan import (
+    RECALL_AIM,
+    ExactScan,
+    FastScan,
+    Found,
+    GatheredScan,
+    Places,
+    Tuning,
+    VectorScan,
+    build_scan,
+    part_at_once,
+)
 from tests.support.clustered import clustered_rows
 
 DIM = 32
@@ -157,6 +168,37 @@ def test_a_part_leaves_the_whole_as_it_was(rows: Floats, fast: VectorScan) -> No
 
 def test_a_small_part_is_scanned_exactly(fast: VectorScan) -> None:
     assert fast.part(np.arange(300)).kind == "exact"
+
+
+def test_a_small_part_is_there_at_once(fast: VectorScan) -> None:
+    assert not isinstance(part_at_once(fast, np.arange(300)), GatheredScan)
+    assert not isinstance(part_at_once(ExactScan(fast.rows), np.arange(len(fast.rows))), GatheredScan)
+
+
+@pytest.mark.usefixtures("small_parts_have_codes")
+@pytest.mark.parametrize("whole", ["fast", "lists"])
+def test_what_stands_in_for_a_part_finds_what_an_exact_scan_of_it_finds(
+    whole: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_scan, "_GATHERED_CHUNK", 700)
+    scan: VectorScan = request.getfixturevalue(whole)
+    places = np.flatnonzero(scan.rows[:, 0] > 0)
+    gathered, exact = part_at_once(scan, places), ExactScan(scan.rows[places])
+    assert isinstance(gathered, GatheredScan)
+    assert (gathered.kind, gathered.recall, gathered.n_bytes) == ("exact", 1.0, places.nbytes)
+    np.testing.assert_array_equal(gathered.rows, scan.rows[places])
+    queries = queries_near(scan.rows.astype(np.float32))[:8]
+    for one, other in zip(gathered.search(queries, 50, 7), exact.search(queries, 50, 7), strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_allclose(one[1], other[1], atol=3e-6)
+    of_part = gathered.part(np.array([3, 5]))
+    np.testing.assert_array_equal(of_part.rows, scan.rows[places[[3, 5]]])
+
+
+def test_what_stands_in_for_a_part_is_searched_off_the_event_loop(fast: VectorScan) -> None:
+    """It costs more than the codes of the same rows, and more than the loop should wait for."""
+    n = 1_500_000 // fast.rows.shape[1]
+    assert GatheredScan(fast.rows, np.arange(n)).cost_us > scan_queue._MAX_IN_LOOP_US
 
 
 def test_an_empty_part_finds_nothing(fast: VectorScan, rows: Floats) -> None:
