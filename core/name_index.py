@@ -26,6 +26,8 @@ def all_folded(names: Sequence[str]) -> list[str]:
 
     A name with a line break, which no line of text can hold, becomes an empty string.
     """
+    if not names:
+        return []
     joined = "\n".join([name[:MAX_NAME_CHARS] if "\n" not in name else "" for name in names])
     lines = folded(joined).split("\n")
     return [_SPACES.sub(" ", line).strip() for line in lines] if "  " in joined or "\t" in joined else lines
