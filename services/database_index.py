@@ -205,8 +205,10 @@ class DatabaseItemIndex:
     async def genres(self) -> frozenset[str]:
         """Every genre that an item has, casefolded; looked up once."""
         if self._genre_names is None:
-            query = sa.select(item_code.c.genres.distinct()).where(
-                item_code.c.generation == self._prepared.generation.number
+            query = (
+                sa.select(item_code.c.genres)
+                .distinct()
+                .where(item_code.c.generation == self._prepared.generation.number)
             )
             async with self._database.connect() as connection:
                 found = (await connection.scalars(query)).all()

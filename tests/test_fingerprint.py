@@ -57,3 +57,15 @@ def test_each_thing_the_answer_depends_on_counts() -> None:
 def test_ids_beyond_64_bits_do_not_break_it() -> None:
     huge = replace(LISTENER, seen_ids=frozenset({2**70}))
     assert of(listener=huge) != of()
+
+
+def test_without_a_wish_it_is_what_it_was_before_there_were_wishes() -> None:
+    assert of() == of(replace(JOB, context=None)) == "3378448cc0c4c48e8579fea64729e0bb"
+    assert fingerprint(JOB, LISTENER, locale="ko", top_k=50, versions=VERSIONS, wish={}) == of()
+
+
+def test_each_part_of_a_wish_counts() -> None:
+    wishes: list[dict[str, str]] = [{}, {"query": "calm"}, {"mood": "calm"}, {"query": "calm", "time": "time:night"}]
+    assert (
+        len({fingerprint(JOB, LISTENER, locale="ko", top_k=50, versions=VERSIONS, wish=each) for each in wishes}) == 4
+    )
