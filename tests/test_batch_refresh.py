@@ -465,18 +465,18 @@ async def test_killed_at_any_step_and_run_again_nothing_is_paid_twice_and_nobody
 ) -> None:
     settings = settings_of(llm_server, tmp_path)
     url = settings.database_url.get_secret_value()
-    async with open_batch_site(settings, llm_server, url, n_members=3) as site:
-        n, site.config = 0, replace(site.config, max_questions=2)
+    async with open_batch_site(settings, llm_server, url, n_members=2) as site:
+        n, site.config = 0, replace(site.config, max_questions=1)
         while True:
             n += 1
             site.llm.batches.paid.clear()
             site.llm.batches.n_uploads = site.llm.batches.n_creations = 0
             was_killed = await killed_and_run_again(site, Steps(n, after=after))
-            assert paid(site) == [1] * 3, f"step {n}"
-            assert site.llm.batches.n_uploads <= 3 >= site.llm.batches.n_creations, f"step {n}"
+            assert paid(site) == [1] * 2, f"step {n}"
+            assert (site.llm.batches.n_uploads, site.llm.batches.n_creations) == (2, 2), f"step {n}"
             assert await site.ledger.open_parts() == [], f"step {n}"
-            answered = [await site.latest(member) for member in (1, 2, 3)]
-            assert [result is not None and not result["degraded"] for result in answered] == [True] * 3, f"step {n}"
+            answered = [await site.latest(member) for member in (1, 2)]
+            assert [result is not None and not result["degraded"] for result in answered] == [True] * 2, f"step {n}"
             usd = sum(result["usage"]["cost_usd"] for result in answered if result)
             assert await site.spend_usd() == pytest.approx(usd, abs=1e-5), f"step {n}"
             assert site.llm.batches.files == {}, f"step {n}"
@@ -557,6 +557,9 @@ async def test_sigkilled_and_run_again_the_refresh_ends_with_nothing_uploaded_cr
     hold = Hold(hold.step, hold.n_lines)
     meanwhile = n_settled(environment["DATABASE_URL"], n_merged) if n_merged else at_once("")
     await kill_at(environment, hold, llm_server, meanwhile)
+    async with Redis.from_url(environment["REDIS_URL"]) as redis:
+        # Else the next run waits some seconds until the lease of the dead one ends.
+        assert await redis.delete("songs_ai:flight:refresh-batches") == 1
     outcome: Outcome = await run_command("refresh", "--batch", environment=environment)
     assert (outcome.code, outcome.err) == (0, "")
     batches = llm_server.batches
@@ -569,9 +572,6 @@ async def test_sigkilled_and_run_again_the_refresh_ends_with_nothing_uploaded_cr
         (day,) = [key async for key in redis.scan_iter(match=f"{SPEND_PREFIX}*")]
         usd = sum(result["usage"]["cost_usd"] for result in results)
         assert int(await redis.get(day) or 0) / 1e9 == pytest.approx(usd, abs=1e-5)
-    again = await run_command("refresh", "--batch", environment=environment)
-    assert "0 sent, 0 resumed; none" in again.out
-    assert list(batches.paid.values()) == [1] * 12
 
 
 async def test_a_dry_run_says_what_it_would_cost_and_does_nothing(

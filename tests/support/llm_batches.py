@@ -101,7 +101,8 @@ class Batches:
         file = form["file"]
         if form.get("purpose") != "batch" or not isinstance(file, web.FileField):
             return _error(400, "invalid_purpose")
-        file_id = self._kept(file.file.read())
+        with file.file as content:
+            file_id = self._kept(content.read())
         self.names[file_id] = file.filename
         self.n_uploads += 1
         await self._held("upload")
@@ -111,9 +112,9 @@ class Batches:
         if self.hold is not None and self.hold.step == step:
             await self.hold.keep()
 
-    async def _list_files(self, _: web.Request) -> web.Response:
+    async def _list_files(self, request: web.Request) -> web.Response:
         newest_first = [_file(file_id, name) for file_id, name in reversed(self.names.items()) if file_id in self.files]
-        return web.json_response({"object": "list", "data": newest_first, "has_more": False})
+        return _page(request, newest_first)
 
     def _kept(self, content: bytes) -> str:
         file_id = f"file-{len(self.files) + 1}"
@@ -174,11 +175,11 @@ class Batches:
         batch = self.batches[str(document["id"])] = _Batch(document, requests, self.plan)
         return batch
 
-    async def _list(self, _: web.Request) -> web.Response:
+    async def _list(self, request: web.Request) -> web.Response:
         if not self.is_there:
             return _error(404, "unknown_url")
         newest_first = [batch.document for batch in reversed(self.batches.values())]
-        return web.json_response({"object": "list", "data": newest_first, "has_more": False})
+        return _page(request, newest_first)
 
     async def _poll(self, request: web.Request) -> web.Response:
         if (batch := self.batches.get(request.match_info["id"])) is None:
@@ -225,6 +226,14 @@ class Batches:
         assert isinstance(body, dict)
         self.paid[name] = self.paid.get(name, 0) + 1
         return {**line, "response": {"status_code": 200, "request_id": f"req_{place}", "body": self.answer(body)}}
+
+
+def _page(request: web.Request, newest_first: list[Json]) -> web.Response:
+    after = request.query.get("after")
+    first = next((place for place, each in enumerate(newest_first, 1) if each["id"] == after), 0)
+    rest = newest_first[first:]
+    data = rest[: int(request.query.get("limit", "20"))]
+    return web.json_response({"object": "list", "data": data, "has_more": len(data) < len(rest)})
 
 
 def _file(file_id: str, filename: str) -> Json:
