@@ -22,6 +22,7 @@ from config.settings import Settings
 from config.token_price import TokenPrice
 from services.collaborative_source import InMemoryCollaborativeSource
 from services.item_index import InMemoryItemIndex
+from services.logs import configure_logging
 from tests.support.llm_server import LLMServer, Manner, Question
 from training import uplift
 from training.evaluate import split_of
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--budget-s", type=float, default=30.0)
     options = parser.parse_args()
+    configure_logging("ERROR")
     with TemporaryDirectory(prefix="songs-ai-uplift-") as name, threadpool_limits(1, user_api="blas"):
         directory = Path(name) / "lastfm"
         directory.mkdir()

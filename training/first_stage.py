@@ -83,7 +83,8 @@ def prepare(
 ) -> Study:
     """Fit on the training part, choose parameters and weights on a validation split of it, and pick ``n_users``.
 
-    They are spread evenly over those of whom something is held out. Raises ``ConfigurationError``.
+    They are drawn by ``seed`` from those of whom something is held out; more of them are the same and further ones.
+    Raises ``ConfigurationError``.
     """
     interactions, described = dataset_files(dataset, items)
     if described is None:
@@ -111,7 +112,7 @@ def prepare(
         rows=_index_rows(catalogue, vectors, popularity / max(float(popularity.max(initial=0)), 1.0)),
         embedder_name=embedder.name,
         fitted=_fitted(ours.model, weights),
-        listeners=_listeners(weighed(data, ours.weighing.asked), split, n_users),
+        listeners=_listeners(weighed(data, ours.weighing.asked), split, n_users, seed),
         excluded=_excluded(data, split, protocol),
     )
 
@@ -224,10 +225,10 @@ def _fusion_weights(
     return choose_weights(list(candidates_of(model, inputs, signals)), targets, tell=tell)
 
 
-def _listeners(data: Interactions, split: Split, n_users: int) -> list[HeldOut]:
-    inputs, targets = listeners_of(data, split, len(data.item_ids), n_users)
+def _listeners(data: Interactions, split: Split, n_users: int, seed: int) -> list[HeldOut]:
+    inputs, targets = listeners_of(data, split, len(data.item_ids))
     found = []
-    for row in range(inputs.n_rows):
+    for row in np.random.default_rng(seed).permutation(inputs.n_rows)[:n_users].tolist():
         told, wanted = inputs.rows(row, row + 1), targets.rows(row, row + 1)
         strongest = np.argsort(-told.weights, kind="stable")
         likes = zip((told.items[strongest] + 1).tolist(), told.weights[strongest].tolist(), strict=True)

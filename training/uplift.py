@@ -31,9 +31,10 @@ from core.evaluation import (
 )
 from core.item_versions import VersionFinder
 from core.pipeline import PipelineConfig
-from core.ports import Clock, CollaborativeSource, Completion, ItemIndex, LanguageModel
-from core.prompting import rough_tokens, shuffled
+from core.ports import Clock, CollaborativeSource, Completion, ItemIndex, LanguageModel, Prompt
+from core.prompting import shuffled
 from core.reranking import Asked, Reranker, fused_order, parse_answer
+from core.token_estimate import rough_tokens
 from models.job import Strategy
 from models.recommendation import Candidate, Reranked
 from training.first_stage import HeldOut, Study, candidates_for
@@ -45,6 +46,7 @@ _AT_ONCE = 8
 _NO_DIFFERENCE = 1e-12
 _FEW = 30
 _N_DRAWS = 20
+_CHARS_PER_TOKEN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +95,9 @@ async def questions_of(
     """One for each listener who has candidates; ``index`` and ``source`` are over ``study.rows`` and ``.fitted``."""
     questions = []
     n = served.reranker.n_candidates(Strategy.DEFAULT)
-    for number, listener in enumerate(study.listeners):
+    for listener in study.listeners:
         candidates = await candidates_for(listener, study, index, source, served.config, served.versions, n)
-        seed = f"{study.dataset} {study.protocol} {study.seed} {number}"
+        seed = f"{study.dataset} {study.seed} {sorted(listener.likes)}"
         asked = served.reranker.prepare(
             candidates,
             [study.items[item_id] for item_id in listener.likes],
@@ -140,12 +142,16 @@ class Estimate:
 def estimate(questions: Sequence[Question], kept: KeptAnswers, served: Served) -> Estimate:
     """What asking all that is not kept would take."""
     prompts = [each.asked.prompt for each in questions if kept.get(served.question_id(each)) is None]
-    texts = [f"{prompt.system}\n{prompt.user}\n{json.dumps(prompt.schema)}" for prompt in prompts]
-    prompt_tokens = round(sum(rough_tokens(text.splitlines()) for text in texts))
+    prompt_tokens = round(sum(map(_prompt_tokens, prompts)))
     completion_tokens = sum(prompt.max_output_tokens for prompt in prompts)
     price = served.price
     usd = price.cost_usd(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens) if price else None
     return Estimate(len(prompts), len(questions) - len(prompts), prompt_tokens, completion_tokens, usd)
+
+
+def _prompt_tokens(prompt: Prompt) -> float:
+    schema = json.dumps(prompt.schema, separators=(",", ":"))
+    return rough_tokens([*prompt.system.splitlines(), *prompt.user.splitlines()]) + len(schema) / _CHARS_PER_TOKEN
 
 
 # --- asking ---
@@ -397,12 +403,12 @@ def _order(name: str, quality: Quality, ranking: Quality) -> Order:
     recall, ndcg = bootstrap(quality, pooled_recall), bootstrap(quality, mean_of("ndcg"))
     if quality is ranking:
         return Order(name, recall, ndcg)
-    gains = (paired_bootstrap(quality, ranking, statistic) for statistic in (pooled_recall, mean_of("ndcg")))
+    recall_gain, ndcg_gain = (paired_bootstrap(quality, ranking, each) for each in (pooled_recall, mean_of("ndcg")))
     if name == CHANCE:
-        return Order(name, recall, ndcg, *gains)
+        return Order(name, recall, ndcg, recall_gain, ndcg_gain)
     differences: Doubles = quality.ndcg - ranking.ndcg
     better, worse = (float((sign * differences > _NO_DIFFERENCE).mean()) for sign in (1, -1))
-    return Order(name, recall, ndcg, *gains, better, worse)
+    return Order(name, recall, ndcg, recall_gain, ndcg_gain, better, worse)
 
 
 def _reachable(questions: Sequence[Question]) -> float:
