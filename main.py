@@ -242,17 +242,18 @@ async def _estimate_refresh(parts: Parts, api: BatchApi, n_members: int, *, by_b
     member_ids = [each for each in await parts.members.active_member_ids(n_members) if each not in asked]
     questions = RefreshQuestions(parts.pipeline, parts.results, api)
     found = await questions.estimate(member_ids, today, instant_ns(parts.clock.now()))
-    console.print(
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    say(
         f"{found.n_members} active members: {found.n_requests} would be asked about, {found.skipped['kept']} have "
         f"their answer, {found.skipped['refreshed']} were refreshed today, {found.skipped['nothing']} go without LLM"
     )
-    console.print(
+    say(
         f"{found.n_requests} LLM calls, {found.n_bytes / 1e6:.1f} MB; about {found.rough_prompt_tokens:,} prompt "
         f"tokens, at most {found.max_completion_tokens:,} completion tokens; at most about {found.usd:.4f} USD"
     )
     if by_batch and (parts_left := await ledger.open_parts()):
-        console.print(f"{len(parts_left)} batches of an earlier run are open and would be brought to their end first")
-    console.print("nothing is done: --dry-run")
+        say(f"{len(parts_left)} batches of an earlier run are open and would be brought to their end first")
+    say("nothing is done: --dry-run")
 
 
 async def _refresh_by_queue(parts: Parts, api: BatchApi, n_members: int) -> None:

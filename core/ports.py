@@ -600,8 +600,11 @@ class BatchLedger(Protocol):
     async def settle(self, key: str, outcomes: Mapping[str, str]) -> None:
         """Keep the outcome of each question, by custom id."""
 
-    async def unsettled(self, key: str, outcomes: Collection[str | None]) -> Sequence[BatchQuestion]:
-        """All questions of the part with one of these outcomes; None: not settled."""
+    async def settle_rest(self, key: str, outcome: str) -> None:
+        """Keep the same outcome of all questions of the part that have none."""
+
+    async def settled(self, key: str, outcomes: Collection[str]) -> Sequence[BatchQuestion]:
+        """All questions of the part with one of these outcomes."""
 
     async def close(self, key: str, status: str) -> Mapping[str, int]:
         """Nothing of the part is left to do; how many questions ended with each outcome."""

@@ -13,6 +13,8 @@ from services.schema import refresh_part, refresh_question
 
 # Some 200 kB a statement, far below the smallest max_allowed_packet that servers are found with (4 MB).
 _ROWS = 200
+# A statement that may read or write all 50,000 questions of a part takes longer than a round trip.
+_ALL_TRIPS = 10
 
 
 class SqlBatchLedger:
@@ -34,7 +36,7 @@ class SqlBatchLedger:
             .join(refresh_part, refresh_part.c.part_key == refresh_question.c.part_key)
             .where(sa.or_(refresh_part.c.run_on == run_on, refresh_part.c.status.is_(None)))
         )
-        async with self._database.connect(n_round_trips=2) as connection:
+        async with self._database.connect(n_round_trips=_ALL_TRIPS) as connection:
             return set(await connection.scalars(query))
 
     async def add(self, part: BatchPart, questions: Sequence[BatchQuestion]) -> None:
@@ -55,7 +57,7 @@ class SqlBatchLedger:
 
     async def drop(self, key: str) -> None:
         """See ``BatchLedger.drop``."""
-        async with self._database.begin() as connection:
+        async with self._database.begin(n_round_trips=_ALL_TRIPS) as connection:
             await _remove(connection, [key])
 
     async def note_file(self, key: str, file_id: str) -> None:
@@ -84,18 +86,23 @@ class SqlBatchLedger:
                     settled = sa.update(refresh_question).where(refresh_question.c.part_key == key, chunk)
                     await connection.execute(settled.values(outcome=outcome))
 
-    async def unsettled(self, key: str, outcomes: Collection[str | None]) -> Sequence[BatchQuestion]:
-        """See ``BatchLedger.unsettled``."""
-        column = refresh_question.c.outcome
-        named = column.in_([outcome for outcome in outcomes if outcome is not None])
-        condition = sa.or_(named, column.is_(None)) if None in outcomes else named
-        return await self._questions(refresh_question.c.part_key == key, condition)
+    async def settle_rest(self, key: str, outcome: str) -> None:
+        """See ``BatchLedger.settle_rest``."""
+        open_ones = sa.update(refresh_question).where(
+            refresh_question.c.part_key == key, refresh_question.c.outcome.is_(None)
+        )
+        async with self._database.begin(n_round_trips=_ALL_TRIPS) as connection:
+            await connection.execute(open_ones.values(outcome=outcome))
+
+    async def settled(self, key: str, outcomes: Collection[str]) -> Sequence[BatchQuestion]:
+        """See ``BatchLedger.settled``."""
+        return await self._questions(refresh_question.c.part_key == key, refresh_question.c.outcome.in_(outcomes))
 
     async def close(self, key: str, status: str) -> Mapping[str, int]:
         """See ``BatchLedger.close``."""
         outcome, n = refresh_question.c.outcome, sa.func.count()
         counts = sa.select(outcome, n).where(refresh_question.c.part_key == key).group_by(outcome)
-        async with self._database.begin(n_round_trips=4) as connection:
+        async with self._database.begin(n_round_trips=_ALL_TRIPS) as connection:
             await connection.execute(
                 sa.update(refresh_part).where(refresh_part.c.part_key == key).values(status=status)
             )
@@ -106,7 +113,7 @@ class SqlBatchLedger:
         old = sa.select(refresh_part.c.part_key).where(
             refresh_part.c.status.is_not(None), refresh_part.c.run_on < before
         )
-        async with self._database.begin(n_round_trips=10) as connection:
+        async with self._database.begin(n_round_trips=_ALL_TRIPS) as connection:
             keys = list(await connection.scalars(old))
             await _remove(connection, keys)
         return len(keys)
@@ -117,7 +124,7 @@ class SqlBatchLedger:
 
     async def _questions(self, *conditions: sa.ColumnElement[bool]) -> Sequence[BatchQuestion]:
         query = sa.select(refresh_question).where(*conditions).order_by(refresh_question.c.custom_id)
-        async with self._database.connect(n_round_trips=2) as connection:
+        async with self._database.connect(n_round_trips=_ALL_TRIPS) as connection:
             return [_question(row) for row in await connection.execute(query)]
 
 

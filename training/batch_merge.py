@@ -25,7 +25,6 @@ from training.batch_questions import AT_ONCE
 from training.online_refresh import WINDOW, submit_refreshes
 
 MERGED, STALE, FAILED, UNUSABLE, UNANSWERED, ONLINE = "merged", "stale", "failed", "unusable", "unanswered", "online"
-OUTCOMES = (MERGED, STALE, FAILED, UNUSABLE, UNANSWERED, ONLINE)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -68,8 +67,7 @@ class BatchMerger:
             for reply in replies:
                 usage.add(reply.end)
             await self._merge_some(part, {reply.custom_id: reply for reply in replies})
-        unanswered = await self._ledger.unsettled(part.key, [None])
-        await self._ledger.settle(part.key, {question.custom_id: UNANSWERED for question in unanswered})
+        await self._ledger.settle_rest(part.key, UNANSWERED)
         if self._rest == "online":
             await self._ask_online(part)
         return usage
@@ -102,7 +100,7 @@ class BatchMerger:
         return MERGED
 
     async def _ask_online(self, part: BatchPart) -> None:
-        rest = await self._ledger.unsettled(part.key, [STALE, FAILED, UNUSABLE, UNANSWERED])
+        rest = await self._ledger.settled(part.key, [STALE, FAILED, UNUSABLE, UNANSWERED])
         now_ns = instant_ns(self._clock.now())
         for start in range(0, len(rest), WINDOW):
             some = rest[start : start + WINDOW]
