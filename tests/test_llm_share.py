@@ -3,7 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.catalogue_profile import load_profile
+from config.settings import Settings
 from core.llm_share import Arm, arm_of
+from workers.runtime import _pipeline_config
 
 MEMBERS = range(1, 20_001)
 shares = st.floats(0, 1)
@@ -46,3 +49,8 @@ def test_another_experiment_draws_the_members_anew() -> None:
 
 def test_the_draw_is_the_same_in_every_release() -> None:
     assert sorted(with_llm(0.5, "llm"))[:8] == [1, 2, 3, 5, 8, 9, 10, 11]
+
+
+def test_the_settings_reach_the_pipeline() -> None:
+    config = _pipeline_config(Settings(llm_share=0.25, llm_experiment="spring"), load_profile("songs"))
+    assert (config.llm_share, config.llm_experiment) == (0.25, "spring")

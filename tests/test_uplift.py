@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from config.catalogue_profile import load_profile
 from config.llm_strategies import StrategyTable
 from config.prompt_texts import load_prompt_texts
+from config.settings import Settings
 from config.token_price import TokenPrice
 from core.errors import ConfigurationError, LanguageModelFailed
 from core.evaluation import Interval
@@ -38,6 +39,7 @@ from training.first_stage import Study, items_of, prepare
 from training.interaction_files import ItemTable
 from training.kept_answers import Kept, KeptAnswers, open_kept_answers, question_id
 from training.uplift import ALONE, CHANCE, FUSED, RANKING, Served, Uplift, ask, estimate, questions_of, report, verdict
+from workers.runtime import open_judge
 
 N_GENRES, N_PER_GENRE, N_USERS = 4, 30, 300
 K, N_CANDIDATES = 6, 16
@@ -269,6 +271,17 @@ async def test_where_every_call_fails_there_is_no_report(
     async with over_http(llm_server) as model:
         with pytest.raises(LanguageModelFailed, match="refused"):
             await measured(study, model, kept, n=5)
+
+
+async def test_no_fallback_model_is_asked_in_place_of_the_measured_one(llm_server: LLMServer) -> None:
+    llm_server.fail(Fault.BAD_REQUEST)
+    table = StrategyTable.model_validate({"default": {"fallback_model": "another"}})
+    settings = Settings(openai_base_url=llm_server.base_url, llm_strategies=table, redis_url=SecretStr("memory://"))
+    prompt = Prompt(system="s", user="u", schema_name="n", schema={"type": "object"}, max_output_tokens=9)
+    async with open_judge(settings) as judge:
+        with pytest.raises(LanguageModelFailed):
+            await judge.language_model.complete(prompt)
+    assert {body["model"] for body in llm_server.requests} == {table.default.model}
 
 
 async def test_few_listeners_are_said_to_be_few(study: Study, kept: KeptAnswers) -> None:
