@@ -8,7 +8,7 @@ Listeners like songs drawn by a seed, each of one genre. No server and no LLM ar
 import argparse
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import time
 from pathlib import Path
@@ -121,8 +121,10 @@ def named(wish: JobContext | None) -> str:
     return " / ".join(part for part in (wish.query, wish.mood, wish.activity, clock) if part)
 
 
-async def show(tracks: Path, n_listeners: int, n_likes: int) -> None:
-    """Ingest ``tracks`` into a database of its own, and print a row for each wish."""
+async def measure(
+    tracks: Path, wishes: Sequence[JobContext | None], n_listeners: int, n_likes: int
+) -> AsyncIterator[tuple[JobContext | None, list[Row]]]:
+    """Ingest ``tracks`` into a database of its own; each wish and what the lists begin with."""
     with TemporaryDirectory() as directory:
         async with open_parts(embedded(Settings(openai_api_key="", openai_base_url=""), Path(directory))) as parts:
             await asyncio.to_thread(migrations.upgrade, parts.database.sync_url)
@@ -131,21 +133,20 @@ async def show(tracks: Path, n_listeners: int, n_likes: int) -> None:
             await parts.index.load()
             items = {item.item_id: item async for batch in parts.catalogue.stream() for item in batch}
             likes = listeners(list(items.values()), n_listeners, n_likes)
-            genres = sorted({genre for item in items.values() for genre in item.genres})
-            table = Table("wish", *SHOWN, *genres, "own", "told", title=f"the first {TOP_K} of {n_listeners} listeners")
-            for wish in WISHES:
-                found = shares(await first_items(parts, likes, wish, items))
-                table.add_row(
-                    named(wish),
-                    *(
-                        f"{found.features[name]:.0f}" if name == "tempo" else f"{found.features[name]:.2f}"
-                        for name in SHOWN
-                    ),
-                    *(f"{found.genres.get(genre, 0):.0%}" for genre in genres),
-                    f"{found.own:.0%}",
-                    f"{found.told:.0%}",
-                )
-            console.print(table)
+            for wish in wishes:
+                yield wish, await first_items(parts, likes, wish, items)
+
+
+async def show(tracks: Path, n_listeners: int, n_likes: int) -> None:
+    """Print a row for each wish."""
+    found = [(wish, shares(rows)) async for wish, rows in measure(tracks, WISHES, n_listeners, n_likes)]
+    genres = sorted({genre for _, each in found for genre in each.genres})
+    table = Table("wish", *SHOWN, *genres, "own", "told", title=f"the first {TOP_K} of {n_listeners} listeners")
+    for wish, each in found:
+        features = [f"{each.features[name]:.{0 if name == 'tempo' else 2}f}" for name in SHOWN]
+        percents = [*(each.genres.get(genre, 0) for genre in genres), each.own, each.told]
+        table.add_row(named(wish), *features, *(f"{share:.0%}" for share in percents))
+    console.print(table)
 
 
 def main() -> None:
