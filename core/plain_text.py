@@ -5,7 +5,7 @@ import re
 # Addresses, tags, entities, links and fences: what a page or a client would make something of.
 _MARKUP = re.compile(
     r"://|\bwww\.|\b(?:javascript|data|mailto|tel):\S|\b[\w-]+\.(?:com|net|org|io|kr|jp|co|app|xyz|link|info|biz|ru|cn)\b"
-    r"|\S@\S+\.\w|<\s*[/!?a-z]|&(?:#\w+|\w+);|\]\s*[(\[]|`|\*\*|~~|\{\{|\$\{",
+    r"|\S@\S+\.\w|<\s*[/!?a-z]|&(?:#\w+|\w{2,8});|\]\s*[(\[]|`|\*\*|~~|\{\{|\$\{",
     re.IGNORECASE,
 )
 
