@@ -661,3 +661,12 @@ async def test_a_fast_job_and_one_without_candidates_offer_nothing_provisional()
     house = House(model=ScriptedModel())
     house.catalogue.active.clear()
     assert await house.offered(JOB) == []
+
+
+async def test_new_artists_are_a_share_of_the_result_though_all_are_new() -> None:
+    house = two_tastes_house(RankingConfig(discovery_share=0.2))
+    result = await house.result(replace(JOB, favorite_item_ids=(*range(1, 7), *range(301, 307))))
+    is_new = ["discovery:new_creator" in candidate["matched_criteria"] for candidate in result["candidates"]]
+    assert len(is_new) == 50
+    assert 5 <= sum(is_new) <= 10
+    assert 1 <= sum(is_new[:20]) <= 4

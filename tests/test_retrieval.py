@@ -32,6 +32,22 @@ async def test_a_listener_of_two_tastes_gets_candidates_of_both() -> None:
     assert 8 <= len(ballads) <= 12
 
 
+async def test_each_candidate_is_told_its_interest_and_each_interest_its_weight() -> None:
+    index = ArrayIndex({**BALLADS, **METAL})
+    found = await retrieve(await taste(index, [1, 2, 3, 4, 101, 102]), index, 20, excluded=set())
+    assert found.interests is not None
+    assert found.interest_weights is not None
+    homes = {facts.item_id: home for facts, home in zip(found.facts, found.interests.tolist(), strict=True)}
+    assert homes == {item_id: int(item_id > 100) for item_id in ids_of(found)}
+    np.testing.assert_allclose(found.interest_weights, [2 / 3, 1 / 3], atol=1e-6)
+
+
+async def test_a_cold_start_has_no_interests() -> None:
+    index = ArrayIndex(BALLADS)
+    found = await retrieve(await taste(index, []), index, 3, excluded=set())
+    assert (found.interests, found.interest_weights) == (None, None)
+
+
 async def test_a_minor_taste_is_not_crowded_out() -> None:
     index = ArrayIndex({**BALLADS, **METAL})
     found = await retrieve(await taste(index, [1, 2, 3, 4, 5, 6, 7, 101, 102]), index, 18, excluded=set())
