@@ -10,7 +10,7 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from config.catalogue_profile import CatalogueProfile
-from core.errors import DependencyUnavailable, LanguageModelFailed
+from core.errors import DependencyUnavailable
 from core.explanation import OFFLINE, Explainer
 from core.fingerprint import fingerprint
 from core.item_versions import VersionFinder, first_creator
@@ -205,10 +205,8 @@ class RecommendationPipeline:
         )
         return Prepared(question=question, candidates=candidates, asked=asked)
 
-    async def finish(
-        self, prepared: Prepared, end: Completion | LanguageModelFailed, shown_ids: Sequence[int]
-    ) -> ResultDocuments:
-        """What ``recommend`` would have answered, had its call shown ``shown_ids`` and ended so.
+    async def finish(self, prepared: Prepared, completion: Completion, shown_ids: Sequence[int]) -> ResultDocuments:
+        """What ``recommend`` would have answered, had its call shown ``shown_ids`` and been answered so.
 
         The call may be long past: of what it showed, only what is a candidate of ``prepared`` counts.
         """
@@ -217,7 +215,7 @@ class RecommendationPipeline:
         by_id = {candidate.item.item_id: candidate for candidate in prepared.candidates}
         handles = {handle: by_id[item_id] for handle, item_id in enumerate(shown_ids, 1) if item_id in by_id}
         await self._turns.turn()
-        reranked = self._reranker.answered(replace(prepared.asked, handles=handles), end)
+        reranked = self._reranker.answered(replace(prepared.asked, handles=handles), completion)
         return encode_result(self._finish(prepared.question, prepared.candidates, reranked), self._profile)
 
     async def _question(self, job: Job) -> _Question:

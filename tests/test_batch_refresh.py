@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -9,12 +10,14 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import aio_pika
 import orjson
 import pytest
 from redis.asyncio import Redis
 
 from config.settings import Settings
-from core.errors import ConfigurationError, DependencyUnavailable
+from core.errors import ConfigurationError, DependencyUnavailable, PublishRefused
+from core.ports import BatchQuestion
 from core.refresh_job import refresh_job
 from models.job import Job
 from services.batch_purse import RedisBatchPurse
@@ -24,9 +27,12 @@ from tests.support.catalogue import insert_songs, like
 from tests.support.command import Outcome, run_command
 from tests.support.llm_batches import BatchPlan, Hold
 from tests.support.llm_server import LLMServer
+from tests.support.messaging import delete_topology
 from tests.support.waiting import until
 from tests.support.worker_process import WorkerProcess
+from training.online_refresh import submit_refreshes
 from workers.runtime import embedded, open_parts
+from workers.topology import build_topology
 
 N_MEMBERS = 6
 TODAY = datetime(2026, 1, 1, tzinfo=ZoneInfo("Asia/Seoul"))
@@ -585,6 +591,43 @@ async def test_a_dry_run_says_what_it_would_cost_and_does_nothing(
     assert (llm_server.batches.n_uploads, llm_server.n_calls) == (0, 0)
     online = await run_command("refresh", "--queue", "--members", "10", "--dry-run", environment=environment)
     assert float(online.out.split("at most about ")[1].split(" USD")[0]) == pytest.approx(2 * usd, rel=0.02)
+
+
+async def test_by_the_queue_a_job_for_each_member_who_changed_is_published_once_a_day(
+    environment: dict[str, str], amqp_url: str
+) -> None:
+    prefix = f"refresh.{uuid.uuid4().hex[:8]}"
+    environment = {**environment, "BROKER_URL": amqp_url, "NAME_PREFIX": prefix}
+    try:
+        outcome = await run_command("refresh", "--members", "5", environment=environment)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert "5 active members: 5 jobs published" in outcome.out
+        async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
+            queue = await channel.get_queue(f"{prefix}.recommendation.batch.q")
+            bodies = [orjson.loads((await queue.get(no_ack=True, timeout=10)).body) for _ in range(5)]
+    finally:
+        await delete_topology(amqp_url, build_topology(prefix, (5, 30, 120)))
+    # Those who liked something last come first.
+    assert {body["memberId"] for body in bodies} == set(range(8, 13))
+    today = datetime.now(TODAY.tzinfo).date()
+    assert {body["jobId"] for body in bodies} == {
+        refresh_job(member, today, requested_at_ns=0).job_id for member in range(8, 13)
+    }
+
+
+async def test_one_job_that_is_not_published_does_not_stop_the_others(site: BatchSite) -> None:
+    publish = site.publish_job
+
+    async def picky(job: Job, *, batch: bool = False) -> None:
+        if job.member_id == 2:
+            raise PublishRefused("no queue")
+        await publish(job, batch=batch)
+
+    site.publish_job = picky  # type: ignore[method-assign]
+    questions = [BatchQuestion(custom_id="c", member_id=n, locale=None, taste_mark="", shown_ids=()) for n in (1, 2, 3)]
+    with pytest.raises(PublishRefused):
+        await submit_refreshes(questions, TODAY.date(), 1, results=site.results, publisher=site)
+    assert [job.member_id for job in site.published] == [1, 3]
 
 
 @pytest.mark.parametrize(

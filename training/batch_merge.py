@@ -82,7 +82,7 @@ class BatchMerger:
             await self._ledger.settle(part.key, settled)
 
     async def _merge_one(self, part: BatchPart, question: BatchQuestion, reply: BatchReply) -> str:
-        if isinstance(reply.end, LanguageModelFailed) and reply.end.partial_text is None:
+        if isinstance(reply.end, LanguageModelFailed):
             return FAILED
         # Its instant is that of the question: what the member asked for since then is newer.
         requested_at_ns = instant_ns(part.created_at)
@@ -92,7 +92,7 @@ class BatchMerger:
             return STALE
         documents = await self._pipeline.finish(prepared, reply.end, question.shown_ids)
         if documents.degraded:
-            # What the member has is better.
+            # Not as a job's, whose member waits for it: what this one has already is better.
             return UNUSABLE
         await self._results.succeed(job, documents, token=part.key)
         if prepared.fingerprint == question.custom_id:
