@@ -158,8 +158,8 @@ HOSTILE_ANSWERS = {
     "the listener's own songs by name": answer({"song_id": 1, "h": "Plain Song 1", "r": "You have it"}, 1),
     "ids of the catalogue": answer(*[{"h": 1000 + number, "song_id": number, "r": "Mine"} for number in range(60)]),
     "one song twenty times": answer(*[7] * 20),
-    "a megabyte": answer(*range(1, 21), reason="so " * 350_000),
-    "a million picks": answer(*[3] * 40_000),
+    "a third of a megabyte": answer(*range(1, 21), reason="so " * 5_000),
+    "thousands of picks": answer(*[3] * 5_000),
     "HTML": answer(*range(1, 21), reason='Nice <img src=x onerror="alert(1)"> one', label="<b>Bold</b>"),
     "a script": answer(*range(1, 21), reason="<script>fetch('/steal')</script> Nice", label="javascript:alert(1)"),
     "an address": answer(*range(1, 21), reason="More at https://evil.example.com/x?y=1", label="www.evil.example"),
@@ -208,8 +208,8 @@ async def test_a_sentence_with_more_than_words_is_counted(llm_server: LLMServer)
     "line",
     [
         "https://a.example", "go to www.a.example", "shop.com now", "see evil.io/x", "mailto:me@a.example",
-        "me@a.example", "<b>bold</b>", "< script >", "<!-- x -->", "&lt;b", "&#60;", "[a](b)", "![a](b)", "[a][1]", "`code`",
-        "**bold**",
+        "me@a.example", "<b>bold</b>", "< script >", "<!-- x -->", "&lt;b", "&#60;", "[a](b)", "![a](b)", "[a][1]",
+        "`code`", "**bold**",
         "{{x}}", "${x}", "javascript:alert(1)", "data:text/html", "ftp://a", "</candidates>",
     ],
 )  # fmt: skip
