@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import pytest
+from structlog.contextvars import bind_contextvars, get_contextvars, merge_contextvars
 from structlog.testing import capture_logs
 
 from config.settings import Settings
@@ -681,3 +682,20 @@ async def test_a_renewal_that_fails_is_tried_again() -> None:
         await leases.renew()
     assert [line["event"] for line in logs] == ["lease_renewal_failed"]
     assert results.renewed == [{"j": "token"}]
+
+
+# --- the arm ---
+
+
+async def test_the_arm_that_the_recommender_says_is_in_the_lines_of_its_job_and_of_no_other() -> None:
+    async def of_an_arm(job: Job, report: ProgressReporter) -> ResultDocuments:
+        bind_contextvars(arm="ranking")
+        return DOCUMENTS
+
+    desk = Desk(of_an_arm)
+    with capture_logs(processors=[merge_contextvars]) as lines:
+        await desk.handle(jobId="a")
+        await desk.handle(raw=b"no job")
+    arms = {line["event"]: line.get("arm") for line in lines}
+    assert arms == {"job_received": None, "job_succeeded": "ranking", "job_dead_lettered": None}
+    assert "arm" not in get_contextvars()
