@@ -7,10 +7,8 @@ share. Catalogue texts are data: stripped of control characters and of our delim
 import json
 import math
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 from random import Random
 from string import Template
@@ -23,6 +21,7 @@ from core.explanation import MAX_GROUPS, MIN_GROUPS
 from core.handles import Handles
 from core.plain_text import clipped, plain_line
 from core.ports import Prompt
+from core.token_estimate import rough_tokens
 from models.catalogue import Item
 from models.recommendation import Candidate
 
@@ -32,25 +31,9 @@ _ITEMS_PER_GROUP = 5
 _CEILING_BASE = 64
 _TOKENS_PER_HANDLE = 4
 # What frames two messages and the response format, and what the delimiters of the blocks take.
-_FRAME_TOKENS = 40
-# Tokens per character, by the last character of each range of Unicode.
-_WEIGHTS_UP_TO = (
-    (" ", 0.10),
-    ("/", 1.65),
-    ("9", 0.31),
-    ("@", 1.65),
-    ("Z", 0.31),
-    ("`", 1.65),
-    ("z", 0.10),
-    ("~", 1.65),
-    ("\u303f", 1.2),
-    ("\u30ff", 0.40),
-    ("\u9fff", 1.12),
-    ("\uabff", 1.2),
-    ("\ud7a3", 0.71),
-    ("\uffff", 1.2),
-    ("\U0010ffff", 3.5),
-)
+_FRAME_TOKENS = 30
+_LEAST_CHARS_PER_TOKEN = 3.5  # of a schema
+_LEAST_CHARS_PER_WORD_TOKEN = 4  # of instructions, which are English
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +55,9 @@ _DETAILS = (
     _Detail(40, 20, 1, 0, 0),
     _Detail(26, 14, 1, 0, 0),
     _Detail(16, 8, 1, 0, 0),
+    _Detail(40, 20, 0, 0, 0),
+    _Detail(16, 8, 0, 0, 0),
+    _Detail(12, 6, 0, 0, 0),
     _Detail(9, 5, 0, 0, 0),
 )
 
@@ -191,8 +177,8 @@ def _instructions(template: str, words: Words, spoken: LocaleTexts, n_picks: int
 
 def _room(system: str, schema: Mapping[str, object], limits: StrategyLimits) -> float:
     """Tokens that are left for the data."""
-    static = [*system.splitlines(), json.dumps(schema, separators=(",", ":"))]
-    return limits.max_prompt_tokens - _FRAME_TOKENS - rough_tokens(static)
+    format_tokens = len(json.dumps(schema, separators=(",", ":"))) / _LEAST_CHARS_PER_TOKEN
+    return limits.max_prompt_tokens - _FRAME_TOKENS - format_tokens - len(system) / _LEAST_CHARS_PER_WORD_TOKEN
 
 
 class _Data:
@@ -280,22 +266,6 @@ class _Row:
 
 def _cell(text: str) -> str:
     return plain_line(text.replace("|", "/").replace("<", "(").replace(">", ")"), _DETAILS[0].title)
-
-
-def rough_tokens(lines: Sequence[str]) -> float:
-    """An estimate of the o200k_base tokens of data lines without its table.
-
-    The weights are a least-squares fit over real English titles and typical Korean and Japanese ones (within 4 %),
-    raised by that; tests hold them against the real count.
-    """
-    counts = Counter("".join(lines))
-    weights = (count * _rough_weight(char) for char, count in counts.items())
-    return 1.04 * (2.67 * len(lines) + sum(weights))
-
-
-@lru_cache(maxsize=4096)
-def _rough_weight(char: str) -> float:
-    return next(weight for last, weight in _WEIGHTS_UP_TO if char <= last)
 
 
 def _max_output_tokens(spoken: LocaleTexts, n_picks: int) -> int:

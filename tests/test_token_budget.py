@@ -2,18 +2,23 @@
 
 import csv
 import json
+import string
 from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from config.catalogue_profile import load_profile
 from config.llm_strategies import DEFAULT_STRATEGIES, StrategyLimits
 from config.prompt_texts import load_prompt_texts
 from core.ports import Prompt
-from core.prompting import build_prompt, rough_tokens
+from core.prompting import affordable_picks, build_prompt, build_screening
+from core.token_estimate import rough_tokens
 from models.catalogue import Item
 from models.recommendation import Candidate, Evidence, RecommendationType
+from tests.support.builders import make_candidate
 from tests.support.llm_server import count_tokens
 
 MAX_PROMPT_TOKENS = 2600
@@ -178,6 +183,126 @@ def test_tokens_are_estimated_well_enough_to_cut_by(locale: str) -> None:
     counted = count_tokens("\n".join(lines))
     assert 0.9 * counted <= rough_tokens(lines) <= 1.25 * counted
 
+
+# --- whatever a catalogue holds ---
+
+
+def between(first: int, last: int) -> str:
+    return "".join(map(chr, range(first, last + 1)))
+
+
+ALPHABETS = {
+    "lower": string.ascii_lowercase,
+    "letters": string.ascii_letters,
+    "upper": string.ascii_uppercase,
+    "rare letters": "qxzvkjwpf",
+    "digits": string.digits,
+    "letters and digits": string.ascii_lowercase + string.digits,
+    "marks": string.punctuation,
+    "latin": between(0xC0, 0x24F),
+    "cyrillic": between(0x430, 0x44F),
+    "arabic": between(0x627, 0x64A),
+    "thai": between(0xE01, 0xE2F),
+    "ethiopic": between(0x1200, 0x1247),
+    "kana": between(0x3042, 0x3092) + between(0x30A1, 0x30F5),
+    "hangul": between(0xAC00, 0xD7A3),
+    "jamo": between(0x1100, 0x117F),
+    "ideographs": between(0x4E00, 0x9FFE),
+    "rare ideographs": between(0x20000, 0x204FF),
+    "emoji": between(0x1F300, 0x1F5FE),
+    "letters of mathematics": between(0x1D400, 0x1D69F),
+}
+
+
+def gibberish(alphabet: str, random: Random, n: int, n_chars: int) -> list[Item]:
+    def word() -> str:
+        return "".join(random.choices(alphabet, k=n_chars))
+
+    return [
+        Item(item_id=number, titles={"en": word()}, creator=word(), genres=(word(), word()), moods=(word(),))
+        for number in range(n)
+    ]
+
+
+@pytest.mark.parametrize("n_chars", [12, 80])
+@pytest.mark.parametrize("name", ALPHABETS)
+def test_no_script_however_strange_its_words_takes_a_prompt_over_its_budget(name: str, n_chars: int) -> None:
+    random = Random(f"{name} {n_chars}")
+    items = gibberish(ALPHABETS[name], random, N_LIKES + N_CANDIDATES, n_chars)
+    assert prompt_tokens(ask(items, random, "en")) <= MAX_PROMPT_TOKENS
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(sorted(ALPHABETS)),
+    n_chars=st.integers(6, 70),
+    max_prompt_tokens=st.integers(1000, 4000),
+    locale=st.sampled_from(["en", "ko", "ja"]),
+    seed=st.integers(0, 999),
+)
+def test_no_prompt_is_over_what_its_strategy_allows(
+    name: str, n_chars: int, max_prompt_tokens: int, locale: str, seed: int
+) -> None:
+    random, limits = Random(seed), LIMITS.model_copy(update={"max_prompt_tokens": max_prompt_tokens})
+    items = gibberish(ALPHABETS[name], random, N_LIKES + N_CANDIDATES, n_chars)
+    assert prompt_tokens(ask(items, random, locale, limits=limits)) <= max_prompt_tokens
+
+
+@pytest.mark.parametrize("locale", ["en", "ko", "ja"])
+def test_where_the_shortest_lines_do_not_fit_the_last_candidates_are_left_out(locale: str) -> None:
+    limits = LIMITS.model_copy(update={"max_prompt_tokens": 1000})
+    items = songs_of("ko", Random(0), N_LIKES + N_CANDIDATES)
+    candidates = [make_candidate(item) for item in items[N_LIKES:]]
+    prompt, handles = build_prompt(
+        candidates,
+        items[:N_LIKES],
+        locale=locale,
+        profile=PROFILE,
+        texts=TEXTS,
+        n_picks=N_PICKS,
+        limits=limits,
+        seed="a",
+    )
+    shown = {candidate.item.item_id for candidate in handles.values()}
+    assert 0 < len(shown) < N_CANDIDATES
+    assert shown == {candidate.item.item_id for candidate in candidates[: len(shown)]}
+    assert f"Exactly {min(N_PICKS, len(shown))} picks" in prompt.system
+    assert prompt_tokens(prompt) <= 1000
+
+
+@pytest.mark.parametrize("locale", ["ko", "ja"])
+def test_a_screening_of_many_stays_in_budget_and_its_answer_is_short(locale: str) -> None:
+    random, limits = Random(4), DEFAULT_STRATEGIES.deep
+    items = songs_of(locale, random, limits.n_likes + limits.n_candidates)
+    prompt, handles = build_screening(
+        [make_candidate(item) for item in items[limits.n_likes :]],
+        items[: limits.n_likes],
+        locale=locale,
+        profile=PROFILE,
+        texts=TEXTS,
+        n_picks=40,
+        limits=limits,
+        seed="s",
+    )
+    assert len(handles) == 240
+    assert prompt_tokens(prompt) <= limits.max_prompt_tokens
+    answer = {"picks": random.sample(range(1, 241), 40)}
+    assert count_tokens(json.dumps(answer, separators=(",", ":"))) <= 100
+    assert count_tokens(json.dumps(answer, indent=1)) <= prompt.max_output_tokens
+
+
+@pytest.mark.parametrize(("locale", "n_picks"), [("en", 16), ("ko", 10), ("ja", 10)])
+def test_fewer_explanations_are_asked_for_where_their_words_would_not_fit(locale: str, n_picks: int) -> None:
+    limits = LIMITS.model_copy(update={"max_completion_tokens": 1500 if locale != "en" else 1200})
+    n_affordable = affordable_picks(N_PICKS, TEXTS.locales[locale], limits)
+    assert n_affordable == n_picks
+    asked = ask(
+        songs_of("ko", Random(0), 50), Random(0), locale, limits=limits.model_copy(update={"n_explained": n_picks})
+    )
+    assert asked.max_output_tokens <= limits.max_completion_tokens
+
+
+# --- answers ---
 
 # Answers that use up what the instructions allow, in the words a model would use.
 FULL_ANSWERS = {
