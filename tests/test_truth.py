@@ -1,7 +1,7 @@
 """A reason may name what the likes and its pick hold, and nothing else."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -16,7 +16,7 @@ from core.truth import ClaimRules, Truth
 from models.catalogue import Item
 from models.recommendation import Candidate, Evidence, RecommendationType, WishedFor
 from tests.support.builders import make_candidate, make_item
-from tests.support.labelled_claims import LIKES, OTHERS, PICKS, SENTENCES, Labelled
+from tests.support.labelled_claims import HELD_OUT, LIKES, OTHERS, PICKS, SENTENCES, Labelled
 
 PROFILE, TEXTS = load_profile("songs"), load_prompt_texts()
 RULES = {locale: ClaimRules(spoken.claims, PROFILE.kinds) for locale, spoken in TEXTS.locales.items()}
@@ -29,8 +29,17 @@ TAKEN_FOR_CLAIMS = {
     "Its synths could rock you to sleep",
     "태양처럼 따뜻한 위로를 건네요",
     "切ない「片想い」を描いた静かな曲です",
+    "A small rock in a stormy sea",
 }
-NOT_NOTICED = {"김광석의 쓸쓸함을 닮았어요"}
+NOT_NOTICED = {
+    "김광석의 쓸쓸함을 닮았어요",
+    "Country storytelling with a twist",
+    "성시경의 발라드를 좋아하신다면 추천해요",
+    "지코 특유의 리듬이 있어요",
+    "설레는 봄의 시작을 알려요",
+    "Official髭男dismのような華やかさです",
+    "ロックバンドの熱さを感じます",
+}
 
 
 def unsupported(text: str, about: Candidate | None = PICK, *, locale: str = "en", is_title: bool = False) -> list[str]:
@@ -40,29 +49,38 @@ def unsupported(text: str, about: Candidate | None = PICK, *, locale: str = "en"
 # --- how often it is right ---
 
 
-@pytest.mark.parametrize("labelled", SENTENCES, ids=lambda labelled: labelled.text)
+@pytest.mark.parametrize("labelled", [*SENTENCES, *HELD_OUT], ids=lambda labelled: labelled.text)
 def test_each_labelled_sentence_is_judged_as_a_person_would(labelled: Labelled) -> None:
     claims = unsupported(labelled.text, labelled.pick, locale=labelled.locale)
     is_mistake = labelled.text in TAKEN_FOR_CLAIMS | NOT_NOTICED
     assert (claims == []) is (labelled.is_true is not is_mistake), claims
 
 
+@pytest.mark.parametrize(
+    ("sentences", "n_least", "least_precision", "least_recall"),
+    [(SENTENCES, 40, 0.95, 0.95), (HELD_OUT, 25, 0.9, 0.75)],
+)
 @pytest.mark.parametrize("locale", ["en", "ko", "ja"])
-def test_of_what_is_replaced_and_of_what_ought_to_be_at_least_nine_tenths_agree(
-    locale: str, record_property: Callable[[str, object], None]
+def test_most_of_what_is_replaced_ought_to_be_and_most_of_what_ought_to_be_is(
+    sentences: Sequence[Labelled],
+    n_least: int,
+    least_precision: float,
+    least_recall: float,
+    locale: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     judged = [
         (labelled.is_true, unsupported(labelled.text, labelled.pick, locale=locale) == [])
-        for labelled in SENTENCES
+        for labelled in sentences
         if labelled.locale == locale
     ]
     n_caught, n_replaced = judged.count((False, False)), sum(not passed for _, passed in judged)
     n_untrue = sum(not is_true for is_true, _ in judged)
     record_property("precision", f"{n_caught} of {n_replaced}")
     record_property("recall", f"{n_caught} of {n_untrue}")
-    assert len(judged) >= 40
-    assert min(n_untrue, len(judged) - n_untrue) >= 20
-    assert n_caught >= 0.9 * max(n_replaced, n_untrue)
+    assert len(judged) >= n_least
+    assert n_caught >= least_precision * n_replaced
+    assert n_caught >= least_recall * n_untrue
 
 
 # --- what is a claim ---

@@ -277,3 +277,120 @@ SENTENCES = [
         """,
     ),
 ]
+
+# Written after the rules of the check, which were not changed for them.
+HELD_OUT = [
+    *_labelled(
+        "en",
+        "love",
+        """
+        A bright chorus that meets your synth-pop side
+        If Blinding Lights is your night drive, this is the way home
+        Quiet confession in the vein of Adele's ballads
+        Calm and hushed, made for late nights
+        Late-night pop with a little ache
+        Lauv keeps it simple and sincere
+        Indie pop sparkle for your K-pop evenings
+        Alone with a guitar and a good melody
+        A sunflower kind of song: always facing the light
+        Brings a slice of paradise to your commute
+        Echoes “Someone Like You” in its honesty
+        The same longing as Spring Day by BTS
+        Happy-sad in the way you like
+        Gentle enough to hurt a little
+        A small rock in a stormy sea
+        Big feelings, small room
+        Because The Weeknd's falsetto clearly works for you
+        Cozy like Sunday at home
+        Made for fans of Ariana Grande's softer side
+        One more love song you will keep
+        """,
+        """
+        As polished as Ed Sheeran's Perfect
+        Country storytelling with a twist
+        Sounds like Billie Eilish at dawn
+        If you enjoyed Levitating, try this
+        A folk tune at heart
+        The heir of “Yesterday”
+        A metal riff hides in the bridge
+        Fans of Maroon 5 will smile
+        Channels Fleetwood Mac harmonies
+        You also like Bruno Mars
+        Hip hop drums under a soft voice
+        A soul ballad for the small hours
+        Mellow jazz for your evenings
+        Right after “Paradise” in your list
+        Reminiscent of Sunday Morning
+        """,
+    ),
+    *_labelled(
+        "ko",
+        "star",
+        """
+        발라드를 아끼는 마음에 조용히 스며들어요
+        아이유처럼 담백하게 부르는 노래예요
+        ‘밤편지’를 좋아하셨다면 분명 마음에 드실 거예요
+        지친 하루 끝에 위로가 되는 멜로디예요
+        봄날 같은 포근함이 느껴져요
+        밤에 듣기 좋은 따뜻한 발라드
+        방탄소년단의 서정적인 면을 좋아하신다면
+        거리를 걸으며 듣기 좋은 곡이에요
+        사랑은 이렇게 조용히 온다는 노래
+        좋은 날씨에 산책하며 들어보세요
+        경서의 목소리가 별빛처럼 내려앉아요
+        감성적인 K-POP 팬에게 추천해요
+        The Weeknd와는 또 다른 밤의 분위기예요
+        당신의 밤을 닮은 노래
+        눈물이 날 만큼 아름다운 곡이에요
+        """,
+        """
+        성시경의 발라드를 좋아하신다면 추천해요
+        록 음악의 에너지가 느껴져요
+        아무노래처럼 중독성 있어요
+        폴킴의 ‘모든 날, 모든 순간’처럼 달콤해요
+        시티팝 감성이 물씬 나요
+        Taylor Swift의 이야기처럼 생생해요
+        지코 특유의 리듬이 있어요
+        인디 밴드의 풋풋함이 있어요
+        힙합을 즐겨 들으시는 분께 딱이에요
+        설레는 봄의 시작을 알려요
+        레게 리듬이 경쾌해요
+        임영웅처럼 진심을 담아 불러요
+        """,
+    ),
+    *_labelled(
+        "ja",
+        "flower",
+        """
+        切ない恋心を静かに歌い上げる曲です
+        あいみょんのまっすぐな歌詞が好きな方へ
+        「マリーゴールド」の次に聴きたい曲です
+        夜に駆けるの疾走感とは対照的な静けさです
+        優里らしい等身大の言葉が響きます
+        静かな部屋で聴きたいJ-POPです
+        猫と過ごす夜にも似合います
+        明るい日にもそっと寄り添います
+        YOASOBI好きにも刺さる物語のある曲です
+        花のように儚いメロディーです
+        終わった恋を思い出す一曲です
+        千の言葉より伝わる歌声です
+        アデルのような包容力のある歌です
+        切なさの中に希望が光ります
+        J-POPの王道バラードです
+        """,
+        """
+        Official髭男dismのような華やかさです
+        演歌のようなこぶしが光ります
+        「紅蓮華」のような力強さです
+        ロックバンドの熱さを感じます
+        米津玄師が好きなら気に入るはずです
+        ボカロ好きにおすすめです
+        明るいポップスで元気になれます
+        フォークの素朴さがあります
+        Taylor Swiftに似た物語性があります
+        『恋』を聴くあなたに
+        激しいギターが印象的です
+        テクノのビートが心地よいです
+        """,
+    ),
+]
