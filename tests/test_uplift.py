@@ -246,6 +246,20 @@ async def test_orders_are_what_serving_would_make_of_them(study: Study) -> None:
         assert orders == {RANKING: ranked, FUSED: [*fused, *rest], ALONE: [*ids, *rest]}
 
 
+async def test_other_weights_of_the_models_order_are_judged_by_the_same_answers(
+    study: Study, kept: KeptAnswers, llm_server: LLMServer
+) -> None:
+    llm_server.relevant, llm_server.manner = truth_of(study), Manner.GOOD
+    async with over_http(llm_server) as model:
+        found = await measured(study, model, kept)
+    assert llm_server.n_calls == len(study.listeners)
+    figures = {order.name: order.ndcg.value for order in found.orders}
+    assert list(found.by_weight) == [0, 0.25, 0.5, 0.75, 1]
+    assert found.by_weight[1] == pytest.approx(figures[ALONE])
+    assert found.by_weight[0] < found.by_weight[1]
+    assert f"by LLM_ORDER_WEIGHT: 0: {found.by_weight[0]:.4f}, 0.25: " in shown(found)
+
+
 async def test_what_a_model_makes_up_is_counted_and_its_list_is_the_rankings(study: Study, kept: KeptAnswers) -> None:
     found = await measured(study, ScriptedLanguageModel(picking([1001, 1002, 1, 1])), kept, n=10)
     assert found.dropped == {"unknown_handle": 20, "repeated_handle": 10}

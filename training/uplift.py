@@ -47,6 +47,7 @@ _NO_DIFFERENCE = 1e-12
 _FEW = 30
 _N_DRAWS = 20
 _CHARS_PER_TOKEN = 3
+_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +249,8 @@ class Uplift:
     ``reachable`` is the share of what is to be found that stands among the candidates at all. ``place``: where in the
     prompt's list the picks stood, from 0 (first) to 1 (last), a mean per listener: without favour it is one half.
     ``failed`` counts calls by why their list is the ranking's in whole or in part, ``dropped`` what could not be used.
-    ``beyond_chance``: how far the NDCG of the model's order alone is above that of chance.
+    ``beyond_chance``: how far the NDCG of the model's order alone is above that of chance; ``by_weight``: the NDCG
+    of the fused order if ``order_weight`` were another.
     """
 
     dataset: str
@@ -262,6 +264,7 @@ class Uplift:
     reachable: float
     orders: tuple[Order, ...]
     beyond_chance: Interval
+    by_weight: Mapping[float, float]
     place: Interval | None
     failed: Mapping[str, int]
     dropped: Mapping[str, int]
@@ -296,6 +299,8 @@ class Uplift:
             yield f"of {self.n_listeners} listeners hardly anything can be said: ask for more with --users"
 
     def _further(self) -> Iterator[str]:
+        figures = ", ".join(f"{weight:g}: {ndcg:.4f}" for weight, ndcg in self.by_weight.items())
+        yield f"NDCG@{self.k} of the model's choice by LLM_ORDER_WEIGHT: {figures}"
         if self.place is not None:
             low, high = (f"{100 * value:.1f}" for value in (self.place.low, self.place.high))
             yield (
@@ -346,6 +351,7 @@ def report(study: Study, questions: Sequence[Question], heard: Sequence[Heard], 
         n_candidates=float(np.mean([len(question.candidates) for question in questions])),
         reachable=_reachable(questions),
         orders=tuple(_order(name, quality, qualities[RANKING]) for name, quality in qualities.items()),
+        by_weight=_by_weight(questions, picks, targets, k),
         beyond_chance=paired_bootstrap(qualities[ALONE], qualities[CHANCE], mean_of("ndcg")),
         place=_place(questions, picks),
         failed=Counter(each.degraded for each in outcomes if each.degraded is not None),
@@ -371,12 +377,24 @@ def _picked(question: Question, heard: Heard) -> list[Candidate]:
 def _orders(question: Question, picked: Sequence[Candidate], order_weight: float) -> dict[str, list[int]]:
     """Item ids in each of the orders but that of chance; what the model did not pick follows as it is ranked."""
     ranked = [candidate.item.item_id for candidate in question.candidates]
-    fused = fused_order(picked, question.candidates, order_weight)
     return {
         RANKING: ranked,
-        FUSED: _followed_by(sorted(fused, key=lambda item_id: -fused[item_id]), ranked),
+        FUSED: _fused(question, picked, order_weight),
         ALONE: _followed_by([candidate.item.item_id for candidate in picked], ranked),
     }
+
+
+def _fused(question: Question, picked: Sequence[Candidate], order_weight: float) -> list[int]:
+    fused = fused_order(picked, question.candidates, order_weight)
+    ranked = (candidate.item.item_id for candidate in question.candidates)
+    return _followed_by(sorted(fused, key=lambda item_id: -fused[item_id]), ranked)
+
+
+def _by_weight(
+    questions: Sequence[Question], picks: Sequence[Sequence[Candidate]], targets: Likes, k: int
+) -> Mapping[float, float]:
+    lists = {weight: [_fused(*pair, weight) for pair in zip(questions, picks, strict=True)] for weight in _WEIGHTS}
+    return {weight: float(_quality(rows, targets, k).ndcg.mean()) for weight, rows in lists.items()}
 
 
 def _by_chance(questions: Sequence[Question], draw: int) -> list[list[int]]:
