@@ -1,7 +1,7 @@
 """What the language model's order is worth, listener by listener, beside the first stage's: ``evaluate --llm``.
 
 The same candidates in four orders: the first stage's, the model's fused with it as serving does, the model's alone, and
-one of chance, below which an order that says nothing can not fall for long.
+that of chance, which is what an order that says nothing is worth.
 """
 
 import asyncio
