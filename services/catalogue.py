@@ -8,6 +8,7 @@ from functools import lru_cache
 from math import nan
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 
 from config.catalogue_profile import CatalogueProfile
@@ -80,10 +81,11 @@ class SqlCatalogue:
     async def features(self, item_ids: Collection[int]) -> dict[int, Mapping[str, float]]:
         """See ``core.ports.FeatureStore``."""
         ids = sa.bindparam(_IDS, expanding=True, type_=sa.BigInteger)
-        table = item_feature.c
-        query: sa.Select[Any] = sa.select(table.item_id, table.features).where(table.item_id.in_(ids))
+        # As text, which orjson reads in a fraction of the time: a job waits for it.
+        text = sa.type_coerce(item_feature.c.features, sa.Text).label("text")
+        query: sa.Select[Any] = sa.select(item_feature.c.item_id, text).where(item_feature.c.item_id.in_(ids))
         rows = await self._rows(query, item_ids)
-        return {row.item_id: features for row in rows if (features := _features(row.features))}
+        return {row.item_id: features for row in rows if (features := _features(orjson.loads(row.text)))}
 
     async def _rows(self, query: sa.Select[Any], item_ids: Collection[int]) -> Sequence[sa.Row[Any]]:
         if not item_ids:
