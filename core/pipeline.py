@@ -307,6 +307,8 @@ class RecommendationPipeline:
         if on_ranked and candidates and self._reranker.model_name(question.strategy) != OFFLINE:
             await on_ranked(partial(self._provisional, question, candidates, liked))
         await report(50)
+        # After the turns of those who have a provisional result to show: the model takes its time in any case.
+        await self._turns.turn()
         with self._observer.stage("rerank"):
             reranked = await self._reranker.rerank(
                 candidates[: self._reranker.n_candidates(question.strategy)],
