@@ -415,12 +415,14 @@ class Reranker:
         first = _reply(await _ask(model, prompt, deep=question.deep))
         screened = parse_screening(first.text, handles, n_finalists)
         flaw = None if 2 * len(screened.chosen) >= n_finalists else first.flaw or MALFORMED
-        self._observe(screened.dropped, flaw, len(screened.chosen))
+        self._observe(screened.dropped, flaw if not screened.chosen else None, 0)
         if not screened.chosen:
             return replace(self._offline(question), usage=first.usage, degraded=flaw, dropped=screened.dropped)
         finals = replace(question, candidates=self._finalists_first(question.candidates, screened.chosen))
         asked = self._asked(finals, None if seed is None else f"{seed} finals", n_finalists)
         outcome = self.answered(asked, await _ask(model, asked.prompt, deep=question.deep))
+        if outcome.degraded is None:
+            self._observe({}, flaw, len(screened.chosen))
         return replace(
             outcome,
             model=first.model if outcome.model == OFFLINE else outcome.model,

@@ -263,11 +263,10 @@ def read_prompt(body: Json) -> Question:
     assert isinstance(messages, list)
     system, user = (message["content"] for message in messages)
     lines = {int(handle): rest for handle, rest in _rows(user, "candidates")}
-    n_picks = re.search(r"Exactly (\d+) picks", system)
+    n_picks = re.search(r"[Ee]xactly (\d+) ", system)
     language = re.search(r"Write everything in (\w+)", system)
     assert n_picks is not None
-    assert language is not None
-    return Question(int(n_picks[1]), language[1], list(lines), lines, dict(_rows(user, "likes")))
+    return Question(int(n_picks[1]), language[1] if language else "", list(lines), lines, dict(_rows(user, "likes")))
 
 
 def _rows(user: str, block: str) -> list[tuple[str, str]]:
@@ -305,6 +304,8 @@ _UNSUPPORTED = {
 
 def _answer(question: Question, handles: list[int], manner: Manner, fault: Fault | None) -> Json:
     language = question.language
+    if not language:  # a screening: no words are asked for
+        return {"picks": _spoilt_handles(handles[: question.n_picks], fault)}
     if fault is Fault.WRONG_LANGUAGE:
         language = "Korean" if language == "English" else "English"
     voice = _VOICES[language]
