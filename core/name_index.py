@@ -6,7 +6,7 @@ from unicodedata import normalize
 
 MAX_NAME_CHARS = 160
 
-_SPACES = re.compile(r"[^\S\n]+")
+_ODD_SPACES = re.compile(r"[^\S\n ]| [ \n]|\n |\A | \Z")
 _HANGUL, _KATAKANA = ("가", "힣"), ("ァ", "ヿ")
 
 
@@ -22,22 +22,19 @@ def folded_nfkc(text: str) -> str:
 
 
 def all_folded(names: Sequence[str]) -> list[str]:
-    """Each of ``names`` folded, its spaces collapsed and its end cut off; in one go, as there are a thousand an answer.
-
-    A name with a line break, which no line of text can hold, becomes an empty string.
-    """
+    """Each of ``names`` folded, cut off, its spaces collapsed; in one go, as there are a thousand an answer."""
     if not names:
         return []
-    joined = "\n".join([name[:MAX_NAME_CHARS] if "\n" not in name else "" for name in names])
-    lines = folded(joined).split("\n")
-    return [_SPACES.sub(" ", line).strip() for line in lines] if "  " in joined or "\t" in joined else lines
+    cut = [name[:MAX_NAME_CHARS] for name in names]
+    joined = folded("\n".join([name.replace("\n", " ") if "\n" in name else name for name in cut]))
+    lines = joined.split("\n")
+    return [" ".join(line.split()) for line in lines] if _ODD_SPACES.search(joined) else lines
 
 
 class NameIndex:
-    """Names by their first two characters; shorter ones are not kept: they would be found everywhere.
+    """Names by their first two characters; those of one are not kept: they would be found everywhere.
 
-    ``base`` is an index that is made once and searched too. ``starts`` are all first two characters: where none of
-    them stands, there is nothing to ask for.
+    ``base`` is an index that is made once and searched too.
     """
 
     def __init__(self, names: Iterable[str], base: "NameIndex | None" = None) -> None:
@@ -49,7 +46,10 @@ class NameIndex:
             elif len(start) > 1:
                 by_start[start] = [name]
         self._by_start: dict[str, list[str]] = by_start
-        self.starts = by_start.keys()
+
+    def starts_at(self, text: str, places: Iterable[int]) -> list[int]:
+        """Those of ``places`` in ``text``, which is folded, where ``at`` may find something."""
+        return [place for place in places if text[place : place + 2] in self._by_start]
 
     def at(self, text: str, place: int) -> list[str]:
         """The names that stand as words at ``place`` in ``text``, which is folded, the longest first."""

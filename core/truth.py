@@ -163,12 +163,9 @@ class Truth:
 
     def _places(self, said: _Sentence) -> list[int]:
         """Where a name may start: amid Latin letters alone, not in the middle of a word."""
-        low, starts = said.low, self._index.starts
         if said.is_latin:
-            return [
-                place for match in _LATIN_START.finditer(low) if low[(place := match.start()) : place + 2] in starts
-            ]
-        return [place for place in range(len(low)) if low[place : place + 2] in starts]
+            return self._index.starts_at(said.low, [match.start() for match in _LATIN_START.finditer(said.low)])
+        return self._index.starts_at(said.low, range(len(said.low)))
 
     def _is_supported(self, name: str, supports: _Supports) -> bool:
         if any(name in support.names or name in support.kinds for support in supports):
