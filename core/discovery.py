@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -64,12 +63,20 @@ def _is_collaborative(retrieved: Retrieved) -> Flags:
     return np.array([CandidateSource.COLLABORATIVE in sources for sources in retrieved.sources], dtype=bool)
 
 
-@dataclass(frozen=True, slots=True)
 class DiscoveryPlaces:
-    """How many of the first ``n`` places each kind of discovery has a right to."""
+    """How many of the first ``n`` places each kind of discovery has a right to, and what became of it so far.
 
-    n: int
-    quotas: Mapping[Discovery, int]
+    Gems and crossovers are few, but half of the candidates may be by new creators: only so many of them are called so
+    as they have places, spread over the list. The others stand where their scores put them.
+    """
+
+    def __init__(self, n: int, quotas: Mapping[Discovery, int], n_found: Mapping[Discovery, int]) -> None:
+        self.quotas = quotas
+        self._n, self._n_chosen = n, 0
+        self._unmet = {kind: quota for kind, quota in quotas.items() if quota}
+        self._n_unmet = sum(self._unmet.values())
+        # So many by new creators may stand in the list without being called so: the others are needed for the quota.
+        self._n_spare_new = n_found.get(Discovery.NEW_CREATOR, 0) - quotas.get(Discovery.NEW_CREATOR, 0)
 
     @classmethod
     def of(
@@ -85,24 +92,39 @@ class DiscoveryPlaces:
                 break
             # The highest averages method (Webster, 1832): seats by weight, one after the other.
             quotas[max(open_kinds, key=lambda kind: wanted[kind] / (2 * quotas[kind] + 1))] += 1
-        return cls(n, quotas)
+        return cls(n, quotas, available)
 
-    def due(self, n_chosen: int, counts: Mapping[Discovery, int]) -> frozenset[Discovery]:
-        """Kinds that the next place should go to after ``n_chosen``, which hold so many of each: spread over all."""
-        unmet = {
-            kind: quota - counts.get(kind, 0) for kind, quota in self.quotas.items() if quota > counts.get(kind, 0)
-        }
-        if sum(unmet.values()) >= self.n - n_chosen:
-            return frozenset(unmet)
-        return frozenset(kind for kind in unmet if counts.get(kind, 0) < self.quotas[kind] * (n_chosen + 1) // self.n)
+    def due(self) -> frozenset[Discovery]:
+        """Kinds that the next place should go to, so that they are spread over all places."""
+        if self._n_unmet >= self._n - self._n_chosen:
+            return frozenset(self._unmet)
+        return frozenset(kind for kind, n_unmet in self._unmet.items() if self._is_late(kind, n_unmet))
 
-    def label(self, discovery: Discovery | None, n_chosen: int, counts: Mapping[Discovery, int]) -> Discovery | None:
-        """What the next place is labelled after ``n_chosen``, which hold so many of each, if ``discovery`` gets it.
+    def _is_late(self, kind: Discovery, n_unmet: int) -> bool:
+        quota = self.quotas[kind]
+        return quota - n_unmet < quota * (self._n_chosen + 1) // self._n
 
-        Gems and crossovers are few, but half of the candidates may be by new creators: only so many of them are called
-        so as they have places, spread over the list. The others stand where their scores put them.
-        """
-        if discovery is not Discovery.NEW_CREATOR:
-            return discovery
-        n_so_far = -(-self.quotas.get(discovery, 0) * (n_chosen + 1) // self.n)
-        return discovery if counts.get(discovery, 0) < n_so_far else None
+    def choose(self, discovery: Discovery | None) -> Discovery | None:
+        """A candidate that is such a discovery takes the next place; what it is labelled there."""
+        label = discovery
+        if discovery is Discovery.NEW_CREATOR and not self._is_called_new():
+            label = None
+            self._n_spare_new -= 1
+        if label in self._unmet:
+            self._meet(label)
+        self._n_chosen += 1
+        return label
+
+    def _meet(self, kind: Discovery) -> None:
+        self._n_unmet -= 1
+        self._unmet[kind] -= 1
+        if not self._unmet[kind]:
+            del self._unmet[kind]
+
+    def _is_called_new(self) -> bool:
+        n_unmet = self._unmet.get(Discovery.NEW_CREATOR, 0)
+        if not n_unmet:
+            return False
+        quota = self.quotas[Discovery.NEW_CREATOR]
+        is_early = (quota - n_unmet) * self._n >= quota * (self._n_chosen + 1)
+        return not is_early or self._n_spare_new <= 0 or Discovery.NEW_CREATOR in self.due()

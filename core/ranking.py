@@ -21,6 +21,9 @@ from models.recommendation import Candidate, CandidateSource, Discovery, Evidenc
 
 _N_NEAR_SHOWN = 2
 
+_Near = tuple[tuple[int, ...], tuple[float, ...]]
+"""Ids of likes, nearest first, and the cosines to them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingConfig:
@@ -95,10 +98,21 @@ def rank(retrieved: Retrieved, n: int, config: RankingConfig) -> list[Ranked]:
     scores = retrieved.wish.blended(scores) if retrieved.wish else scores
     discoveries = find_discoveries(retrieved, scores, config.gem_popularity_quantile)
     chosen = _diversify(retrieved, discoveries, scores, n, config)
-    nearest = np.argsort(-retrieved.affinity[list(chosen)], axis=1, kind="stable")[:, :_N_NEAR_SHOWN].tolist()
     return [
         _ranked(retrieved, place, near, float(scores[place]), discovery, taste)
-        for (place, discovery), near in zip(chosen.items(), nearest, strict=True)
+        for (place, discovery), near in zip(chosen.items(), _nearest(retrieved, list(chosen)), strict=True)
+    ]
+
+
+def _nearest(retrieved: Retrieved, places: Sequence[int]) -> list[_Near]:
+    """The likes that the candidates at ``places`` are closest to."""
+    affinity = retrieved.affinity[places]
+    columns = np.argsort(-affinity, axis=1, kind="stable")[:, :_N_NEAR_SHOWN]
+    cosines = np.take_along_axis(affinity, columns, axis=1)
+    ids = [facts.item_id for facts in retrieved.liked]
+    return [
+        (tuple(ids[column] for column in own), tuple(similarity))
+        for own, similarity in zip(columns.tolist(), cosines.tolist(), strict=True)
     ]
 
 
@@ -174,7 +188,6 @@ def _diversify(
     per_creator: Counter[str | None] = Counter()
     chosen: dict[int, Discovery | None] = {}
     over_cap: list[int] = []
-    counts: Counter[Discovery] = Counter()
     # What is due goes before all else by more than any marginal relevance.
     precedence = {kind: np.float32(1000) * np.array([each is kind for each in discoveries]) for kind in places.quotas}
     for _ in range(len(scores)):
@@ -183,24 +196,21 @@ def _diversify(
         gains = relevance - redundancy
         gains += balance.gains()
         gains += wished.gains(len(chosen))
-        for kind in places.due(len(chosen), counts):
+        for kind in places.due():
             gains += precedence[kind]
-        place = int(np.argmax(gains))
+        place = int(gains.argmax())
         relevance[place] = -np.inf
         creator = retrieved.facts[place].creator
         if creator is not None and per_creator[creator] >= config.max_per_creator:
             over_cap.append(place)
             continue
         per_creator[creator] += 1
-        label = places.label(discoveries[place], len(chosen), counts)
-        if label is not None:
-            counts[label] += 1
-        chosen[place] = label
+        chosen[place] = places.choose(discoveries[place])
         balance.choose(place)
         wished.choose(place)
         np.maximum(redundancy, likeness[place], out=redundancy)
     for place in over_cap[: n - len(chosen)]:
-        chosen[place] = places.label(discoveries[place], len(chosen), counts)
+        chosen[place] = places.choose(discoveries[place])
     return chosen
 
 
@@ -212,9 +222,8 @@ def _balance(retrieved: Retrieved, strength: float) -> InterestBalance:
 
 
 def _ranked(
-    retrieved: Retrieved, place: int, nearest: Sequence[int], score: float, discovery: Discovery | None, taste: _Taste
+    retrieved: Retrieved, place: int, near: _Near, score: float, discovery: Discovery | None, taste: _Taste
 ) -> Ranked:
-    """``nearest``: the columns of the likes that the candidate is closest to."""
     facts = retrieved.facts[place]
     sources = retrieved.sources[place] if retrieved.sources else ()
     return Ranked(
@@ -224,8 +233,8 @@ def _ranked(
         if retrieved.is_popular and sources != (CandidateSource.WISH,)
         else _kind(facts, taste, discovery, sources),
         similarity=float(retrieved.similarity[place]),
-        near_ids=tuple(retrieved.liked[column].item_id for column in nearest),
-        near_similarity=tuple(retrieved.affinity[place, list(nearest)].tolist()),
+        near_ids=near[0],
+        near_similarity=near[1],
         shared_genres=tuple(genre for genre in facts.genres if genre in taste.genres),
         shared_moods=tuple(mood for mood in facts.moods if mood in taste.moods),
         same_creator=facts.creator in taste.creators,

@@ -196,14 +196,16 @@ def test_whatever_is_chosen_meanwhile_every_quota_is_met(
 ) -> None:
     n = data.draw(st.integers(1, len(rows)))
     places = DiscoveryPlaces.of([kind for kind, _ in rows], n, share, mix)
-    left, chosen = list(rows), Counter[Discovery]()
-    for n_chosen in range(n):
-        due = places.due(n_chosen, chosen)
+    left, labels = list(rows), Counter[Discovery | None]()
+    for _ in range(n):
+        due = places.due()
         best = max(left, key=lambda row: (row[0] in due, row[1]))
         left.remove(best)
-        if best[0] is not None:
-            chosen[best[0]] += 1
-    assert all(chosen[kind] >= quota for kind, quota in places.quotas.items())
+        label = places.choose(best[0])
+        assert label in (best[0], None if best[0] is NEW else best[0])
+        labels[label] += 1
+    assert all(labels[kind] >= quota for kind, quota in places.quotas.items())
+    assert labels[NEW] <= places.quotas.get(NEW, 0)
 
 
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 12), st.integers(1, 40), st.floats(0, 1), st.floats(0, 1))
@@ -212,7 +214,7 @@ def test_a_ranked_list_holds_the_share_of_discoveries_where_there_are_so_many(
 ) -> None:
     what = crowd(n_gems, n_crossovers, n_new)
     config = replace(CONFIG, discovery_share=share, diversity=diversity)
-    labels = Counter(each.discovery for each in rank(what, len(what.facts), config))
+    labels = find_discoveries(what, what.similarity, config.gem_popularity_quantile)
     shown = counts(rank(what, n, config))
-    quotas = DiscoveryPlaces.of(list(labels.elements()), n, share, config.discovery_mix).quotas
+    quotas = DiscoveryPlaces.of(labels, n, share, config.discovery_mix).quotas
     assert all(shown[kind] >= quota for kind, quota in quotas.items())
