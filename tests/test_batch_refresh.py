@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -26,7 +27,7 @@ from tests.support.batch_site import MODEL, PRICE, BatchSite, embed, fill, open_
 from tests.support.catalogue import insert_songs, like
 from tests.support.command import Outcome, run_command
 from tests.support.llm_batches import BatchPlan, Hold
-from tests.support.llm_server import LLMServer
+from tests.support.llm_server import LLMServer, read_prompt
 from tests.support.messaging import delete_topology
 from tests.support.waiting import until
 from tests.support.worker_process import WorkerProcess
@@ -212,9 +213,19 @@ async def test_what_a_member_asked_for_meanwhile_is_not_overwritten(site: BatchS
     assert latest["locale"] == "ko"
 
 
+def picked_titles(site: BatchSite, custom_id: str) -> set[str]:
+    """What the model picked, by the lines that it was shown."""
+    (body,) = (line["body"] for line in site.lines() if line["custom_id"] == custom_id)
+    shown = read_prompt(body).lines
+    content = site.llm.batches.answer(body)["choices"][0]["message"]["content"]  # type: ignore[index]
+    picks = [pick for group in json.loads(content)["groups"] for pick in group["picks"]]
+    return {shown[pick["h"]].split(" | ")[0] for pick in picks}
+
+
 async def test_a_song_added_meanwhile_costs_no_answer_but_it_is_not_kept_as_one_to_the_new_catalogue(
     site: BatchSite,
 ) -> None:
+    asked = await site.parts.pipeline.prepare(Job(job_id="j", member_id=2))
     site.llm.batches.hold = Hold("poll")
     running = asyncio.create_task(site.run())
     await asyncio.wait_for(site.llm.batches.hold.reached.wait(), 10)
@@ -226,6 +237,10 @@ async def test_a_song_added_meanwhile_costs_no_answer_but_it_is_not_kept_as_one_
     result = await site.latest(2)
     assert result is not None
     assert result["degraded"] is False
+    # The new catalogue is shown in another order: what the model named must be what it was shown then.
+    assert (await site.parts.pipeline.prepare(Job(job_id="j", member_id=2))).shown_ids != asked.shown_ids
+    shown = {row["title_en"] for group in result["groups"] for row in group["songs"]}
+    assert shown == picked_titles(site, asked.fingerprint)
     assert not await site.parts.pipeline.is_answered(Job(job_id="j", member_id=2))
 
 
