@@ -1,12 +1,11 @@
 """Finds known names in texts of any script: one dictionary look-up a character, however many names there are."""
 
-import re
 from collections.abc import Iterable, Sequence
 from unicodedata import normalize
 
 MAX_NAME_CHARS = 160
 
-_ODD_SPACES = re.compile(r"[^\S\n ]| [ \n]|\n |\A | \Z")
+_SPACES = ("  ", " \n", "\n ")
 _HANGUL, _KATAKANA = ("가", "힣"), ("ァ", "ヿ")
 
 
@@ -28,7 +27,8 @@ def all_folded(names: Sequence[str]) -> list[str]:
     cut = [name[:MAX_NAME_CHARS] for name in names]
     joined = folded("\n".join([name.replace("\n", " ") if "\n" in name else name for name in cut]))
     lines = joined.split("\n")
-    return [" ".join(line.split()) for line in lines] if _ODD_SPACES.search(joined) else lines
+    is_odd = any(spaces in f"\n{joined}\n" for spaces in _SPACES) or not joined.replace("\n", "").isprintable()
+    return [" ".join(line.split()) for line in lines] if is_odd else lines
 
 
 class NameIndex:
