@@ -368,6 +368,31 @@ async def test_picks_beyond_what_was_asked_keep_their_reasons() -> None:
     assert dict(outcome.reasons) == {13: "Because it fits you well", 14: "Because it fits you well"}
 
 
+async def test_what_nothing_supports_gives_way_to_the_evidence_and_is_counted() -> None:
+    observer = RecordingObserver()
+    raw = json.loads(answer_text({"A": [1, 2], "Vogue by “Madonna”": [3, 4]}))
+    raw["taste"] = "You like “Vogue” by Madonna"
+    raw["groups"][0]["picks"][0]["r"] = "Like “Vogue” by Madonna"
+    raw["groups"][0]["tagline"] = "All about “Vogue”"
+    with structlog.testing.capture_logs() as lines:
+        outcome = await rerank(ScriptedLanguageModel(json.dumps(raw)), ranked(20), observer=observer, n_picks=4)
+    counted = {"untrue_label": 1, "untrue_reason": 1, "untrue_tagline": 2, "untrue_taste": 1}
+    assert dict(outcome.dropped) == observer.dropped == counted
+    first, second = outcome.groups[0].picks
+    assert (first.reason, second.reason) == (EXPLAINER.reason(first.candidate, "en"), "Because it fits you well")
+    assert [group.label for group in outcome.groups] == ["A", "More for you"]
+    assert outcome.groups[0].tagline == EXPLAINER.tagline("en")
+    assert outcome.taste == EXPLAINER.taste(LIKED, "en")
+    assert outcome.degraded is None
+    assert lines == [{"event": "untrue_sentences_replaced", "log_level": "info", **counted}]
+
+
+async def test_a_label_that_holds_more_than_words_is_none() -> None:
+    model = ScriptedLanguageModel(answer_text({"<b>Hot</b>": [1, 2], "evil.com": [3, 4], "Calm": [5, 6]}))
+    outcome = await rerank(model, ranked(20), n_picks=6)
+    assert [group.label for group in outcome.groups] == ["Calm", "More for you"]
+
+
 # --- the order ---
 
 
