@@ -26,7 +26,7 @@ from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError, SongsAIError
 from core.ports import BatchApi
 from core.submission import submit
-from models.job import Job, JobStatus, Strategy
+from models.job import Job, JobContext, JobStatus, Strategy
 from services import migrations
 from services.answer_cache import RedisAnswerCache
 from services.batch_ledger import SqlBatchLedger
@@ -118,6 +118,7 @@ def publish(
     strategy: Annotated[Strategy, typer.Option(help="How much LLM to spend.")] = Strategy.DEFAULT,
     top_k: Annotated[int | None, typer.Option(min=1, help="Candidates in the result.")] = None,
     locale: Annotated[str | None, typer.Option(help="ko, ja or en.")] = None,
+    wish: Annotated[str, typer.Option(help="What the listener asks for at this moment, in their own words.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the result and print it.")] = False,
     timeout_s: Annotated[float, typer.Option(min=0, help="Seconds to wait at the most.")] = 60.0,
 ) -> None:
@@ -129,6 +130,7 @@ def publish(
         strategy=strategy,
         top_k=top_k,
         locale=locale,
+        context=JobContext(query=wish) if wish else None,
         source="manual",
         requested_at_ns=int(datetime.now(UTC).timestamp() * 1_000_000) * 1_000,
     )
