@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config.llm_strategies import DEFAULT_STRATEGIES, StrategyTable
+from config.rate_limit import RateLimit
 from config.token_price import TokenPrice
 
 MEMORY_URL = "memory://"
@@ -66,10 +67,17 @@ class Settings(BaseSettings):
         "", description="api-version of an Azure deployment, whose key goes in the header api-key; empty: none"
     )
     llm_requests_per_minute: int = Field(
-        0, ge=0, description="LLM requests of all workers in any minute, retries included; 0: no limit"
+        0, ge=0, description="requests of all workers to one model in any minute, retries included; 0: no limit"
     )
     llm_tokens_per_minute: int = Field(
-        0, ge=0, description="tokens, prompt and completion, of all workers in any minute; 0: no limit"
+        0, ge=0, description="tokens, prompt and completion, of one model and all workers in any minute; 0: no limit"
+    )
+    llm_rate_limits: dict[str, RateLimit] = Field(
+        {},
+        description=(
+            "models of which another limit holds, as JSON: "
+            '{"gpt-4.1": {"requests_per_minute": 500, "tokens_per_minute": 30000}}'
+        ),
     )
     llm_budget_wait_s: float = Field(5.0, ge=0, description="seconds a call may wait for room in these two")
     llm_daily_usd: float = Field(

@@ -1,4 +1,4 @@
-"""Requests and tokens a minute, and money a day, that all workers spend together.
+"""Requests and tokens a minute of each model, and money a day, that all workers spend together.
 
 A sliding window by seconds in Redis, after whose clock all of it goes. A call reserves what it may use at the most, and
 the reservation counts until the call is settled; what it then used counts for a whole window more. So whatever minute
@@ -16,13 +16,14 @@ from zoneinfo import ZoneInfo
 
 from redis.asyncio import Redis
 
+from config.rate_limit import RateLimit
 from config.token_price import TokenPrice
 from core.errors import ConfigurationError, LanguageModelFailed
 from core.ports import Clock
 from services.redis_client import RedisScript
 
-WINDOW_KEY = "songs_ai:llm_budget:window"
-OPEN_KEY = "songs_ai:llm_budget:open"
+WINDOW_PREFIX = "songs_ai:llm_budget:window:"
+OPEN_PREFIX = "songs_ai:llm_budget:open:"
 SPEND_PREFIX = "songs_ai:llm_spend:"
 
 _N_TICKS = 60
@@ -32,8 +33,9 @@ _NANO = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """Room for one call; ``key`` is Redis' name of it."""
+    """Room for one call of ``model``; ``key`` is Redis' name of it."""
 
+    model: str
     key: str
     max_tokens: int
     max_cost_usd: float
@@ -41,7 +43,9 @@ class Reservation:
 
 
 class RedisCallBudgets:
-    """Limits of all calls of all models together; 0 is no limit.
+    """Limits a minute of all calls of one model, and of what all models cost a day; 0 is no limit.
+
+    Providers limit each model by itself: ``rate_limits`` holds those that differ from what holds for every other.
 
     A call may send ``requests_per_call`` requests, retries included, and end ``lease_s`` after its reservation; what a
     dead worker reserved counts as used from then on. A call that alone is above a limit takes all of it.
@@ -58,6 +62,7 @@ class RedisCallBudgets:
         prices: Mapping[str, TokenPrice],
         requests_per_minute: int,
         tokens_per_minute: int,
+        rate_limits: Mapping[str, RateLimit] | None = None,
         daily_usd: float,
         requests_per_call: int,
         lease_s: float,
@@ -70,7 +75,8 @@ class RedisCallBudgets:
             raise ConfigurationError(f"LLM_DAILY_USD needs the price of {', '.join(unpriced)} in LLM_PRICES")
         self._clock = clock
         self._prices = prices
-        self._max_requests, self._max_tokens = requests_per_minute, tokens_per_minute
+        self._limits = (requests_per_minute, tokens_per_minute)
+        self._rate_limits = rate_limits or {}
         self._daily_usd = daily_usd
         self._requests_per_call = requests_per_call
         self._lease_ms, self._window_ms = round(lease_s * 1000), round(window_s * 1000)
@@ -90,10 +96,12 @@ class RedisCallBudgets:
         cost_usd = self.cost_usd(model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
         began_s, poll_s = self._clock.monotonic_s(), _FIRST_POLL_S
         while True:
-            key, wait_s = await self._asked(token, max_tokens, cost_usd)
+            key, wait_s = await self._asked(model, token, max_tokens, cost_usd)
             waited_s = self._clock.monotonic_s() - began_s
             if key is not None:
-                return Reservation(key=key, max_tokens=max_tokens, max_cost_usd=cost_usd, waited_s=waited_s)
+                return Reservation(
+                    model=model, key=key, max_tokens=max_tokens, max_cost_usd=cost_usd, waited_s=waited_s
+                )
             left_s = patience_s - waited_s
             if left_s <= 0 or wait_s > left_s:
                 raise LanguageModelFailed("over_budget", f"no room within {patience_s:.3g} s")
@@ -101,14 +109,19 @@ class RedisCallBudgets:
             await asyncio.sleep(min(left_s, max(wait_s, poll_s * random.uniform(0.5, 1))))
             poll_s = min(2 * poll_s, _LONGEST_POLL_S)
 
-    async def _asked(self, token: str, max_tokens: int, cost_usd: float) -> tuple[str | None, float]:
+    async def _asked(self, model: str, token: str, max_tokens: int, cost_usd: float) -> tuple[str | None, float]:
         """The name of the reservation, or None and how long there is no room for certain, in seconds."""
         day = self._day()
-        limited_tokens = min(max_tokens, self._max_tokens) if self._max_tokens else max_tokens
-        n_requests = min(self._requests_per_call, self._max_requests or self._requests_per_call)
-        limits = [self._max_requests, self._max_tokens, _nano(self._daily_usd)]
+        requests_limit, tokens_limit = self._limits_of(model)
+        limited_tokens = min(max_tokens, tokens_limit) if tokens_limit else max_tokens
+        n_requests = min(self._requests_per_call, requests_limit or self._requests_per_call)
+        limits = [requests_limit, tokens_limit, _nano(self._daily_usd)]
         reply = await self._reserve(
-            [WINDOW_KEY, OPEN_KEY, *(_spend_key(day + timedelta(days=days)) for days in (-1, 0, 1))],
+            [
+                WINDOW_PREFIX + model,
+                OPEN_PREFIX + model,
+                *(_spend_key(day + timedelta(days=days)) for days in (-1, 0, 1)),
+            ],
             [
                 *(token, n_requests, limited_tokens, _nano(cost_usd)),
                 *limits,
@@ -127,7 +140,7 @@ class RedisCallBudgets:
         Raises ``DependencyUnavailable``: the reservation then counts as used.
         """
         spend = await self._settle(
-            [WINDOW_KEY, OPEN_KEY],
+            [WINDOW_PREFIX + reservation.model, OPEN_PREFIX + reservation.model],
             [reservation.key, n_requests, tokens, _nano(cost_usd), self._window_ms, _N_TICKS, self._now()],
         )
         return int(cast("bytes", spend)) / _NANO
@@ -140,6 +153,12 @@ class RedisCallBudgets:
         return price.cost_usd(
             prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cached_tokens=cached_tokens
         )
+
+    def _limits_of(self, model: str) -> tuple[int, int]:
+        """Requests and tokens a minute."""
+        own = self._rate_limits.get(model, RateLimit())
+        requests, tokens = own.requests_per_minute, own.tokens_per_minute
+        return self._limits[0] if requests is None else requests, self._limits[1] if tokens is None else tokens
 
     def _day(self) -> datetime:
         """The beginning of the day by our clock; Redis knows whether it is the day before or after by its own."""

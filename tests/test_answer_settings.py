@@ -5,6 +5,7 @@ from pydantic import SecretStr
 
 from config.catalogue_profile import load_profile
 from config.llm_strategies import StrategyTable
+from config.rate_limit import RateLimit
 from config.settings import Settings
 from config.token_price import TokenPrice
 from workers import runtime
@@ -72,6 +73,7 @@ NEVER: dict[str, object] = {
     "llm_max_concurrency": 9,
     "llm_max_retries": 9,
     "llm_prices": {"a": TokenPrice(input=1, output=1)},
+    "llm_rate_limits": {"a": RateLimit(tokens_per_minute=9)},
     "llm_requests_per_minute": 9,
     "llm_streaming": True,
     "llm_structured_output": "json_mode",

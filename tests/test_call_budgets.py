@@ -3,7 +3,7 @@
 import asyncio
 import multiprocessing
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TypedDict, Unpack
@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from config.rate_limit import RateLimit
 from config.token_price import TokenPrice
 from core.errors import ConfigurationError, DependencyUnavailable, LanguageModelFailed
 from services.call_budgets import SPEND_PREFIX, RedisCallBudgets, Reservation
@@ -21,10 +22,12 @@ from services.redis_client import open_redis
 from tests.support.hand_clock import HandClock
 from tests.support.private_servers import free_port
 
-PRICES = {"small": TokenPrice(input=1.0, cached_input=0.25, output=4.0)}
+PRICE = TokenPrice(input=1.0, cached_input=0.25, output=4.0)
+PRICES = {"small": PRICE, "large": PRICE}
 
 
 class Limits(TypedDict, total=False):
+    rate_limits: Mapping[str, RateLimit]
     requests_per_minute: int
     tokens_per_minute: int
     daily_usd: float
@@ -49,9 +52,15 @@ def budgets(client: Redis, clock: HandClock | None = None, **given: Unpack[Limit
 
 
 async def reserved(
-    each: RedisCallBudgets, call: str = "t", *, prompt: int = 90, completion: int = 10, patience_s: float = 0.0
+    each: RedisCallBudgets,
+    call: str = "t",
+    *,
+    model: str = "small",
+    prompt: int = 90,
+    completion: int = 10,
+    patience_s: float = 0.0,
 ) -> Reservation:
-    return await each.reserve("small", call, prompt_tokens=prompt, completion_tokens=completion, patience_s=patience_s)
+    return await each.reserve(model, call, prompt_tokens=prompt, completion_tokens=completion, patience_s=patience_s)
 
 
 async def refusal(each: RedisCallBudgets, call: str = "refused", *, prompt: int = 90) -> str:
@@ -137,6 +146,34 @@ class CallBudgetsContract:
         await used(each, first, requests=2)
         await reserved(each, "b")
         assert await refusal(each) == "over_budget"
+
+    async def test_each_model_has_limits_of_its_own(self, client: Redis, clock: HandClock) -> None:
+        each = budgets(client, clock, requests_per_minute=1, rate_limits={"large": RateLimit(tokens_per_minute=250)})
+        first = await reserved(each, "a")
+        assert await refusal(each) == "over_budget"
+        await reserved(each, "b", model="large")
+        with pytest.raises(LanguageModelFailed, match="over_budget"):
+            await reserved(each, "c", model="large")
+        await used(each, first)
+        await reserved(each, "d", model="third")
+
+    async def test_limits_of_a_model_s_own_stand_in_place_of_the_general_ones(
+        self, client: Redis, clock: HandClock
+    ) -> None:
+        limit = RateLimit(requests_per_minute=0, tokens_per_minute=150)
+        each = budgets(client, clock, requests_per_minute=1, rate_limits={"large": limit})
+        for call in ("a", "b", "c"):
+            reservation = await reserved(each, call, model="large")
+            await used(each, reservation, tokens=10)
+        await reserved(each, "d", model="large")
+        with pytest.raises(LanguageModelFailed, match="over_budget"):
+            await reserved(each, "e", model="large")
+
+    async def test_all_models_spend_the_same_money(self, client: Redis, clock: HandClock) -> None:
+        each = budgets(client, clock, daily_usd=0.0002)
+        await reserved(each, "a")
+        with pytest.raises(LanguageModelFailed, match="over_spend"):
+            await reserved(each, "b", model="large")
 
     async def test_a_call_above_the_whole_limit_goes_alone(self, client: Redis, clock: HandClock) -> None:
         each = budgets(client, clock, tokens_per_minute=50, requests_per_minute=1, requests_per_call=3)

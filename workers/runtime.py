@@ -647,6 +647,7 @@ def _call_guard(settings: Settings, redis: Redis, clock: SystemClock, metrics: P
         prices=settings.llm_prices,
         requests_per_minute=settings.llm_requests_per_minute,
         tokens_per_minute=settings.llm_tokens_per_minute,
+        rate_limits=settings.llm_rate_limits,
         daily_usd=settings.llm_daily_usd,
         requests_per_call=1 + settings.llm_max_retries,
         lease_s=longest_s,
@@ -655,6 +656,7 @@ def _call_guard(settings: Settings, redis: Redis, clock: SystemClock, metrics: P
     is_counted = (
         settings.llm_requests_per_minute
         or settings.llm_tokens_per_minute
+        or settings.llm_rate_limits
         or settings.llm_daily_usd
         or settings.llm_prices
     )
