@@ -3,8 +3,8 @@
     .venv/bin/python -m benchmarks.provisional --tracks songs.csv [--members 120] [--in-flight 8] [--llm-delay-s 2]
 
 Each of the clients that keep jobs in flight publishes one of a new member, and the next once that has succeeded: in
-one half of a turn all begin at once, and stay together, since every answer takes the LLM as long; in the other they begin
-one after the other. One watcher asks Redis for all members that wait, every millisecond or two, so that what is
+one half of a turn all begin at once, and stay together, since every answer takes the LLM as long; in the other they
+begin one after the other. One watcher asks Redis for all members that wait, every millisecond or two, so that what is
 measured begins before the publisher's confirm and ends with what another program can read. The same in turns with
 provisional results switched off tells what they cost. Servers are found as for ``benchmarks.main_job``; it prints a
 table.
