@@ -117,8 +117,8 @@ class OpenAIBatches:
 
     async def upload(self, name: str, path: Path) -> str:
         """See ``BatchApi.upload``."""
-        content = await asyncio.to_thread(path.read_bytes)
-        with _errors():
+        # An open file is read as it is sent; bytes would be in memory three times over.
+        with await asyncio.to_thread(path.open, "rb") as content, _errors():
             file = await self._once.files.create(file=(name, content), purpose="batch", timeout=_TRANSFER_S)
         return file.id
 
