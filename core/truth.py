@@ -31,6 +31,8 @@ _OTHER_SCRIPT = re.compile(r"[぀-ヿ一-鿿가-힣]")
 _LATIN_START = re.compile(r"[0-9a-zß-ɏ]+|[^\s0-9a-zß-ɏ]")
 _HIRAGANA = re.compile(r"[ぁ-ゟ]+")
 _WORD = re.compile(r"\w[\w'&-]*")
+# An ellipsis in NFKC: what ends with it is the beginning of something longer.
+_CUT = "..."
 _SENTENCE_END = (".", "!", "?", ":", ";", "—", "–", '"', "“")
 _MIN_PLAIN_WORD, _MIN_TITLE_WORDS, _SEVERAL = 4, 3, 2
 _MIN_CREATOR, _MIN_TITLE, _MIN_TITLE_IN_CONTEXT, _MIN_HIRAGANA = 3, 5, 3, 4
@@ -129,9 +131,11 @@ class Truth:
         """
         said = _Sentence.of(sentence, is_title=is_title)
         supports = (self._about(about), self._liked) if about else (self._liked,)
-        claims = [*self._quotations(said, supports), *self._known(said, supports)]
+        true_parts: list[tuple[int, int]] = []
+        known = list(self._known(said, supports, true_parts))
+        claims = [*self._quotations(said, supports, true_parts), *known]
         if not (said.is_title and said.is_latin):
-            claims += self._strangers(said, supports)
+            claims += self._strangers(said, supports, true_parts)
         return tuple(dict.fromkeys(claims))
 
     def _about(self, candidates: Sequence[Candidate]) -> _Support:
@@ -150,14 +154,17 @@ class Truth:
 
     # --- names and kinds that the data holds ---
 
-    def _known(self, said: _Sentence, supports: _Supports) -> Iterator[str]:
+    def _known(self, said: _Sentence, supports: _Supports, true_parts: list[tuple[int, int]]) -> Iterator[str]:
+        """Claims by names that the data holds; where such a name is true is added to ``true_parts``."""
         low, end = said.low, 0
         for place in self._places(said):
             for name in self._index.at(low, place) if place >= end else ():
                 is_supported = self._is_supported(name, supports)
                 if is_supported or self._is_claim(name, said, place, place + len(name)):
                     end = place + len(name)
-                    if not is_supported:
+                    if is_supported:
+                        true_parts.append((place, end))
+                    else:
                         yield said.text[place:end]
                     break
 
@@ -214,7 +221,10 @@ class Truth:
         if name in self._rules.words.plain:
             return False
         if not is_single and (is_creator or not said.is_title):
-            return True
+            # The first word of a sentence and words such as "I" are capitalised anyway.
+            telling = written[1:] if said.starts(start) and not is_creator else written
+            plain = self._rules.words.plain
+            return any(word[0].isupper() and folded_nfkc(word) not in plain for word in telling)
         tells_nothing = said.is_title or said.starts(start) or not said.is_latin or len(name) < _MIN_PLAIN_WORD
         if is_creator and not said.is_latin and len(name) >= _MIN_CREATOR:
             return True
@@ -222,12 +232,16 @@ class Truth:
 
     # --- what stands in quotation marks ---
 
-    def _quotations(self, said: _Sentence, supports: _Supports) -> Iterator[str]:
+    def _quotations(self, said: _Sentence, supports: _Supports, true_parts: list[tuple[int, int]]) -> Iterator[str]:
         if not _QUOTES.search(said.text):
             return
         for match in _QUOTED.finditer(said.text):
             quoted = next(part for part in match.groups() if part is not None).strip(" .,!?")
-            if quoted and not _is_known(folded_nfkc(quoted), supports) and self._is_title_like(quoted, said, match):
+            if not quoted or _is_within(match.start(), true_parts):
+                continue
+            if _is_known(folded_nfkc(quoted), supports):
+                true_parts.append(match.span())
+            elif self._is_title_like(quoted, said, match):
                 yield quoted
 
     def _is_title_like(self, quoted: str, said: _Sentence, match: re.Match[str]) -> bool:
@@ -241,7 +255,7 @@ class Truth:
 
     # --- names that the data does not hold ---
 
-    def _strangers(self, said: _Sentence, supports: _Supports) -> Iterator[str]:
+    def _strangers(self, said: _Sentence, supports: _Supports, true_parts: list[tuple[int, int]]) -> Iterator[str]:
         """Runs of capitalised words that hold two unknown ones, or one in the place of a name."""
         for run in (_CAPITALISED if said.is_latin else _LATIN_NAME).finditer(said.text):
             start = run.start()
@@ -249,7 +263,11 @@ class Truth:
             if said.is_latin and said.starts(start):
                 parts = parts[1:]
             unknown = [
-                part for part in parts if part.group()[0].isupper() and not self._is_known_word(part.group(), supports)
+                part
+                for part in parts
+                if part.group()[0].isupper()
+                and not _is_within(start + part.start(), true_parts)
+                and not self._is_known_word(part.group(), supports)
             ]
             if not unknown:
                 continue
@@ -262,7 +280,10 @@ class Truth:
                 yield said.text[first:last]
 
     def _is_known_word(self, word: str, supports: _Supports) -> bool:
-        word = folded_nfkc(word).rstrip(".-'")
+        word = folded_nfkc(word).rstrip("-'")
+        if _CUT in word:
+            return True
+        word = word.rstrip(".")
         bare = word.removesuffix("'s")
         parts = {word, bare, bare.split("-")[0]}
         if len(bare) < _SEVERAL or not parts.isdisjoint(self._rules.words.plain):
@@ -291,6 +312,10 @@ def _distinct(kinds: Iterable[Iterable[str]]) -> set[str]:
 
 def _kinds(items: Iterable[Item]) -> set[str]:
     return _distinct(chain.from_iterable((item.genres, item.moods) for item in items))
+
+
+def _is_within(place: int, parts: Iterable[tuple[int, int]]) -> bool:
+    return any(start <= place < end for start, end in parts)
 
 
 def _squeezed(kind: str) -> str:
