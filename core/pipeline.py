@@ -187,7 +187,7 @@ class RecommendationPipeline:
 
     async def is_answered(self, job: Job) -> bool:
         """Whether the whole answer to ``job`` is in the cache already."""
-        known = await self._known_answer(await self._question(job))
+        known = await self._kept_answer(await self._question(job))
         return known is not None and not known.degraded
 
     async def prepare(self, job: Job) -> Prepared:
@@ -255,14 +255,17 @@ class RecommendationPipeline:
 
     async def _known_answer(self, question: _Question) -> ResultDocuments | None:
         """The answer under the same fingerprint, if every item in it is still active at this moment."""
+        known = await self._kept_answer(question)
+        if known is not None:
+            log.info(LogEvent.JOB_REUSED, fingerprint=question.fingerprint)
+        return known
+
+    async def _kept_answer(self, question: _Question) -> ResultDocuments | None:
         known = await self._answers.get(question.fingerprint)
         if known is None:
             return None
         shown = item_ids(known, self._profile)
-        if shown - await self._catalogue.active_ids(shown):
-            return None
-        log.info(LogEvent.JOB_REUSED, fingerprint=question.fingerprint)
-        return known
+        return None if shown - await self._catalogue.active_ids(shown) else known
 
     async def _keep(self, question: _Question, documents: ResultDocuments) -> None:
         try:
