@@ -449,9 +449,11 @@ class Reranker:
             return self._outcome(asked, replace(reply, flaw=reply.flaw or MALFORMED), NO_ANSWER)
 
     def _truth(self, asked: Asked) -> Truth:
-        question = asked.question
-        shown = [candidate.item for candidate in asked.handles.values()]
-        return Truth(self._rules[question.locale], shown, question.liked, question.wish.text if question.wish else "")
+        question, shown = asked.question, asked.handles.values()
+        near = (item for candidate in shown for item in candidate.evidence.near)
+        liked = {item.item_id: item for item in (*question.liked, *near)}
+        words = question.wish.text if question.wish else ""
+        return Truth(self._rules[question.locale], [each.item for each in shown], list(liked.values()), words)
 
     def _outcome(self, asked: Asked, reply: _Reply, answer: Answer) -> Reranked:
         question, n_asked = asked.question, asked.n_asked

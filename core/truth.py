@@ -103,6 +103,8 @@ class _Support:
 
 
 _Supports = tuple[_Support, ...]
+_Parts = list[tuple[int, int]]
+"""Places in a sentence, from the first character to after the last."""
 
 
 class Truth:
@@ -131,9 +133,10 @@ class Truth:
         """
         said = _Sentence.of(sentence, is_title=is_title)
         supports = (self._about(about), self._liked) if about else (self._liked,)
-        true_parts: list[tuple[int, int]] = []
+        true_parts: _Parts = []
         known = list(self._known(said, supports, true_parts))
-        claims = [*self._quotations(said, supports, true_parts), *known]
+        claims = list(self._quotations(said, supports, true_parts))
+        claims += [said.text[start:end] for start, end in known if not _is_within(start, true_parts)]
         if not (said.is_title and said.is_latin):
             claims += self._strangers(said, supports, true_parts)
         return tuple(dict.fromkeys(claims))
@@ -154,8 +157,8 @@ class Truth:
 
     # --- names and kinds that the data holds ---
 
-    def _known(self, said: _Sentence, supports: _Supports, true_parts: list[tuple[int, int]]) -> Iterator[str]:
-        """Claims by names that the data holds; where such a name is true is added to ``true_parts``."""
+    def _known(self, said: _Sentence, supports: _Supports, true_parts: _Parts) -> Iterator[tuple[int, int]]:
+        """Where names stand that the data holds and nothing supports; ``true_parts`` gets those that are true."""
         low, end = said.low, 0
         for place in self._places(said):
             for name in self._index.at(low, place) if place >= end else ():
@@ -165,7 +168,7 @@ class Truth:
                     if is_supported:
                         true_parts.append((place, end))
                     else:
-                        yield said.text[place:end]
+                        yield place, end
                     break
 
     def _places(self, said: _Sentence) -> list[int]:
@@ -232,14 +235,15 @@ class Truth:
 
     # --- what stands in quotation marks ---
 
-    def _quotations(self, said: _Sentence, supports: _Supports, true_parts: list[tuple[int, int]]) -> Iterator[str]:
+    def _quotations(self, said: _Sentence, supports: _Supports, true_parts: _Parts) -> Iterator[str]:
         if not _QUOTES.search(said.text):
             return
         for match in _QUOTED.finditer(said.text):
-            quoted = next(part for part in match.groups() if part is not None).strip(" .,!?")
+            whole = next(part for part in match.groups() if part is not None)
+            quoted = whole.strip(" .,!?")
             if not quoted or _is_within(match.start(), true_parts):
                 continue
-            if _is_known(folded_nfkc(quoted), supports):
+            if _is_known(folded_nfkc(quoted), supports) or _is_known(folded_nfkc(whole), supports):
                 true_parts.append(match.span())
             elif self._is_title_like(quoted, said, match):
                 yield quoted
@@ -255,7 +259,7 @@ class Truth:
 
     # --- names that the data does not hold ---
 
-    def _strangers(self, said: _Sentence, supports: _Supports, true_parts: list[tuple[int, int]]) -> Iterator[str]:
+    def _strangers(self, said: _Sentence, supports: _Supports, true_parts: _Parts) -> Iterator[str]:
         """Runs of capitalised words that hold two unknown ones, or one in the place of a name."""
         for run in (_CAPITALISED if said.is_latin else _LATIN_NAME).finditer(said.text):
             start = run.start()

@@ -159,6 +159,38 @@ def test_a_creator_and_a_title_may_share_the_quotation_marks() -> None:
     assert unsupported("‘아이유의 밤편지’처럼 따뜻해요", locale="ko") == []
 
 
+@pytest.mark.parametrize(
+    ("title", "creator"),
+    [
+        ("The Truth", "India.Arie"),
+        ("So Many Tears", "2Pac"),
+        ("Next Level", "7UBO"),
+        ("Shout", "S.A.S."),
+        ("Mockingbird", "Dylan 'N' Alice"),
+        ("...Baby One More Time", "Someone"),
+        ("Dust In The Wind (Acoustic Guitar Solo) With Jazz Rock Band", "Kansas"),
+        ("Calypso (with Dardust) (feat. Sfera Ebbasta & Others)", "Charlie Charles"),
+        ("Who's Afraid?", "P!nk"),
+    ],
+)
+@pytest.mark.parametrize("locale", ["ko", "ja", "en"])
+def test_a_like_may_be_named_however_it_is_written(title: str, creator: str, locale: str) -> None:
+    near = make_item(5, title=title, creator=creator, genres=())
+    candidate = replace(PICK, evidence=Evidence(similarity=0.9, near=(near,)))
+    sentence = Explainer(PROFILE, TEXTS).reason(candidate, locale)
+    assert creator in sentence
+    assert Truth(RULES[locale], [PICK.item, *OTHERS], [near]).unsupported(sentence, [candidate]) == ()
+
+
+def test_a_title_of_plain_words_is_one_only_where_its_letters_tell() -> None:
+    shown = [make_item(5, title="You and I"), make_item(6, title="Golden Hour"), PICK.item]
+    truth = Truth(RULES["en"], shown, LIKES)
+    assert truth.unsupported("You and I against the world", [PICK]) == ()
+    assert truth.unsupported("Golden hour light on every line", [PICK]) == ()
+    assert truth.unsupported("Glows as Golden Hour does", [PICK]) == ("Golden Hour",)
+    assert truth.unsupported("Glows as “You and I” does", [PICK]) == ("You and I",)
+
+
 def test_each_of_several_creators_may_be_named() -> None:
     like = make_item(5, title="Duet", creator="Ingrid Michaelson;ZAYN")
     other = make_item(6, title="Other", creator="Sam Smith;Calvin Harris")
