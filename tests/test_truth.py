@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -17,6 +19,7 @@ from models.catalogue import Item
 from models.recommendation import Candidate, Evidence, RecommendationType, WishedFor
 from tests.support.builders import make_candidate, make_item
 from tests.support.labelled_claims import HELD_OUT, LIKES, OTHERS, PICKS, SENTENCES, Labelled
+from tests.test_token_budget import real_songs
 
 PROFILE, TEXTS = load_profile("songs"), load_prompt_texts()
 RULES = {locale: ClaimRules(spoken.claims, PROFILE.kinds) for locale, spoken in TEXTS.locales.items()}
@@ -81,6 +84,34 @@ def test_most_of_what_is_replaced_ought_to_be_and_most_of_what_ought_to_be_is(
     assert len(judged) >= n_least
     assert n_caught >= least_precision * n_replaced
     assert n_caught >= least_recall * n_untrue
+
+
+PLAIN_SENTENCES = [
+    "Feels like coming home after a long drive",
+    "A tender journey straight to the heart",
+    "I will stay with you until the morning",
+    "Big chorus, bigger feelings",
+    "A little sunshine for your Monday",
+    "Perfect when you want to slow down",
+    "Midnight glow and a steady pulse",
+    "Smoke, velvet and a slow groove",
+    "Turn it up and let it run",
+    "You and I against the world kind of song",
+]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_among_real_songs_neither_plain_words_nor_the_evidence_are_taken_for_claims(data_dir: Path, seed: int) -> None:
+    random = Random(seed)
+    items = real_songs(data_dir / "spotify_songs.csv", random, 160)
+    explainer = Explainer(PROFILE, TEXTS)
+    for locale, rules in RULES.items():
+        truth = Truth(rules, items[:100], items[100:])
+        for item in items[:20]:
+            evidence = Evidence(similarity=0.9, near=(random.choice(items[100:]),), shared_genres=item.genres)
+            candidate = replace(make_candidate(item), evidence=evidence)
+            sentences = [explainer.reason(candidate, locale), *(PLAIN_SENTENCES if locale == "en" else [])]
+            assert [claims for said in sentences if (claims := truth.unsupported(said, [candidate]))] == []
 
 
 # --- what is a claim ---
