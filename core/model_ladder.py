@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from core.errors import LanguageModelFailed
 from core.ports import CallGuard, CallUse, Clock, Completion, Prompt, TimedLanguageModel
 
-FINAL_REASONS = frozenset({"quota_exhausted", "truncated", "over_budget", "over_spend"})
-"""Failures after which no other model is asked: one account, budget and purse are behind all of them, and of an answer
-that was cut short the part that came is used."""
+FINAL_REASONS = frozenset({"quota_exhausted", "truncated", "over_spend"})
+"""Failures after which no other model is asked: one account and purse are behind all of them, and of an answer that was
+cut short the part that came is used."""
 
 _FALLBACK_SHARE = 0.4
 _LEAST_S = 0.05

@@ -209,15 +209,15 @@ async def test_beyond_the_days_ceiling_nobody_is_asked(open_ladder: Opener, llm_
     assert llm_server.n_calls == 0
 
 
-async def test_beyond_the_minutes_requests_nobody_is_asked(
+async def test_beyond_the_minutes_requests_of_a_model_the_fallback_is_asked_and_beyond_its_own_nobody(
     open_ladder: Opener, llm_server: LLMServer, seen: Seen
 ) -> None:
-    async with open_ladder(requests=2) as ladder, open_ladder(requests=2) as elsewhere:
+    async with open_ladder(requests=1) as ladder, open_ladder(requests=1) as elsewhere:
         await ladder.complete(PROMPT)
-        await elsewhere.complete(PROMPT)
+        assert (await elsewhere.complete(PROMPT)).model == "second"
         assert await reason_of(ladder) == "over_budget"
-    assert llm_server.n_calls == 2
-    assert seen.waits == [True, True, False]
+    assert models_asked(llm_server) == ["first", "second"]
+    assert seen.waits == [True, False, True, False, False]
 
 
 async def test_a_dead_provider_is_left_alone_by_all_workers_until_a_probe_finds_it_back(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr, ValidationError
 
 from config.catalogue_profile import load_profile
-from config.llm_strategies import DEFAULT_STRATEGIES, MAX_CALLS, StrategyTable
+from config.llm_strategies import DEFAULT_STRATEGIES, MAX_CALLS, StrategyLimits, StrategyTable
 from config.prompt_texts import load_prompt_texts
 from config.settings import Settings
 from core.errors import LanguageModelFailed
@@ -48,6 +49,17 @@ def test_what_is_given_of_a_row_is_merged_over_its_defaults(monkeypatch: pytest.
     defaults = DEFAULT_STRATEGIES.deep.model_copy(update={"model": "big", "n_candidates": 150})
     assert settings.llm_strategies.deep == defaults
     assert settings.llm_strategies.default == DEFAULT_STRATEGIES.default
+
+
+def test_the_page_about_the_llm_shows_the_table() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "llm.md").read_text(encoding="utf-8")
+    rows = [
+        f"| `{name}` | "
+        + " | ".join(str(getattr(row, name)) for row in (DEFAULT_STRATEGIES[each] for each in MAX_CALLS))
+        + " |"
+        for name in StrategyLimits.model_fields
+    ]
+    assert "\n".join(rows).replace("|  |", "| |").replace("|  |", "| |") in page
 
 
 def test_fast_asks_nobody_default_once_and_deep_a_stronger_model_twice_of_more_candidates() -> None:

@@ -118,7 +118,14 @@ async def test_the_last_reason_is_raised_with_what_came_of_any_answer(clock: Han
     assert (failure.n_calls, failure.prompt_tokens, failure.cost_usd) == (2, 200, 2.0)
 
 
-@pytest.mark.parametrize(("reason", "asked"), [("breaker_open", ["b"]), ("over_budget", []), ("over_spend", [])])
+async def test_a_part_of_an_answer_is_told_with_the_model_that_gave_it(clock: HandClock) -> None:
+    rungs = Rung("a", clock, "timeout", partial='{"taste'), Rung("b", clock, "unavailable")
+    assert (await failure_of(ladder(clock, Guard(clock), *rungs))).model == "a"
+    rungs = Rung("a", clock, "timeout", partial='{"taste'), Rung("b", clock, "truncated", partial='{"groups')
+    assert (await failure_of(ladder(clock, Guard(clock), *rungs))).model == "b"
+
+
+@pytest.mark.parametrize(("reason", "asked"), [("breaker_open", ["b"]), ("over_budget", ["b"]), ("over_spend", [])])
 async def test_a_model_without_leave_is_not_asked(clock: HandClock, reason: str, asked: list[str]) -> None:
     first, guard = Rung("a", clock), Guard(clock, {"a": reason})
     model = ladder(clock, guard, first, Rung("b", clock))
