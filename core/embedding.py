@@ -1,112 +1,96 @@
-"""The embedder that needs no download and no fitting, and the hash that says whether an item must be embedded anew.
+"""The embedder that needs no download, and the hash that says whether an item must be embedded anew.
 
-A vector is three blocks side by side, each times its weight, and all together of unit length:
+A vector is an *exact* part and a *coded* part side by side:
 
-- *numbers*: each numeric feature is a point on an arc, ``(cos(w u), sin(w u))`` of its scaled value ``u``, so that the
-  inner product of two items is the mean of ``cos(w (u - u'))`` over their features: near 1 - (w d)^2 / 2, a Gaussian
-  kernel's shape, by Fourier features (Rahimi and Recht, "Random features for large-scale kernel machines", 2007) with
-  one chosen frequency in place of random ones, which leaves no sampling noise in so few dimensions. Their mean over a
-  standard normal ``u`` is subtracted, so that items with nothing in common have a cosine near 0.
-- *tags*: genres, moods and language, hashed.
-- *text*: words and character n-grams of titles and creator, hashed into one space, so that "feat. X" meets X.
+- *numbers*, exact: the normal score of each (``CatalogueStatistics``) is an angle on a half circle, and the item has
+  cosine and sine of its multiples 1, 3 and 5, which weigh 1 / k. This is how the Fourier series of a triangle begins:
+  the inner product of two items falls linearly with the distance of their scores, as an L1 kernel does, and every item
+  has the same length (explicit feature maps: Rahimi and Recht, "Random features for large-scale kernel machines", 2007,
+  with chosen frequencies in place of random ones).
+- *the heaviest tokens* of the catalogue, tags or text, exact: a dimension each.
+- *all other tokens*, coded: dense random signs, whose inner products are right up to a noise of 1 / sqrt(dimensions).
+  A token of text weighs the more, the fewer items have it, and nothing where only one has.
 
-Hashing is a sparse sign projection (Weinberger et al., "Feature hashing for large scale multitask learning", 2009; with
-several non-zeros a feature: Kane and Nelson, "Sparser Johnson-Lindenstrauss transforms", 2014): inner products are kept
-in expectation, with a noise of about 1 / sqrt(dimensions of the block). Nothing depends on other items, so that a new
-item costs one vector and moves no other.
+Two things keep a few items from being near everything (Suzuki et al., "Centering similarity measures to reduce hubs",
+2013): the exact part is centred, and the room that an item's code leaves is filled with *slack*, random signs of its
+own, until all items are equally long. Else unit length would make those with short titles the nearest of all.
 """
 
 import asyncio
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from hashlib import blake2b
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from core.catalogue_statistics import BOUND, HARMONICS, CatalogueStatistics
+from core.item_tokens import Tokens, texts_of, tokens_of
 from core.ports import Floats
-from core.text_features import Features, hash_of, mixed, ngram_features, token_features, words
+from core.text_features import Hashes, mixed
 from models.catalogue import Item
 
 Doubles = npt.NDArray[np.float64]
 
-_VERSION = 1
+_VERSION = 2
 _MIN_DIM, _MAX_DIM = 64, 256
 _CHUNK = 512
 _HASH_BYTES = 16
 
-# Weights of inner products; chosen on a sample of songs with the artist withheld, not to the last digit.
-_NUMBERS_WEIGHT, _TAGS_WEIGHT, _TITLE_WEIGHT, _CREATOR_WEIGHT = 2.0, 0.2, 0.4, 0.4
-_FREQUENCY = 0.5
-_MEAN_COSINE = math.exp(-(_FREQUENCY**2) / 2)
-_N_NONZERO = 8
+# Chosen on songs with the artist withheld, not to the last digit. An L1 kernel falls by this for a score's difference
+# of one; so many numbers count in full, and more share their weight.
+_SLOPE, _N_FULL = 0.05, 10
+# The square of the length that the code may have on average, and the least that it may have.
+_CODE_SQUARE, _LEAST_SQUARE = 0.7, 0.05
+# The shares of the dimensions that numbers and the heaviest tokens get at the most.
+_NUMBERS_SHARE, _HEAVIEST_SHARE = 60 / 256, 26 / 256
 
-
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """How a feature's raw values become numbers of mean about 0 and deviation about 1."""
-
-    centre: float
-    spread: float
-    log_offset: float | None = None
-
-    def __call__(self, values: Doubles) -> Doubles:
-        if self.log_offset is not None:
-            values = np.log(np.maximum(values, 0) + self.log_offset)
-        return (values - self.centre) / self.spread
-
-
-# Spotify's audio features, in their documented ranges; skewed ones on a logarithmic scale. Their order is that of
-# the planes that they get, so that none shares one while there are enough.
-_SCALES = {
-    "danceability": _Scale(0.65, 0.16),
-    "energy": _Scale(0.7, 0.2),
-    "valence": _Scale(0.5, 0.24),
-    "tempo": _Scale(4.8, 0.23, log_offset=1.0),
-    "acousticness": _Scale(-2.2, 1.5, log_offset=0.01),
-    "instrumentalness": _Scale(-7.5, 2.8, log_offset=1e-4),
-    "speechiness": _Scale(-2.6, 0.7, log_offset=0.01),
-    "loudness": _Scale(-7.0, 3.2),
-    "duration_ms": _Scale(12.28, 0.28, log_offset=1.0),
-    "liveness": _Scale(-1.9, 0.65, log_offset=0.02),
-}
-_PLANES = {name: plane for plane, name in enumerate(_SCALES)}
-_BOUND = 3.0
-# Beyond this a number is no measurement; scaling it could overflow.
-_HUGE = 1e12
-
-
-def _scale_of_unknown(values: Doubles) -> Doubles:
-    """Orders of magnitude, where nothing is known of a feature: 0, 1, 10 and 100 become 0, 0.6, 2.1 and 3.7."""
-    return np.asarray(np.arcsinh(values) * 0.7)
+_WORD = np.uint64(0x9E3779B97F4A7C15)
+_SLACK = np.uint64(0xD6E8FEB86659FD93)
+# Of waves: one factor for each cosine and sine.
+_AMPLITUDES: Final = np.repeat(math.sqrt(8 * _SLOPE * BOUND) / math.pi / HARMONICS, 2)
 
 
 class HashingEmbedder:
     """``core.ports.Embedder`` by hashing: deterministic, the same in every process, for any catalogue profile.
 
-    ``text_columns`` names those of an item's ``columns`` that are text to read besides titles and creator.
+    ``text_columns`` names those of an item's ``columns`` that are text to read besides titles and creator. Without
+    ``statistics`` of the catalogue plain ones stand in: then style is not read, and nothing is filled with slack.
     """
 
-    def __init__(self, dim: int = 128, *, text_columns: Collection[str] = ()) -> None:
+    def __init__(
+        self, dim: int = 256, *, text_columns: Collection[str] = (), statistics: CatalogueStatistics | None = None
+    ) -> None:
         if not _MIN_DIM <= dim <= _MAX_DIM:
             raise ValueError(f"dim must be from {_MIN_DIM} to {_MAX_DIM}, got {dim}")
         self._dim = dim
         self._text_columns = tuple(text_columns)
-        self._n_planes = dim // 8
-        self._n_tags = dim * 3 // 16
-        self._n_text = dim - 2 * self._n_planes - self._n_tags
+        self._statistics = statistics or CatalogueStatistics.plain()
+        self._name = f"hashing-{_VERSION}-{dim}" + (f"-{statistics.version[:8]}" if statistics else "")
+        n_features = len(self._statistics.features)
+        n_pairs = int(dim * _NUMBERS_SHARE) // 2
+        self._n_harmonics = min(max(n_pairs // max(n_features, 1), 1), len(HARMONICS))
+        self._n_planes = min(n_features, n_pairs // self._n_harmonics)
+        self._heaviest = _Columns(self._statistics, int(dim * _HEAVIEST_SHARE))
+        self._n_coded = dim - 2 * self._n_harmonics * self._n_planes - self._heaviest.n
+        self._mean_square = self._mean_square_of_exact() + self._heaviest.mean_square_of_coded_tags
 
     @property
     def name(self) -> str:
-        """Kind, version and dimension."""
-        return f"hashing-{_VERSION}-{self._dim}"
+        """Kind, version, dimension, and of fitted statistics the beginning of their version."""
+        return self._name
 
     @property
     def dim(self) -> int:
         """Length of the vectors."""
         return self._dim
+
+    @property
+    def statistics(self) -> CatalogueStatistics:
+        """What it knows of the catalogue."""
+        return self._statistics
 
     async def embed(self, items: Sequence[Item]) -> Floats:
         """Unit vectors, float32, shape (len(items), dim); the event loop runs on between chunks, in a thread's time."""
@@ -115,35 +99,107 @@ class HashingEmbedder:
         return np.concatenate(vectors) if vectors else np.empty((0, self._dim), np.float32)
 
     async def embed_wish(self, text: str, item: Item) -> Floats:
-        """See ``core.ports.WishEmbedder``: the vector of the item that would fulfil the wish."""
-        return np.asarray(self.embed_now([item])[0], np.float32)
+        """See ``core.ports.WishEmbedder``: the vector of the item that would fulfil the wish.
+
+        It has no slack, which is near nothing, and no style: nobody wishes for small letters.
+        """
+        tokens = tokens_of([item], self._text_columns, with_style=False)
+        exact = np.hstack([self._numbers([item]), self._heaviest.block(tokens, 1)])
+        return _unit(np.hstack([exact, self._coded(tokens, 1)])).astype(np.float32)[0]
 
     def embed_now(self, items: Sequence[Item]) -> Floats:
         """What ``embed`` returns, computed in the calling thread."""
-        vectors = np.hstack([self._numbers(items), self._tags(items), self._text(items)])
-        return _unit(vectors).astype(np.float32)
+        tokens = tokens_of(items, self._text_columns, with_style=self._statistics.is_fitted)
+        numbers, heaviest = self._numbers(items), self._heaviest.centred(tokens, len(items))
+        exact, code = np.hstack([numbers, heaviest]), self._coded(tokens, len(items))
+        room = np.full(len(items), _CODE_SQUARE)
+        if self._statistics.is_fitted:
+            room = np.maximum(self._mean_square + _CODE_SQUARE - _squares(exact), _LEAST_SQUARE)
+        code *= np.sqrt(np.minimum(room / np.maximum(_squares(code), 1e-12), 1.0))[:, None]
+        has_content = np.any(numbers, axis=1) | (np.bincount(tokens.rows, minlength=len(items)) > 0)
+        if self._statistics.is_fitted:
+            code += self._slack(_seeds(tokens, items), code, room)
+        return (_unit(np.hstack([exact, code])) * has_content[:, None]).astype(np.float32)
+
+    def _mean_square_of_exact(self) -> float:
+        """Of fitted statistics, over all items."""
+        amplitudes = self._amplitudes()
+        # Cosine and sine of one angle: their squares sum up to one.
+        full = float((amplitudes[::2] ** 2).sum())
+        features = self._statistics.features.values()
+        numbers = sum(
+            each.share * each.weight * (full - float(((each.means[: len(amplitudes)] * amplitudes) ** 2).sum()))
+            for each in features
+        )
+        return numbers + self._heaviest.mean_square
+
+    def _amplitudes(self) -> Doubles:
+        fewer = min(1.0, _N_FULL / max(len(self._statistics.features), 1))
+        return _AMPLITUDES[: 2 * self._n_harmonics] * math.sqrt(fewer)
 
     def _numbers(self, items: Sequence[Item]) -> Doubles:
-        planes = np.zeros((2, len(items), self._n_planes))
+        """Shape (n_items, 2 * n_harmonics * n_planes); what is missing is as on average."""
+        amplitudes = self._amplitudes()
+        planes = np.zeros((len(items), self._n_planes, len(amplitudes)))
         for name in sorted({name for item in items for name in item.features}):
+            feature = self._statistics.feature(name)
+            if feature is None:
+                continue
             values = np.array([item.features.get(name, math.nan) for item in items], np.float64)
-            cosines, sines = _on_arc(name, values)
-            planes[:, :, _plane(name, self._n_planes)] += np.stack([cosines, sines])
-        n_features = np.array([max(len(item.features), 1) for item in items])
-        return np.hstack([planes[0], planes[1]]) * np.sqrt(_NUMBERS_WEIGHT / n_features)[:, None]
+            known = np.isfinite(values)
+            waves = feature.waves(np.where(known, values, 0.0)) - feature.means
+            waves = waves[:, : len(amplitudes)] * amplitudes * math.sqrt(feature.weight)
+            planes[:, feature.plane % self._n_planes] += np.where(known[:, None], waves, 0.0)
+        return planes.reshape(len(items), -1)
 
-    def _tags(self, items: Sequence[Item]) -> Doubles:
-        features = token_features([list(_tags_of(item)) for item in items])
-        return math.sqrt(_TAGS_WEIGHT) * _unit(_projected(features, len(items), self._n_tags))
+    def _coded(self, tokens: Tokens, n_rows: int) -> Doubles:
+        """Sums of the codes of all tokens that have no dimension of their own, shape (n_rows, n_coded)."""
+        weights = tokens.weights * self._rarity(tokens)
+        coded = (weights > 0) & ~self._heaviest.has(tokens.hashes)
+        codes = _signs(tokens.hashes[coded] ^ np.uint64(self._statistics.salt), self._n_coded)
+        return _summed(codes * (weights[coded] / math.sqrt(self._n_coded))[:, None], tokens.rows[coded], n_rows)
 
-    def _text(self, items: Sequence[Item]) -> Doubles:
-        titles = [_words_of([*item.titles.values(), *_texts(item, self._text_columns)]) for item in items]
-        creators = [_words_of([item.creator, item.creator_local]) for item in items]
-        title_part = math.sqrt(_TITLE_WEIGHT) * self._text_block(titles)
-        return title_part + math.sqrt(_CREATOR_WEIGHT) * self._text_block(creators)
+    def _rarity(self, tokens: Tokens) -> Doubles:
+        return np.where(tokens.is_tag, 1.0, self._statistics.rarity(tokens.hashes))
 
-    def _text_block(self, texts: Sequence[list[str]]) -> Doubles:
-        return _unit(_projected(ngram_features(texts), len(texts), self._n_text))
+    def _slack(self, seeds: Hashes, code: Doubles, room: Doubles) -> Doubles:
+        """Random signs at a right angle to ``code``, as long as fills it up to ``room``."""
+        signs = _signs(mixed(seeds * _WORD + np.uint64(self._statistics.salt) + _SLACK), self._n_coded)
+        squares = _squares(code)
+        along = (signs * code).sum(axis=1) / np.maximum(squares, 1e-12)
+        return _unit(signs - along[:, None] * code) * np.sqrt(np.maximum(room - squares, 0.0))[:, None]
+
+
+class _Columns:
+    """The dimensions that the catalogue's heaviest tokens have to themselves."""
+
+    def __init__(self, statistics: CatalogueStatistics, n: int) -> None:
+        heaviest = statistics.heaviest
+        self.n = min(n, len(heaviest.hashes))
+        order = np.argsort(heaviest.hashes[: self.n], kind="stable")
+        self._statistics = statistics
+        self._hashes, self._is_tag = heaviest.hashes[order], heaviest.is_tag[order]
+        self._means, squares = heaviest.means[order], heaviest.squares[order]
+        self.mean_square = float((squares - self._means**2).sum())
+        self.mean_square_of_coded_tags = max(statistics.tag_square - float(squares[self._is_tag].sum()), 0.0)
+
+    def has(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
+        """Which of ``hashes`` have a dimension."""
+        return np.isin(hashes, self._hashes)
+
+    def block(self, tokens: Tokens, n_rows: int) -> Doubles:
+        """What each row has of each of them, shape (n_rows, n)."""
+        own = tokens.where(self.has(tokens.hashes))
+        values = own.weights * np.where(own.is_tag, 1.0, self._statistics.rarity(own.hashes))
+        cells = own.rows * self.n + np.searchsorted(self._hashes, own.hashes)
+        return np.bincount(cells, values, minlength=n_rows * self.n).reshape(n_rows, self.n)
+
+    def centred(self, tokens: Tokens, n_rows: int) -> Doubles:
+        """``block`` less what items have on average, in rows that have any tag, or any text, at all."""
+        n_tags = np.bincount(tokens.rows[tokens.is_tag], minlength=n_rows)
+        n_text = np.bincount(tokens.rows[~tokens.is_tag], minlength=n_rows)
+        present = np.where(self._is_tag, n_tags[:, None] > 0, n_text[:, None] > 0)
+        return self.block(tokens, n_rows) - self._means * present
 
 
 def content_hash(item: Item, text_columns: Collection[str] = ()) -> bytes:
@@ -153,50 +209,41 @@ def content_hash(item: Item, text_columns: Collection[str] = ()) -> bytes:
         [item.creator, item.creator_local, item.language],
         [item.genres, item.moods],
         sorted(item.features.items()),
-        _texts(item, text_columns),
+        texts_of(item, text_columns),
     ]
     return blake2b(json.dumps(content).encode(), digest_size=_HASH_BYTES).digest()
 
 
-def _texts(item: Item, columns: Iterable[str]) -> list[str]:
-    return [text for column in columns if isinstance(text := item.columns.get(column), str)]
+def _seeds(tokens: Tokens, items: Sequence[Item]) -> Hashes:
+    """A number an item by its tokens, those that nobody else has too; by its numbers where it has no text."""
+    seeds = np.zeros(len(items), np.uint64)
+    np.add.at(seeds, tokens.rows, mixed(tokens.hashes))
+    has_text = np.bincount(tokens.rows[~tokens.is_tag], minlength=len(items)) > 0
+    for row in np.flatnonzero(~has_text).tolist():
+        numbers = json.dumps(sorted(items[row].features.items())).encode()
+        seeds[row] ^= np.frombuffer(blake2b(numbers, digest_size=8).digest(), "<u8")[0]
+    return seeds
 
 
-def _words_of(texts: Iterable[str | None]) -> list[str]:
-    return [word for text in texts if text for word in words(text)]
+def _signs(seeds: Hashes, n: int) -> Doubles:
+    """Signs, 1 or -1, that the seeds alone decide, shape (len(seeds), n)."""
+    places = np.arange(-(-n // 64), dtype=np.uint64) * _WORD
+    words = mixed(mixed(seeds)[:, None] + places).astype("<u8", copy=False)
+    bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=1, count=n)
+    return bits * 2.0 - 1.0
 
 
-def _tags_of(item: Item) -> Iterable[str]:
-    """Whole tags and their words, so that "indie rock" is near "rock"."""
-    for kind, tags in (("genre", item.genres), ("mood", item.moods), ("language", (item.language or "",))):
-        for tag in tags:
-            parts = words(tag)
-            yield from (f"{kind}:{part}" for part in dict.fromkeys([" ".join(parts), *parts]) if part)
+def _summed(vectors: Doubles, rows: npt.NDArray[np.int64], n_rows: int) -> Doubles:
+    """The sums of the vectors of each row; ``rows`` rise."""
+    sums = np.zeros((n_rows, vectors.shape[1]))
+    present, starts = np.unique(rows, return_index=True)
+    if len(present):
+        sums[present] = np.add.reduceat(vectors, starts, axis=0)
+    return sums
 
 
-def _plane(name: str, n_planes: int) -> int:
-    return _PLANES.get(name, hash_of(name)) % n_planes
-
-
-def _on_arc(name: str, values: Doubles) -> tuple[Doubles, Doubles]:
-    """Centred cosines and sines of the scaled values, both 0 where there is no finite value."""
-    known = np.isfinite(values)
-    scale: Callable[[Doubles], Doubles] = _SCALES.get(name, _scale_of_unknown)
-    scaled = scale(np.clip(np.where(known, values, 0.0), -_HUGE, _HUGE))
-    # Bounded, so that an outlier stays an outlier instead of coming round the circle to the other end.
-    angles = _FREQUENCY * _BOUND * np.tanh(scaled / _BOUND)
-    return np.where(known, np.cos(angles) - _MEAN_COSINE, 0.0), np.where(known, np.sin(angles), 0.0)
-
-
-def _projected(features: Features, n_rows: int, n_dims: int) -> Doubles:
-    """The features' sparse sign projection, shape (n_rows, n_dims)."""
-    sums = np.zeros(n_rows * n_dims)
-    for draw in range(_N_NONZERO):
-        bits = mixed(features.hashes + np.uint64(draw))
-        cells = features.rows * n_dims + ((bits >> np.uint64(1)) % np.uint64(n_dims)).astype(np.int64)
-        signs = 1.0 - 2.0 * (bits & np.uint64(1)).astype(np.float64)
-        sums += np.bincount(cells, signs * features.weights, minlength=len(sums))
-    return sums.reshape(n_rows, n_dims)
+def _squares(vectors: Doubles) -> Doubles:
+    return np.einsum("ij,ij->i", vectors, vectors)
 
 
 def _unit(vectors: Doubles) -> Doubles:

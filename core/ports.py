@@ -119,7 +119,7 @@ class Embedder(Protocol):
 
     @property
     def name(self) -> str:
-        """Kind, version and dimension, such as ``hashing-1-128``: vectors of two names never mix."""
+        """Kind, version and dimension, such as ``hashing-2-256``: vectors of two names never mix."""
 
     @property
     def dim(self) -> int:

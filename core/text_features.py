@@ -16,21 +16,14 @@ Rows = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float64]
 
 NGRAM_LENGTHS = (2, 3, 4)
-WORD_WEIGHT = 3.0
-FREQUENT_WORD_WEIGHT = 0.3
 
 # The voicing marks of kana are letters of their own here: without them "ga" would equal "ka".
 _WORD = re.compile("[\\w\u3099\u309a]+")
 _DIACRITIC = re.compile("[\u0300-\u036f]")
 _KATAKANA_TO_HIRAGANA = {code: code - 0x60 for code in range(0x30A1, 0x30F7)}
 
-# Fit-free stand-in for inverse document frequency: words that tell nothing about what a title is about.
-_FREQUENT_WORDS = frozenset(
-    _WORD.findall(
-        "a an and de edit el en feat featuring for from ft i in is it la me mix my no of on original radio remaster "
-        "remastered remix the to ver version with y you your"
-    )
-)
+# Thai, Lao, Burmese, Khmer, Hangul, kana, kanji.
+_FIRST_JOINING = "\u0e00"
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _POSITION = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -66,21 +59,24 @@ def token_features(texts: Sequence[Iterable[str]]) -> Features:
     return Features(letters.word_hashes(), _rows(distinct), np.ones(len(distinct)))
 
 
-def ngram_features(texts: Sequence[Iterable[str]]) -> Features:
-    """Words and their character n-grams, each distinct one once a row; ``texts[i]`` are the words of row ``i``.
+def piece_features(texts: Sequence[Iterable[str]]) -> Features:
+    """N-grams of letters, each distinct one once a row; ``texts[i]`` are the words of row ``i``.
 
-    Together a word's n-grams weigh as much as the word itself, so that a long word does not drown the short ones.
+    Of words alone in scripts that join words, or endings to words, where other forms of a word are other words: Hangul
+    (by its jamo), kana, kanji, Thai. The pieces of a word weigh as much as the word: their squares sum up to 1.
     """
-    distinct = [(row, word) for row, tokens in enumerate(texts) for word in dict.fromkeys(tokens)]
+    distinct = [
+        (row, word)
+        for row, tokens in enumerate(texts)
+        for word in dict.fromkeys(tokens)
+        if max(word, default="") >= _FIRST_JOINING
+    ]
     if not distinct:
         return Features(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0))
     letters = _Letters.of([f"<{word}>" for _, word in distinct])
-    rows = _rows(distinct)
-    weights = np.array([FREQUENT_WORD_WEIGHT if word in _FREQUENT_WORDS else 1.0 for _, word in distinct])
-    parts = [(letters.word_hashes(), np.arange(len(distinct)), np.full(len(distinct), WORD_WEIGHT))]
-    parts += [(hashes, owners, np.ones(len(owners))) for hashes, owners in map(letters.ngrams, NGRAM_LENGTHS)]
-    hashes, owners, kinds = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return _once_a_row(Features(hashes, rows[owners], weights[owners] * kinds))
+    parts = [letters.ngrams(length) for length in NGRAM_LENGTHS]
+    hashes, owners = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return _once_a_row(Features(hashes, _rows(distinct)[owners], np.bincount(owners)[owners] ** -0.5))
 
 
 def _rows(pairs: Sequence[tuple[int, str]]) -> Rows:
@@ -104,9 +100,14 @@ def mixed(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(31))
 
 
+def hashes_of(tokens: Sequence[str]) -> Hashes:
+    """Their hashes, as ``token_features`` gives them, uint64 (n,)."""
+    return _Letters.of(tokens).word_hashes()
+
+
 def hash_of(text: str) -> int:
-    """The hash of one token, as ``token_features`` gives it."""
-    return int(_Letters.of([text]).word_hashes()[0])
+    """The hash of one token, which must not be empty."""
+    return int(hashes_of([text])[0])
 
 
 @dataclass(frozen=True, slots=True)

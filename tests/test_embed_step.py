@@ -112,7 +112,7 @@ async def test_every_item_is_embedded_with_the_hash_of_its_content(store: InMemo
     assert report == EmbedReport(n_items=3, n_embedded=3)
     expected = HashingEmbedder(64).embed_now(items)
     for item, vector in zip(items, expected, strict=True):
-        saved, content = store.rows["hashing-1-64", item.item_id]
+        saved, content = store.rows["hashing-2-64", item.item_id]
         np.testing.assert_array_equal(saved, vector)
         assert content == content_hash(item)
 
@@ -141,7 +141,7 @@ async def test_vectors_of_items_that_are_gone_are_deleted(store: InMemoryEmbeddi
     await embed_catalogue(ListedCatalogue(*items), HashingEmbedder(64), store)
     report = await embed_catalogue(ListedCatalogue(items[1]), HashingEmbedder(64), store)
     assert report == EmbedReport(n_items=1, n_unchanged=1, n_deleted=2)
-    assert store.rows.keys() == {("hashing-1-64", 2)}
+    assert store.rows.keys() == {("hashing-2-64", 2)}
 
 
 async def test_the_vectors_of_another_embedder_are_left_alone(store: InMemoryEmbeddingStore) -> None:
@@ -149,20 +149,20 @@ async def test_the_vectors_of_another_embedder_are_left_alone(store: InMemoryEmb
     await embed_catalogue(catalogue, HashingEmbedder(64), store)
     report = await embed_catalogue(catalogue, HashingEmbedder(128), store)
     assert report.n_embedded == 2
-    assert {name for name, _ in store.rows} == {"hashing-1-64", "hashing-1-128"}
+    assert {name for name, _ in store.rows} == {"hashing-2-64", "hashing-2-256"}
 
 
 async def test_an_item_without_content_gets_no_vector(store: InMemoryEmbeddingStore) -> None:
     report = await embed_catalogue(ListedCatalogue(make_item(1), Item(item_id=2, titles={})), HashingEmbedder(), store)
     assert report == EmbedReport(n_items=2, n_embedded=1, n_without_content=1)
-    assert list(await store.content_hashes("hashing-1-128")) == [1]
+    assert list(await store.content_hashes("hashing-2-256")) == [1]
 
 
 async def test_an_item_that_lost_its_content_loses_its_vector(store: InMemoryEmbeddingStore) -> None:
     await embed_catalogue(ListedCatalogue(*songs(2)), HashingEmbedder(), store)
     emptied = ListedCatalogue(make_item(1), Item(item_id=2, titles={}))
     assert (await embed_catalogue(emptied, HashingEmbedder(), store)).n_deleted == 1
-    assert list(await store.content_hashes("hashing-1-128")) == [1]
+    assert list(await store.content_hashes("hashing-2-256")) == [1]
 
 
 async def test_a_run_that_was_cut_off_is_gone_on_with() -> None:
@@ -292,7 +292,7 @@ class _EmbedTests(WithTables):
         )
         report = await embed_catalogue(*parts, batch_size=10)
         assert report == EmbedReport(n_items=23, n_embedded=1, n_unchanged=22, n_deleted=2)
-        rows = await parts[2].load("hashing-1-64")
+        rows = await parts[2].load("hashing-2-64")
         assert len(rows.ids) == 23
         np.testing.assert_allclose(np.linalg.norm(rows.vectors, axis=1), 1, atol=1e-2)
 

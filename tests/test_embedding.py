@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from core.embedding import HashingEmbedder, content_hash
 from core.ports import Embedder
-from core.text_features import NGRAM_LENGTHS, ngram_features, token_features, words
+from core.text_features import NGRAM_LENGTHS, piece_features, token_features, words
 from models.catalogue import Item
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def assert_nearer(query: Item, near: Item, far: Item) -> None:
 async def test_it_is_an_embedder_that_names_its_kind_version_and_dimension() -> None:
     embedder: Embedder = HashingEmbedder(96)
     vectors = await embedder.embed([song("One"), song("Two")])
-    assert (embedder.name, embedder.dim) == ("hashing-1-96", 96)
+    assert (embedder.name, embedder.dim) == ("hashing-2-96", 96)
     assert vectors.shape == (2, 96)
     assert vectors.dtype == np.dtype(np.float32)
 
@@ -240,16 +240,21 @@ def test_a_lone_surrogate_stops_nothing() -> None:
 # --- features of text ---
 
 
-@given(st.lists(st.lists(st.text(alphabet="abcかき한글", min_size=1, max_size=6), max_size=4), max_size=4))
-def test_ngrams_are_those_of_each_word_alone(rows: list[list[str]]) -> None:
+@given(st.lists(st.lists(st.text(alphabet="abかき글", min_size=1, max_size=6), max_size=4), max_size=4))
+def test_pieces_are_those_of_words_in_scripts_that_join_words(rows: list[list[str]]) -> None:
     def expected(row: list[str]) -> int:
-        marked = [f"<{word}>" for word in set(row)]
-        grams = {word[i : i + n] for word in marked for n in NGRAM_LENGTHS for i in range(len(word) - n + 1)}
-        return len(grams) + len(marked)
+        marked = [f"<{word}>" for word in set(row) if set(word) - set("ab")]
+        return len({word[i : i + n] for word in marked for n in NGRAM_LENGTHS for i in range(len(word) - n + 1)})
 
-    features = ngram_features(rows)
+    features = piece_features(rows)
     counts = [int(np.sum(features.rows == row)) for row in range(len(rows))]
     assert counts == [expected(row) for row in rows]
+
+
+def test_the_pieces_of_a_word_weigh_as_much_as_the_word() -> None:
+    features = piece_features([["봄날의", "spring"], ["世界"]])
+    squares = np.bincount(features.rows, features.weights**2)
+    np.testing.assert_allclose(squares, [1, 1])
 
 
 def test_a_token_counts_once_a_row_and_is_the_same_in_every_row() -> None:

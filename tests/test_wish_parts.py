@@ -180,7 +180,7 @@ async def test_the_hashing_embedder_sees_the_item_that_would_fulfil_the_wish() -
     embedder, wish = HashingEmbedder(), read("bright jazz like Sunflower")
     vector = await embedder.embed_wish(wish.text, wish.as_item())
     assert vector.dtype == np.float32
-    assert vector.shape == (128,)
+    assert vector.shape == (256,)
     songs = [
         Item(item_id=1, titles={"en": "Sunflower"}, genres=("jazz",), features={"valence": 0.9, "energy": 0.8}),
         Item(item_id=2, titles={"en": "Night"}, genres=("jazz",), features={"valence": 0.9, "energy": 0.8}),
