@@ -41,6 +41,7 @@ _MIN_GRAPH = 5000
 _FILTERED = 2
 # Asked for besides: what was deactivated a moment ago is left out.
 _SPARE = 16
+_NEEDED = "it takes SELECT, INSERT, DELETE, CREATE and DROP on the database"
 _NOTHING: Final = Hits(ids=np.zeros(0, dtype=np.int64), scores=np.zeros(0, dtype=np.float32))
 
 _log = structlog.get_logger()
@@ -95,7 +96,10 @@ class DatabaseItemIndex:
         """Why it searches so, and how wide, in words."""
         if self.kind == NATIVE:
             return f"since {self.server} has a vector index; searches for {AT} keep {self.width:,} candidates at hand"
-        return f"since {self.server} has no vector index; searches for {AT} compare {self.width:,} candidates exactly"
+        reason = f"{self.server} has no vector index"
+        if self._prepared.denied:
+            reason = f"the account may not use the vector index of {self.server} ({self._prepared.denied}; {_NEEDED})"
+        return f"since {reason}; searches for {AT} compare {self.width:,} candidates exactly"
 
     @property
     def width(self) -> int:
@@ -316,7 +320,7 @@ class RefreshingDatabaseIndex:
         self._index = index
         self._watch.agreed(began_at_s)
         seconds = self._clock.monotonic_s() - began_at_s
-        tell_of(index, LogEvent.INDEX_LOADED, self._observer, seconds=seconds, width=index.width)
+        tell_of(index, LogEvent.INDEX_LOADED, self._observer, seconds=seconds, width=index.width, why=index.why)
 
     async def refresh(self) -> None:
         """Load again if the store holds something else by now. Raises what the store and ``before_load`` raise."""

@@ -6,18 +6,19 @@ each whole; what needs other codes is made beside it, and used once it is comple
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.catalogue_profile import CatalogueProfile
-from core.errors import DependencyUnavailable
+from core.errors import ConfigurationError, DependencyUnavailable
 from core.ports import Embedder, Floats, Ids
 from services.candidate_queries import (
     Query,
@@ -42,6 +43,8 @@ MIN_WIDTH = 1000
 """So many items, and twice that much of them that any search asks for, are compared whatever the sample says."""
 
 _FIRST_NATIVE = (11, 7)
+# MySQL's error numbers for what an account may not do: with a database, a table, a column.
+_DENIED = (1044, 1142, 1143)
 _BATCH, _PAGE = 1000, 5000
 # The whole of a build is under one time limit, and other workers wait for it.
 _N_BUILD_TRIPS = 2000
@@ -70,13 +73,25 @@ class Generation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """The generation in force, whose vectors it is of, the items in it, and the server that it is on."""
+    """The generation in force, whose vectors it is of, the items in it, and the server that it is on.
+
+    ``denied`` is what a server that has a vector index said to an account that may not use it, else None.
+    """
 
     generation: Generation
     embedder_name: str
     dim: int
     n_items: int
     server: str
+    denied: str | None = None
+
+
+class NotAllowed(ConfigurationError):
+    """The account of the database may not do what the search takes; ``denial`` is what the server said."""
+
+    def __init__(self, denial: str) -> None:
+        super().__init__(f"RETRIEVAL=database: {denial}")
+        self.denial = denial
 
 
 def has_vector_index(server: str) -> bool:
@@ -93,33 +108,60 @@ class ItemCodes:
         self._embedder, self._tables = embedder, tables
 
     async def prepare(self, method: str | None = None) -> Prepared:
-        """Bring the generation in force up to date, or make one; ``method`` is the server's best unless given.
+        """Bring the generation in force up to date, or make one; ``method`` is the best that can be had unless given.
 
-        Raises ``DependencyUnavailable`` while another worker does it and takes long.
+        Raises ``DependencyUnavailable`` while another worker does it and takes long, and ``NotAllowed``.
         """
         tables = await self._tables.get()
         async with self._database.connect(n_round_trips=_N_BUILD_TRIPS) as connection, _alone(connection):
             server = str((await connection.execute(sa.select(sa.func.version()))).scalar_one())
-            wanted = method or (NATIVE if has_vector_index(server) else SIGN_CODES)
             work = _Work(connection, tables, self._profile, self._embedder)
-            generation = await work.in_force(wanted)
-            if generation is None:
-                generation = await work.make(wanted)
-            else:
-                await work.synchronise(generation.number, generation.coder)
-            n_items = await work.n_items(generation.number)
-            if _outgrown(generation, n_items):
-                # The vectors of MariaDB's own are what they are: only how hard to look must be found anew.
-                is_native = generation.method == NATIVE
-                generation = await (work.tuned(generation) if is_native else work.make(wanted))
+            wanted, denied = method or (NATIVE if has_vector_index(server) else SIGN_CODES), None
+            try:
+                generation = await work.up_to_date(wanted)
+            except NotAllowed as error:
+                if method or wanted != NATIVE:
+                    raise
+                # Tried again at every refresh: what an account may do can change.
+                denied = error.denial
+                generation = await work.up_to_date(SIGN_CODES)
             await work.drop_old()
             return Prepared(
                 generation=generation,
                 embedder_name=self._embedder.name,
                 dim=self._embedder.dim,
-                n_items=n_items,
+                n_items=await work.n_items(generation.number),
                 server=server,
+                denied=denied,
             )
+
+
+def _denial(error: DBAPIError) -> str | None:
+    """What the server said where it denied something to this account, else None."""
+    arguments = error.orig.args if error.orig else ()
+    return str(arguments[-1]) if arguments and arguments[0] in _DENIED else None
+
+
+@contextmanager
+def _allowed() -> Iterator[None]:
+    """Raise what the server denies to this account as ``NotAllowed``."""
+    try:
+        yield
+    except DBAPIError as error:
+        denial = _denial(error)
+        if denial is None:
+            raise
+        raise NotAllowed(denial) from error
+
+
+@contextmanager
+def _unless_denied() -> Iterator[None]:
+    """Go on behind the block where the server denies to this account what is in it."""
+    try:
+        yield
+    except DBAPIError as error:
+        if _denial(error) is None:
+            raise
 
 
 def _outgrown(generation: Generation, n_items: int) -> bool:
@@ -153,7 +195,25 @@ class _Work:
         self._connection, self._tables, self._profile = connection, tables, profile
         self._embedder = embedder
 
-    async def in_force(self, method: str) -> Generation | None:
+    async def up_to_date(self, method: str) -> Generation:
+        """The generation in force, brought up to date, or a new one. Raises ``NotAllowed``."""
+        with _allowed():
+            generation = await self._in_force(method)
+            if generation is None:
+                return await self._make(method)
+            if method == NATIVE:
+                await self._look_at_table(generation.number)
+            await self._synchronise(generation.number, generation.coder)
+            if not _outgrown(generation, await self.n_items(generation.number)):
+                return generation
+            # The vectors of MariaDB's own are what they are: only how hard to look must be found anew.
+            return await (self.tuned(generation) if method == NATIVE else self._make(method))
+
+    async def _look_at_table(self, number: int) -> None:
+        """Told of here, and not by the first search: another account's table may be hidden from this one."""
+        await self._connection.execute(sa.select(vector_table(number).c.item_id).limit(1))
+
+    async def _in_force(self, method: str) -> Generation | None:
         """The newest generation that is ready."""
         query = (
             sa.select(item_coder)
@@ -177,7 +237,7 @@ class _Work:
             recall=row.recall,
         )
 
-    async def make(self, method: str) -> Generation:
+    async def _make(self, method: str) -> Generation:
         """A generation from nothing; nobody uses it before it is ready."""
         coder = await self._fitted_coder() if method == SIGN_CODES else None
         values = {
@@ -188,12 +248,20 @@ class _Work:
         }
         result = await self._connection.execute(sa.insert(item_coder).values(values))
         number = int(result.lastrowid)
-        if coder is None:
-            await self._connection.exec_driver_sql(_vector_table_ddl(number, self._embedder.dim))
-        await self.synchronise(number, coder)
-        return await self.tuned(
-            Generation(number=number, method=method, coder=coder, n_items=0, width=MIN_WIDTH, recall=0.0)
-        )
+        try:
+            if coder is None:
+                await self._connection.exec_driver_sql(_vector_table_ddl(number, self._embedder.dim))
+            await self._synchronise(number, coder)
+            return await self.tuned(
+                Generation(number=number, method=method, coder=coder, n_items=0, width=MIN_WIDTH, recall=0.0)
+            )
+        except DBAPIError as error:
+            # An account that is denied one part is denied it at every refresh: nothing may be left each time.
+            if _denial(error):
+                with _unless_denied():
+                    await self._drop_table(number, method)
+                await self._delete(number)
+            raise
 
     async def _fitted_coder(self) -> SignCoder:
         known = sa.and_(embedding.c.embedder == self._embedder.name, sa.func.length(embedding.c.vector_bytes) > 0)
@@ -206,7 +274,7 @@ class _Work:
 
     # --- rows ---
 
-    async def synchronise(self, number: int, coder: SignCoder | None) -> None:
+    async def _synchronise(self, number: int, coder: SignCoder | None) -> None:
         """Bring the rows of a generation up to date with the vectors and the items."""
         await self._delete_gone(number, has_vectors=coder is None)
         last: int | None = None
@@ -333,13 +401,19 @@ class _Work:
         rows = (await self._connection.execute(query)).all()
         kept = [row.generation for row in rows if row.width is not None][:_N_KEPT]
         for row in rows:
-            if row.generation in kept:
-                continue
-            if row.method == NATIVE:
-                name = vector_table(row.generation).name
-                await self._connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
-            for table in (item_code, item_coder):
-                await self._connection.execute(sa.delete(table).where(table.c.generation == row.generation))
+            if row.generation not in kept:
+                # What this account may not drop stays known, for one that may.
+                with _unless_denied():
+                    await self._drop_table(row.generation, row.method)
+                    await self._delete(row.generation)
+
+    async def _drop_table(self, number: int, method: str) -> None:
+        if method == NATIVE:
+            await self._connection.exec_driver_sql(f"DROP TABLE IF EXISTS {vector_table(number).name}")
+
+    async def _delete(self, number: int) -> None:
+        for table in (item_code, item_coder):
+            await self._connection.execute(sa.delete(table).where(table.c.generation == number))
 
     # --- width ---
 
@@ -453,8 +527,9 @@ def _narrow_row(number: int, row: Row, words: Sequence[int | None]) -> dict[str,
 
 
 def _vector_table_ddl(number: int, dim: int) -> str:
+    # There is nothing to replace: so who may not take such a table away again may not make one either.
     return (
-        f"CREATE TABLE {vector_table(number).name} (item_id BIGINT PRIMARY KEY, v VECTOR({dim}) NOT NULL,"
+        f"CREATE OR REPLACE TABLE {vector_table(number).name} (item_id BIGINT PRIMARY KEY, v VECTOR({dim}) NOT NULL,"
         f" VECTOR INDEX (v) M={_N_EDGES} DISTANCE=cosine) ENGINE=InnoDB"
     )
 

@@ -2,11 +2,15 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import pytest_asyncio
 import sqlalchemy as sa
+from sqlalchemy.engine import make_url
 
 from core.errors import ConfigurationError, DependencyUnavailable
 from core.ports import Floats, ItemIndex, Predicate
@@ -14,8 +18,8 @@ from models.catalogue import ItemFacts
 from services import item_codes, migrations
 from services.candidate_queries import by_signs, comma_separated
 from services.clock import SystemClock
-from services.database import Database
-from services.database_index import RefreshingDatabaseIndex
+from services.database import Database, open_database
+from services.database_index import DatabaseItemIndex, RefreshingDatabaseIndex
 from services.embedding_store import SqlEmbeddingStore
 from services.item_codes import NATIVE, SIGN_CODES, has_vector_index
 from services.item_index import InMemoryItemIndex
@@ -33,7 +37,7 @@ from tests.support.catalogue import (
     update_song,
 )
 from tests.support.clustered import clustered_rows
-from tests.support.empty_stores import empty_database
+from tests.support.empty_stores import empty_database, recreate_database
 from tests.support.song_vectors import GivenEmbedder, Noted, save_vectors
 from tests.support.waiting import until
 
@@ -54,7 +58,7 @@ class OnVectorIndex:
     """The tests of a class run on a MariaDB that has a vector index."""
 
     @pytest.fixture
-    def url(self, mysql_url: str) -> Iterator[str]:
+    def vector_url(self, mysql_url: str) -> Iterator[str]:
         given = os.environ.get("TEST_VECTOR_DATABASE_URL")
         if given:
             with empty_database(given) as url:
@@ -66,6 +70,10 @@ class OnVectorIndex:
                 f"{version} has no vector index: set TEST_VECTOR_DATABASE_URL to a MariaDB of 11.7 or newer,"
                 " or let the tests find one (Debian 13 has 11.8)"
             )
+
+    @pytest.fixture
+    def url(self, vector_url: str) -> str:
+        return vector_url
 
 
 def provider_on(
@@ -464,6 +472,206 @@ class TestVectorIndex(OnVectorIndex, DatabaseIndexTests):
         migrations.downgrade(url)
         with connection(url) as opened:
             assert not [name for name in sa.inspect(opened).get_table_names() if "vector" in name]
+
+
+class AccountOfItsOwn:
+    """A database account that may do less than the tests may."""
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        self._admin, self._database = url, parsed.database
+        self.name = f"w_{uuid.uuid4().hex[:12]}"
+        execute(url, f"CREATE USER '{self.name}'@'%%' IDENTIFIED BY 'secret'")
+        self.url = parsed.set(username=self.name, password="secret").render_as_string(hide_password=False)
+
+    def may(self, privileges: str, table: str = "*") -> None:
+        """Grant ``privileges``."""
+        execute(self._admin, f"GRANT {privileges} ON `{self._database}`.{table} TO '{self.name}'@'%%'")
+
+    def drop(self) -> None:
+        """Take it away."""
+        execute(self._admin, f"DROP USER '{self.name}'@'%%'")
+
+
+@contextmanager
+def closed_database(server_url: str) -> Iterator[str]:
+    """A database of a name that says nothing: MariaDB lets every account do all in those that begin with ``test_``."""
+    url = make_url(server_url).set(database=f"songs_ai_{uuid.uuid4().hex[:12]}").render_as_string(hide_password=False)
+    recreate_database(url)
+    try:
+        yield url
+    finally:
+        execute(url, f"DROP DATABASE {make_url(url).database}")
+
+
+@pytest.fixture
+def account(url: str) -> Iterator[AccountOfItsOwn]:
+    made = AccountOfItsOwn(url)
+    yield made
+    made.drop()
+
+
+@pytest_asyncio.fixture
+async def limited(account: AccountOfItsOwn) -> AsyncIterator[Database]:
+    """The database, for the account."""
+    async with open_database(account.url, pool_size=2, timeout_s=10) as opened:
+        yield opened
+
+
+class OnClosedVectorIndex(OnVectorIndex):
+    """As ``OnVectorIndex``, where accounts may do what they are granted."""
+
+    @pytest.fixture
+    def url(self, vector_url: str) -> Iterator[str]:
+        with closed_database(vector_url) as url:
+            yield url
+
+
+WRITES = "SELECT, INSERT, UPDATE, DELETE"
+
+
+class TestAccountOnVectorIndex(OnClosedVectorIndex, WithTables):
+    """What becomes of it where the server could, but the account may not."""
+
+    async def prepared(self, database: Database, method: str | None = None) -> DatabaseItemIndex:
+        provider = provider_on(database, method)
+        await provider.load()
+        return provider.current()
+
+    @pytest.mark.parametrize(("further", "named"), [("", "CREATE, DROP"), (", CREATE", "DROP"), (", DROP", "CREATE")])
+    async def test_who_may_not_make_its_table_searches_by_signs_and_says_why(
+        self, url: str, database: Database, account: AccountOfItsOwn, limited: Database, further: str, named: str
+    ) -> None:
+        vectors = vectors_of(30)
+        await fill(url, database, vectors)
+        account.may(WRITES + further)
+        for _ in range(2):
+            index = await self.prepared(limited)
+            assert index.kind == SIGN_CODES
+            assert f"{named} command denied to user '{account.name}'" in index.why
+            assert "it takes SELECT, INSERT, DELETE, CREATE and DROP on the database" in index.why
+            assert await ids_near(index, vectors[4], 1) == [5]
+            assert generations(url) == [SIGN_CODES]
+            assert vector_tables(url) == []
+
+    async def test_it_searches_by_the_vector_index_as_soon_as_it_may(
+        self, url: str, database: Database, account: AccountOfItsOwn, limited: Database
+    ) -> None:
+        await fill(url, database, vectors_of(30))
+        account.may(WRITES)
+        assert (await self.prepared(limited)).kind == SIGN_CODES
+        account.may("CREATE, DROP")
+        # What an account may do with a database counts from its next connection on.
+        async with open_database(account.url, pool_size=1, timeout_s=10) as again:
+            index = await self.prepared(again)
+        assert (index.kind, "has a vector index" in index.why) == (NATIVE, True)
+
+    async def test_a_table_that_another_account_made_is_used_and_kept_up_to_date(
+        self, url: str, database: Database, account: AccountOfItsOwn, limited: Database
+    ) -> None:
+        await fill(url, database, vectors_of(30))
+        await self.prepared(database)
+        account.may(WRITES)
+        await save_vectors(database, [7], vectors_of(1, seed=9))
+        index = await self.prepared(limited)
+        assert (index.kind, generations(url)) == (NATIVE, [NATIVE])
+        assert await ids_near(index, vectors_of(1, seed=9)[0], 1) == [7]
+
+    @pytest.mark.parametrize(
+        ("hidden", "change", "named"),
+        [
+            ("SELECT", False, "SELECT command denied"),
+            ("INSERT", True, "INSERT command denied"),
+            ("DELETE", True, "DELETE command denied"),
+        ],
+    )
+    async def test_anothers_table_that_it_may_not_use_in_full_is_left_alone(
+        self,
+        url: str,
+        database: Database,
+        account: AccountOfItsOwn,
+        limited: Database,
+        hidden: str,
+        change: bool,
+        named: str,
+    ) -> None:
+        await fill(url, database, vectors_of(30))
+        await self.prepared(database)
+        [vectors] = vector_tables(url)
+        with connection(url) as opened:
+            names = sa.inspect(opened).get_table_names()
+        for name in names:
+            of_vectors = ", ".join(each for each in ("SELECT", "INSERT", "DELETE") if each != hidden)
+            account.may(of_vectors if name == vectors else WRITES, name)
+        if change:
+            await save_vectors(database, [7], vectors_of(1, seed=9))
+        index = await self.prepared(limited)
+        assert index.kind == SIGN_CODES
+        assert f"{named} to user '{account.name}'" in index.why
+        assert len(await ids_near(index, vectors_of(1, seed=9)[0], 30)) == 30
+        assert (sorted(generations(url)), vector_tables(url)) == ([NATIVE, SIGN_CODES], [vectors])
+        # The other account loses nothing by it, and what this one could not write is written by the other.
+        others = await self.prepared(database)
+        assert others.kind == NATIVE
+        assert (await ids_near(others, vectors_of(1, seed=9)[0], 1) == [7]) is change
+
+    async def test_generations_that_it_may_not_drop_stay_for_those_who_may(
+        self, url: str, database: Database, account: AccountOfItsOwn, limited: Database
+    ) -> None:
+        await fill(url, database, vectors_of(30))
+        await self.prepared(database)
+        execute(url, "UPDATE songs_ai_item_coder SET width = NULL")
+        account.may(WRITES)
+        assert (await self.prepared(limited)).kind == SIGN_CODES
+        assert sorted(generations(url)) == [NATIVE, SIGN_CODES]
+        await self.prepared(database)
+        assert sorted(generations(url)) == [NATIVE, SIGN_CODES]
+        assert len(vector_tables(url)) == 1
+
+    async def test_who_insists_on_the_vector_index_is_told_what_is_missing(
+        self, url: str, database: Database, account: AccountOfItsOwn, limited: Database
+    ) -> None:
+        account.may(WRITES)
+        with pytest.raises(ConfigurationError, match=r"^RETRIEVAL=database: CREATE, DROP command denied"):
+            await self.prepared(limited, NATIVE)
+        assert generations(url) == []
+
+
+class TestAccount(WithTables):
+    """Sign codes need no more than our own tables."""
+
+    @pytest.fixture
+    def url(self, mysql_url: str) -> Iterator[str]:
+        with closed_database(mysql_url) as url:
+            yield url
+
+    async def test_an_account_that_may_only_write_rows_searches_by_signs(
+        self, url: str, database: Database, account: AccountOfItsOwn, limited: Database
+    ) -> None:
+        await fill(url, database, vectors_of(30))
+        account.may(WRITES)
+        provider = provider_on(limited, SIGN_CODES)
+        await provider.load()
+        assert await ids_near(provider.current(), vectors_of(30)[4], 1) == [5]
+
+    async def test_an_account_that_may_only_read_is_told_what_is_missing(
+        self, url: str, database: Database, account: AccountOfItsOwn, limited: Database
+    ) -> None:
+        await fill(url, database, vectors_of(30))
+        account.may("SELECT")
+        with pytest.raises(ConfigurationError, match=r"^RETRIEVAL=database: INSERT command denied .*item_coder"):
+            await provider_on(limited, SIGN_CODES).load()
+
+
+def generations(url: str) -> list[str]:
+    """The methods of those that are kept, whether they are ready or not."""
+    with connection(url) as opened:
+        return list(opened.exec_driver_sql("SELECT method FROM songs_ai_item_coder ORDER BY generation").scalars())
+
+
+def vector_tables(url: str) -> list[str]:
+    with connection(url) as opened:
+        return [name for name in sa.inspect(opened).get_table_names() if name.startswith("songs_ai_item_vector_")]
 
 
 async def _cut_off(*_: object) -> None:
