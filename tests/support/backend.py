@@ -107,7 +107,9 @@ class Backend:
 
 
 @contextlib.asynccontextmanager
-async def open_backend(amqp_url: str, redis_url: str, prefix: str = "rec") -> AsyncIterator[Backend]:
+async def open_backend(
+    amqp_url: str, redis_url: str, prefix: str = "rec", *, routing_key: str = "recommendation.generate"
+) -> AsyncIterator[Backend]:
     """A backend that publishes to what the worker has declared."""
     async with (
         await aio_pika.connect_robust(amqp_url) as connection,
@@ -115,7 +117,7 @@ async def open_backend(amqp_url: str, redis_url: str, prefix: str = "rec") -> As
     ):
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         exchange = await channel.get_exchange(f"{prefix}.exchange", ensure=True)
-        yield Backend(exchange, redis, "recommendation.generate")
+        yield Backend(exchange, redis, routing_key)
 
 
 def faults_of(result: Mapping[str, Any], member_has: Collection[int], catalogue: Collection[int]) -> list[str]:
