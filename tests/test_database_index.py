@@ -481,16 +481,20 @@ class AccountOfItsOwn:
         parsed = make_url(url)
         self._admin, self._database = url, parsed.database
         self.name = f"w_{uuid.uuid4().hex[:12]}"
-        execute(url, f"CREATE USER '{self.name}'@'%%' IDENTIFIED BY 'secret'")
+        with connection(url) as opened:
+            # Where the server has anonymous accounts of localhost, they go before one of everywhere.
+            host = opened.exec_driver_sql("SELECT SUBSTRING_INDEX(USER(), '@', -1)").scalar_one()
+        self._account = f"'{self.name}'@'{host}'"
+        execute(url, f"CREATE USER {self._account} IDENTIFIED BY 'secret'")
         self.url = parsed.set(username=self.name, password="secret").render_as_string(hide_password=False)
 
     def may(self, privileges: str, table: str = "*") -> None:
         """Grant ``privileges``."""
-        execute(self._admin, f"GRANT {privileges} ON `{self._database}`.{table} TO '{self.name}'@'%%'")
+        execute(self._admin, f"GRANT {privileges} ON `{self._database}`.{table} TO {self._account}")
 
     def drop(self) -> None:
         """Take it away."""
-        execute(self._admin, f"DROP USER '{self.name}'@'%%'")
+        execute(self._admin, f"DROP USER {self._account}")
 
 
 @contextmanager
