@@ -158,11 +158,16 @@ class PrivateRedis(PrivateServer):
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def append_only_file(self) -> Path:
+        """Where every write is, in order, from the first start on; it is never rewritten."""
+        return self.directory / "appendonlydir" / "appendonly.aof.1.incr.aof"
+
     def _command(self) -> Sequence[str]:
         # appendfsync always: by default a write waits up to two seconds for a slow disk, and is answered before
         options = (
             f"--port {self.port} --bind 127.0.0.1 --dir {self.directory} --databases 64 "
-            "--appendonly yes --appendfsync always"
+            "--appendonly yes --appendfsync always --auto-aof-rewrite-percentage 0"
         )
         return [find_program("redis-server") or "redis-server", *options.split(), "--save", ""]
 
