@@ -265,7 +265,8 @@ class RefreshingDatabaseIndex:
     """An ``IndexProvider`` that keeps what is searched inside the database up to date with the stored embeddings.
 
     Any number of workers may do so at once: one at a time does the work, the others find nothing left to do.
-    ``before_load`` runs at the first refresh and where the store holds something else than before.
+    ``before_load`` runs at the first refresh and where the store holds something else than before, ``before_look``
+    before each look at the store.
     """
 
     def __init__(
@@ -279,6 +280,7 @@ class RefreshingDatabaseIndex:
         clock: Clock,
         observer: IndexObserver,
         before_load: Callable[[], Awaitable[object]] | None = None,
+        before_look: Callable[[], Awaitable[object]] | None = None,
         method: str | None = None,
     ) -> None:
         """``method`` is ``native`` or ``sign_codes``, by default the best that the server can.
@@ -296,7 +298,9 @@ class RefreshingDatabaseIndex:
         self._refresh_s, self._clock, self._observer = refresh_s, clock, observer
         self._method = method
         self._index: DatabaseItemIndex | None = None
-        self._watch = StoreWatch(store, embedder, clock=clock, before_load=before_load)
+        self._watch = StoreWatch(
+            store, embedder, clock=clock, before_load=before_load, before_look=before_look
+        )
 
     def current(self) -> DatabaseItemIndex:
         """The index as last looked at; raises ``DependencyUnavailable`` before the first ``load``."""
@@ -312,6 +316,7 @@ class RefreshingDatabaseIndex:
     async def load(self) -> None:
         """Bring the tables that are searched up to date. Raises what the database raises, and then changes nothing."""
         began_at_s = self._clock.monotonic_s()
+        await self._watch.begin()
         # Asked first: what changes meanwhile is looked at again, rather than missed.
         version = await self._store.version(self._embedder.name)
         prepared = await self._codes.prepare(self._method)

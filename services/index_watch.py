@@ -25,7 +25,7 @@ class StoreWatch:
     """Looks whether the store of embeddings holds something else than an index, and knows when they last agreed.
 
     ``before_load`` runs at the first look, and where the store holds something else, before that is loaded: new items
-    get their vectors there.
+    get their vectors there. ``before_look`` runs before each look: there the embedder may get another name.
     """
 
     def __init__(
@@ -35,11 +35,12 @@ class StoreWatch:
         *,
         clock: Clock,
         before_load: Callable[[], Awaitable[object]] | None,
+        before_look: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._store = store
         self._embedder = embedder
         self._clock = clock
-        self._before_load = before_load
+        self._before_load, self._before_look = before_load, before_look
         self._is_prepared = False
         self._agreed_at_s: float | None = None
 
@@ -52,8 +53,14 @@ class StoreWatch:
         """The index held what the store did at ``at_s`` of the clock."""
         self._agreed_at_s = at_s
 
+    async def begin(self) -> None:
+        """What is to be done before looking; raises what ``before_look`` raises."""
+        if self._before_look:
+            await self._before_look()
+
     async def sees_a_change(self, index: ItemIndex | None) -> bool:
         """Whether the store holds something else than ``index``. Raises what the store and ``before_load`` raise."""
+        await self.begin()
         changed = await self._has_changed(index)
         if self._before_load and (changed or not self._is_prepared):
             await self._before_load()

@@ -60,7 +60,8 @@ class RefreshingIndex:
 
     With ``snapshot_directory`` one process of a host builds a base, and all map it. ``before_load`` runs at the first
     refresh, and where the store holds something else than the index, before that is loaded: new items get their vectors
-    there. The embedder is asked for its name at every refresh: with another one everything is loaded.
+    there. The embedder is asked for its name at every refresh, after ``before_look`` ran: with another one everything is
+    loaded.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class RefreshingIndex:
         observer: IndexObserver,
         snapshot_directory: Path | None = None,
         before_load: Callable[[], Awaitable[object]] | None = None,
+        before_look: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._store = store
         self._embedder = embedder
@@ -83,7 +85,9 @@ class RefreshingIndex:
         self._base: _Base | None = None
         self._next_base: asyncio.Task[_Base] | None = None
         self._index: MeasuredIndex | None = None
-        self._watch = StoreWatch(store, embedder, clock=clock, before_load=before_load)
+        self._watch = StoreWatch(
+            store, embedder, clock=clock, before_load=before_load, before_look=before_look
+        )
 
     def current(self) -> MeasuredIndex:
         """The newest complete snapshot; raises ``DependencyUnavailable`` before the first one is loaded."""
@@ -99,6 +103,7 @@ class RefreshingIndex:
     async def load(self) -> None:
         """Load the index, whatever is there already. Raises what the store raises, and then changes nothing."""
         began_at_s = self._clock.monotonic_s()
+        await self._watch.begin()
         await self._put_in_force(await self._made(self._embedder.name), began_at_s, LogEvent.INDEX_LOADED)
 
     async def refresh(self) -> None:
