@@ -55,6 +55,18 @@ class JobTimedOut(SongsAIError):
     code = "GENERATION_TIMEOUT"
 
 
+class JobStale(SongsAIError):
+    """The job was asked for longer than ``job_max_age_s`` ago: nobody waits for it any more."""
+
+    code = "STALE"
+
+
+class DeliveredTooOften(SongsAIError):
+    """The job came back to its queue again and again, never settled: it seems to kill the workers that it is given."""
+
+    code = "DELIVERED_TOO_OFTEN"
+
+
 class PublishRefused(DependencyUnavailable):
     """The broker did not confirm a publish, or no queue was bound to take the message."""
 

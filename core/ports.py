@@ -680,6 +680,7 @@ class Claim(StrEnum):
     SUCCEEDED_BEFORE = "succeeded_before"
     FAILED_BEFORE = "failed_before"
     RUNNING_ELSEWHERE = "running_elsewhere"
+    DEAD_LETTER_DUE = "dead_letter_due"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -698,10 +699,12 @@ class ResultCache(Protocol):
     async def mark_queued(self, job: Job) -> None:
         """``queued`` with ``submittedAt``, for a job that we publish, unless it already has a status."""
 
-    async def claim(self, job: Job, *, token: str, replay: bool = False) -> Claim:
+    async def claim(self, job: Job, *, token: str, replay: int = 0) -> Claim:
         """Make the job ``running`` and leased to ``token``, if it is neither finished nor leased to another.
 
-        A failed job is granted again only on ``replay``. A job whose ``idempotency_key`` another job of the member
+        A failed job is granted again only on a ``replay`` (1 for the first, 0 for none) of a higher number than any
+        that was granted before: what is sent twice is run once. ``DEAD_LETTER_DUE`` is a failed job whose message may
+        never have reached the dead-letter queue. A job whose ``idempotency_key`` another job of the member
         holds gets that job's result and ``SUCCEEDED_BEFORE`` once that one succeeded, and ``RUNNING_ELSEWHERE``
         while it runs.
         """
@@ -722,11 +725,17 @@ class ResultCache(Protocol):
         ``latest:`` and ``recommend:`` to the newer one.
         """
 
-    async def fail(self, job_id: str, *, code: str, message: str, token: str | None = None) -> None:
+    async def fail(
+        self, job_id: str, *, code: str, message: str, token: str | None = None, dead_letter: bool = False
+    ) -> None:
         """``failed`` with ``error.code`` and ``error.message``, unless it succeeded; ends the lease.
 
-        Without a ``token`` nothing happens while the job runs: who asks has not claimed it.
+        Without a ``token`` nothing happens while the job runs: who asks has not claimed it. With ``dead_letter`` its
+        message is yet to be dead-lettered: whoever claims it before ``dead_lettered`` is called is told so.
         """
+
+    async def dead_lettered(self, job_id: str) -> None:
+        """The message of a failed job is safe in the dead-letter queue."""
 
     async def job(self, job_id: str) -> JobView | None:
         """What a poller sees, or None."""

@@ -34,7 +34,7 @@ SOURCES = ("login", "manual", "refresh", "http", "favorites", "replay", "none", 
 JOB_OUTCOMES = ("succeeded", "retried", "dead_lettered", "cancelled", OTHER)
 ROUTES = ("main", "batch", "events", OTHER)
 SETTLED_REASONS = {
-    "acked": ("succeeded", "succeeded_before", "failed_before"),
+    "acked": ("succeeded", "succeeded_before", "failed_before", "stale"),
     "retried": ("dependency_unavailable", "timed_out", "running_elsewhere", "outcome_not_recorded"),
     "dead_lettered": ("invalid", "attempts_used_up", "unexpected"),
 }

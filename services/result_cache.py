@@ -24,6 +24,7 @@ IDEMPOTENCY_PREFIX = "songs_ai:idempotency:"
 ORDER_PREFIX = "songs_ai:order:"
 VIEWS_PREFIX = "songs_ai:views:"
 PROVISIONAL_PREFIX = "songs_ai:provisional:"
+DEAD_LETTER_DUE_PREFIX = "songs_ai:dead_letter_due:"
 
 _NS_PER_S = 1_000_000_000
 _LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
@@ -87,17 +88,17 @@ class RedisResultCache:
         """See ``ResultCache.mark_queued``."""
         await self._queue([STATUS_PREFIX + job.job_id], [self._now(), self._job_ttl_s])
 
-    async def claim(self, job: Job, *, token: str, replay: bool = False) -> Claim:
+    async def claim(self, job: Job, *, token: str, replay: int = 0) -> Claim:
         """See ``ResultCache.claim``. A holder of the idempotency key counts as running while its lease lives.
 
         A job that repeats a finished one succeeds with that one's documents as if it had found them itself.
         """
-        keys = [STATUS_PREFIX + job.job_id, LEASE_PREFIX + job.job_id]
+        keys = [prefix + job.job_id for prefix in (STATUS_PREFIX, LEASE_PREFIX, DEAD_LETTER_DUE_PREFIX)]
         if job.idempotency_key:
             keys.append(f"{IDEMPOTENCY_PREFIX}{job.member_id}:{job.idempotency_key}")
         prefixes = [STATUS_PREFIX, RESULT_PREFIX, LEASE_PREFIX, VIEWS_PREFIX]
         outcome = await self._claim(
-            keys, [job.job_id, token, int(replay), self._now(), self._lease_ms, self._job_ttl_s, *prefixes]
+            keys, [job.job_id, token, replay, self._now(), self._lease_ms, self._job_ttl_s, *prefixes]
         )
         if isinstance(outcome, list):
             result, view, preference, degraded = cast("list[bytes]", outcome)
@@ -151,13 +152,20 @@ class RedisResultCache:
             keys, [self._now(), self._job_ttl_s, member_ttl_s, _requested_at(job), *parts, int(documents.degraded)]
         )
 
-    async def fail(self, job_id: str, *, code: str, message: str, token: str | None = None) -> None:
+    async def fail(
+        self, job_id: str, *, code: str, message: str, token: str | None = None, dead_letter: bool = False
+    ) -> None:
         """See ``ResultCache.fail``. With a ``token``, nothing happens while another worker holds the job.
 
         Without one, the message that failed may not be the job's own: a job that was begun is left as it is.
         """
-        keys = [STATUS_PREFIX + job_id, LEASE_PREFIX + job_id]
-        await self._fail(keys, [self._now(), self._job_ttl_s, code, message, token or ""])
+        keys = [prefix + job_id for prefix in (STATUS_PREFIX, LEASE_PREFIX, DEAD_LETTER_DUE_PREFIX)]
+        await self._fail(keys, [self._now(), self._job_ttl_s, code, message, token or "", int(dead_letter)])
+
+    async def dead_lettered(self, job_id: str) -> None:
+        """See ``ResultCache.dead_lettered``."""
+        with redis_errors():
+            await self._client.delete(DEAD_LETTER_DUE_PREFIX + job_id)
 
     async def job(self, job_id: str) -> JobView | None:
         """See ``ResultCache.job``. ``fields`` is the whole status hash."""

@@ -193,6 +193,7 @@ class BrokerContract:
         assert (letter.body, letter.properties) == (BODY, PROPERTIES)
         assert letter.headers == HEADERS | {
             "x-dead-letter-reason": "unexpected",
+            "x-dead-letter-route": "main",
             "x-last-error": "ValueError: x",
             "x-last-error-code": "INTERNAL_ERROR",
             "x-last-error-digest": "0123456789ab",

@@ -6,19 +6,28 @@ from core.errors import (
     ConfigurationError,
     DependencyUnavailable,
     InvalidMessage,
+    JobStale,
     JobTimedOut,
     LanguageModelFailed,
     PublishRefused,
 )
+from core.ports import Claim
 from workers.disposition import (
     MAX_ERROR_CHARS,
+    Ack,
+    AckReason,
     DeadLetter,
     DeadLetterReason,
+    Disposition,
+    ErrorNote,
+    Event,
+    FailedUnseen,
+    NotRecorded,
     RetryLater,
     RetryReason,
+    Saved,
     disposition_of,
     note_of,
-    running_elsewhere,
 )
 
 DELAYS_S = (5.0, 30.0, 120.0)
@@ -37,6 +46,77 @@ def raised(error: Exception) -> Exception:
         raise error
     except type(error) as caught:
         return caught
+
+
+Row = tuple[Event, int, Disposition]
+AWAY = DependencyUnavailable("redis", "timed out")
+SLOW = JobTimedOut("60 s")
+WRONG = InvalidMessage("topK", 0, "too small")
+MODEL = LanguageModelFailed("timeout")
+ODD = ValueError("x")
+LOST = ErrorNote("DEPENDENCY_UNAVAILABLE", "redis: timed out")
+BUG = ErrorNote("INTERNAL_ERROR", "ValueError: x", "0123456789ab")
+
+
+def again(error: Exception, delay_s: float, attempt: int) -> RetryLater:
+    reason = RetryReason.TIMED_OUT if error is SLOW else RetryReason.DEPENDENCY_UNAVAILABLE
+    return RetryLater(reason, delay_s, attempt, note_of(error))
+
+
+TABLE: dict[str, Row] = {
+    "the result is saved": (Saved(), 0, Ack(AckReason.SUCCEEDED)),
+    "saved at the last try": (Saved(), 3, Ack(AckReason.SUCCEEDED)),
+    "redelivered, succeeded": (Claim.SUCCEEDED_BEFORE, 0, Ack(AckReason.SUCCEEDED_BEFORE)),
+    "redelivered, failed": (Claim.FAILED_BEFORE, 3, Ack(AckReason.FAILED_BEFORE)),
+    "runs elsewhere": (Claim.RUNNING_ELSEWHERE, 0, RetryLater(RetryReason.RUNNING_ELSEWHERE, 5.0)),
+    "runs elsewhere, last try": (Claim.RUNNING_ELSEWHERE, 3, RetryLater(RetryReason.RUNNING_ELSEWHERE, 5.0)),
+    "wrong message": (WRONG, 0, DeadLetter(DeadLetterReason.INVALID, note_of(WRONG))),
+    "MySQL or Redis away, first": (AWAY, 0, again(AWAY, 5.0, 1)),
+    "MySQL or Redis away, second": (AWAY, 1, again(AWAY, 30.0, 2)),
+    "MySQL or Redis away, third": (AWAY, 2, again(AWAY, 120.0, 3)),
+    "attempts used up": (AWAY, 3, DeadLetter(DeadLetterReason.ATTEMPTS_USED_UP, note_of(AWAY))),
+    "beyond what there may be": (AWAY, 2**31 - 1, DeadLetter(DeadLetterReason.ATTEMPTS_USED_UP, note_of(AWAY))),
+    "too slow, first": (SLOW, 0, again(SLOW, 5.0, 1)),
+    "too slow, attempts used up": (SLOW, 3, DeadLetter(DeadLetterReason.ATTEMPTS_USED_UP, note_of(SLOW))),
+    "the LLM, which must never come here": (MODEL, 0, DeadLetter(DeadLetterReason.UNEXPECTED, note_of(MODEL))),
+    "a bug": (ODD, 0, DeadLetter(DeadLetterReason.UNEXPECTED, note_of(ODD))),
+    "stale": (JobStale("2 days"), 0, Ack(AckReason.STALE)),
+    "failed, dead letter perhaps lost": (
+        *(FailedUnseen(LOST), 0),
+        DeadLetter(DeadLetterReason.ATTEMPTS_USED_UP, LOST),
+    ),
+    "a bug, dead letter perhaps lost": (FailedUnseen(BUG), 0, DeadLetter(DeadLetterReason.UNEXPECTED, BUG)),
+    "failure not recorded": (
+        *(NotRecorded(DeadLetter(DeadLetterReason.UNEXPECTED, BUG)), 2),
+        RetryLater(RetryReason.OUTCOME_NOT_RECORDED, 120.0, error=BUG),
+    ),
+    "staleness not recorded": (
+        *(NotRecorded(Ack(AckReason.STALE)), 0),
+        RetryLater(RetryReason.OUTCOME_NOT_RECORDED, 120.0),
+    ),
+}
+"""The table of the design, with 4 tries and retry queues of 5, 30 and 120 s: what befell which try, and its outcome."""
+
+
+@pytest.mark.parametrize("row", TABLE.values(), ids=TABLE)
+def test_each_row_of_the_table(row: Row) -> None:
+    event, attempt, expected = row
+    assert disposition_of(event, attempt=attempt, max_attempts=4, delays_s=DELAYS_S) == expected
+
+
+EVENTS = st.sampled_from([*(event for event, _, _ in TABLE.values())])
+
+
+@given(EVENTS, st.integers(0, 9), st.integers(1, 9))
+def test_only_what_a_worker_tried_costs_an_attempt_and_no_delivery_is_acked_that_may_still_be_needed(
+    event: Event, attempt: int, max_attempts: int
+) -> None:
+    outcome = disposition_of(event, attempt=attempt, max_attempts=max_attempts, delays_s=DELAYS_S)
+    if isinstance(outcome, RetryLater):
+        assert outcome.delay_s in DELAYS_S
+        assert (outcome.attempt is None) == (not isinstance(event, Exception))
+    if isinstance(outcome, Ack):
+        assert isinstance(event, Saved | JobStale) or event in {Claim.SUCCEEDED_BEFORE, Claim.FAILED_BEFORE}
 
 
 @pytest.mark.parametrize("error", TRANSIENT)
@@ -106,8 +186,3 @@ def test_a_refusal_of_what_cannot_be_shown_says_so(value: object) -> None:
 
 def test_an_error_note_can_be_written_whatever_the_bug_says() -> None:
     assert note_of(ValueError("half \ud800")).message == r"ValueError: half \ud800"
-
-
-def test_a_job_that_runs_elsewhere_comes_back_soon_with_its_attempt_as_it_was() -> None:
-    outcome = running_elsewhere(DELAYS_S)
-    assert (outcome.delay_s, outcome.attempt) == (5.0, None)

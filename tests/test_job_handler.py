@@ -5,6 +5,8 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from structlog.contextvars import bind_contextvars, get_contextvars, merge_contextvars
@@ -23,6 +25,7 @@ from core.ports import (
 )
 from models.job import Job, JobStatus
 from services.clock import SystemClock
+from tests.support import hand_clock
 from tests.support.messaging import eventually
 from workers.broker import JSON_MESSAGE, Delivery
 from workers.disposition import (
@@ -57,6 +60,8 @@ class InMemoryResults:
         self.status: dict[str, JobStatus] = {}
         self.progress: dict[str, int] = {}
         self.errors: dict[str, tuple[str, str]] = {}
+        self.replays: Counter[str] = Counter()
+        self.due: set[str] = set()
         self.leases: dict[str, str] = {}
         self.renewed: list[Mapping[str, str]] = []
         self.failures: Counter[str] = Counter()
@@ -75,17 +80,19 @@ class InMemoryResults:
     async def mark_queued(self, job: Job) -> None:
         self.status.setdefault(job.job_id, JobStatus.QUEUED)
 
-    async def claim(self, job: Job, *, token: str, replay: bool = False) -> Claim:
+    async def claim(self, job: Job, *, token: str, replay: int = 0) -> Claim:
         self._ask("claim")
         self.on_claim()
         status = self.status.get(job.job_id)
         if status is JobStatus.SUCCEEDED:
             return Claim.SUCCEEDED_BEFORE
-        if status is JobStatus.FAILED and not replay:
-            return Claim.FAILED_BEFORE
+        if status is JobStatus.FAILED and replay <= self.replays[job.job_id]:
+            return Claim.DEAD_LETTER_DUE if job.job_id in self.due else Claim.FAILED_BEFORE
         if self.leases.get(job.job_id, token) != token:
             return Claim.RUNNING_ELSEWHERE
         self.status[job.job_id], self.leases[job.job_id] = JobStatus.RUNNING, token
+        self.replays[job.job_id] = max(replay, self.replays[job.job_id])
+        self.due.discard(job.job_id)
         return Claim.GRANTED
 
     async def renew(self, tokens: Mapping[str, str]) -> None:
@@ -116,13 +123,24 @@ class InMemoryResults:
         self.status[job.job_id] = JobStatus.SUCCEEDED
         self.leases.pop(job.job_id, None)
 
-    async def fail(self, job_id: str, *, code: str, message: str, token: str | None = None) -> None:
+    async def fail(
+        self, job_id: str, *, code: str, message: str, token: str | None = None, dead_letter: bool = False
+    ) -> None:
         self._ask("fail")
         self.status[job_id], self.errors[job_id] = JobStatus.FAILED, (code, message)
         self.leases.pop(job_id, None)
+        if dead_letter:
+            self.due.add(job_id)
+
+    async def dead_lettered(self, job_id: str) -> None:
+        self._ask("dead_lettered")
+        self.due.discard(job_id)
 
     async def job(self, job_id: str) -> JobView | None:
-        return None
+        if job_id not in self.status:
+            return None
+        told = dict(zip(("error.code", "error.message"), self.errors.get(job_id, ()), strict=False))
+        return JobView(status=self.status[job_id], progress=0, fields=told, result=None)
 
     async def cached_view(self, member_id: int) -> bytes | None:
         return None
@@ -204,6 +222,7 @@ class Desk:
         clock: Clock | None = None,
         save_pauses_s: Sequence[float] = (0.001, 0.001),
         patience_s: float | None = 5.0,
+        max_age_s: float = 0.0,
     ) -> None:
         clock = clock or SystemClock()
         self.results = InMemoryResults()
@@ -223,6 +242,7 @@ class Desk:
             if patience_s
             else None,
             save_pauses_s=save_pauses_s,
+            max_age_s=max_age_s,
         )
 
     async def handle(
@@ -274,6 +294,115 @@ async def test_a_failed_job_is_only_acked_unless_it_is_replayed() -> None:
     assert await desk.handle() == Ack(AckReason.FAILED_BEFORE)
     assert desk.recommender.n_calls == 0
     assert await desk.handle(headers={"x-replayed": 1}) == Ack(AckReason.SUCCEEDED)
+
+
+async def test_a_failed_job_whose_dead_letter_may_be_lost_is_dead_lettered_again_until_it_is_safe() -> None:
+    desk = Desk(raising(REDIS_AWAY))
+    lost = await desk.handle(attempt=3)
+    assert isinstance(lost, DeadLetter)
+    assert await desk.handle(attempt=3) == lost
+    await desk.handler.dead_lettered(delivery(attempt=3))
+    assert await desk.handle(attempt=3) == Ack(AckReason.FAILED_BEFORE)
+    assert desk.recommender.n_calls == 1
+
+
+@pytest.mark.parametrize("raw", [b"{not json", b'{"jobId":"j","memberId":1,"topK":0}'])
+async def test_the_dead_letter_of_a_wrong_message_needs_no_note(raw: bytes) -> None:
+    desk = Desk()
+    desk.results.due.add("j")
+    await desk.handler.dead_lettered(delivery(raw=raw))
+    assert desk.results.due == {"j"}
+
+
+async def test_a_note_that_redis_does_not_take_costs_nothing() -> None:
+    desk = Desk()
+    desk.results.failures["dead_lettered"] = 1
+    await desk.handler.dead_lettered(delivery())
+
+
+@pytest.mark.parametrize(("header", "granted"), [(1, False), (True, False), ("yes", False), (-1, False), (2, True)])
+async def test_a_replay_runs_once_by_its_number(header: object, granted: bool) -> None:
+    desk = Desk()
+    desk.results.status["j"], desk.results.replays["j"] = JobStatus.FAILED, 1
+    expected = Ack(AckReason.SUCCEEDED if granted else AckReason.FAILED_BEFORE)
+    assert await desk.handle(headers={"x-replayed": header}) == expected
+
+
+# --- stale jobs ---
+
+
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+HOUR_S = 3600.0
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+def aged_desk(max_age_s: float = HOUR_S) -> Desk:
+    return Desk(clock=hand_clock.HandClock(NOW), max_age_s=max_age_s)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent_at", "headers", "is_stale"),
+    [
+        ({"requestedAt": ago(3599).timestamp()}, None, {}, False),
+        ({"requestedAt": ago(3601).timestamp()}, None, {}, True),
+        ({"requestedAt": ago(3601).timestamp()}, NOW, {}, True),
+        ({"requestedAt": ago(10).timestamp()}, ago(9999), {}, False),
+        ({"requestedAt": ago(-9999).timestamp()}, None, {}, False),
+        ({"requestedAt": "0001-01-01T00:00:00Z"}, None, {}, True),
+        ({"requestedAt": "9999-12-31T23:59:59.999999999Z"}, None, {}, False),
+        ({}, ago(3601), {}, True),
+        ({}, ago(3599), {}, False),
+        ({}, ago(-9999), {}, False),
+        ({}, None, {}, False),
+        ({"requestedAt": ago(99_999).timestamp()}, ago(60), {"x-replayed": 1}, False),
+        ({"requestedAt": ago(99_999).timestamp()}, ago(3601), {"x-replayed": 1}, True),
+        ({"requestedAt": ago(99_999).timestamp()}, None, {"x-replayed": 1}, False),
+    ],
+)
+async def test_a_job_is_stale_by_its_request_or_else_its_message_and_a_replay_makes_it_new(
+    fields: dict[str, object], sent_at: datetime | None, headers: dict[str, object], is_stale: bool
+) -> None:
+    desk = aged_desk()
+    sent = replace(delivery(headers=headers, **fields), properties=replace(JSON_MESSAGE, timestamp=sent_at))
+    assert await desk.handler.handle(sent) == Ack(AckReason.STALE if is_stale else AckReason.SUCCEEDED)
+    assert desk.recommender.n_calls == len(desk.observer.finished) == (0 if is_stale else 1)
+
+
+async def test_of_a_stale_job_its_poller_is_told_and_no_dead_letter_is_owed() -> None:
+    desk = aged_desk()
+    assert await desk.handle(requestedAt=ago(7200).timestamp()) == Ack(AckReason.STALE)
+    assert desk.results.status["j"] is JobStatus.FAILED
+    code, message = desk.results.errors["j"]
+    assert (code, "7200 s old" in message, desk.results.due, desk.results.leases) == ("STALE", True, set(), {})
+    assert await desk.handle(requestedAt=ago(7200).timestamp()) == Ack(AckReason.FAILED_BEFORE)
+
+
+async def test_a_stale_job_waits_until_its_poller_can_be_told() -> None:
+    desk = aged_desk()
+    desk.results.failures["fail"] = 1
+    outcome = await desk.handle(requestedAt=ago(7200).timestamp())
+    assert outcome == RetryLater(RetryReason.OUTCOME_NOT_RECORDED, 120.0, None)
+
+
+async def test_a_stale_delivery_of_a_job_that_runs_elsewhere_is_not_acked() -> None:
+    desk = aged_desk()
+    desk.results.leases["j"] = "another worker's"
+    outcome = await desk.handle(requestedAt=ago(7200).timestamp())
+    assert outcome == RetryLater(RetryReason.RUNNING_ELSEWHERE, 5.0, None)
+
+
+async def test_a_stale_job_that_succeeded_before_stays_so() -> None:
+    desk = aged_desk()
+    desk.results.status["j"] = JobStatus.SUCCEEDED
+    assert await desk.handle(requestedAt=ago(7200).timestamp()) == Ack(AckReason.SUCCEEDED_BEFORE)
+
+
+async def test_where_no_age_is_too_old_every_job_is_run() -> None:
+    desk = aged_desk(max_age_s=0)
+    assert await desk.handle(requestedAt="0001-01-01T00:00:00Z") == Ack(AckReason.SUCCEEDED)
 
 
 async def test_a_job_that_runs_elsewhere_is_never_acked_as_a_duplicate() -> None:

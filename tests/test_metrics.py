@@ -16,8 +16,9 @@ from api.app import RequestObserver
 from api.health import DependencyObserver
 from config.prompt_texts import ClaimWords
 from core.llm_share import Arm
+from core.model_answer import Answer, AnswerGroup, Choice, only_true, parse_answer
 from core.ports import Observer
-from core.reranking import INCOMPLETE, MALFORMED, Answer, AnswerGroup, Choice, only_true, parse_answer
+from core.reranking import INCOMPLETE, MALFORMED
 from core.truth import ClaimRules, Truth
 from services.call_guard import GuardObserver
 from services.circuit_breaker import BreakerState

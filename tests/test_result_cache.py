@@ -25,7 +25,11 @@ DAY_S, WEEK_S = 86_400, 604_800
 START = datetime(2026, 3, 4, 5, 6, 7, 89_000, UTC)
 DOCUMENTS = ResultDocuments(result=b'{"r": 1}', cached_view=b'{"v": 1}', preference=b'{"p": 1}')
 JOB = Job(job_id="job-1", member_id=42, requested_at_ns=1_772_600_767_000_000_001)
-CALLS = ("queue", "claim", "replay", "report", "succeed", "fail", "release", "lose")
+CALLS = (
+    *("queue", "claim", "first replay", "second replay", "report", "succeed", "fail", "dead-letter", "dead-lettered"),
+    *("release", "lose"),
+)
+REPLAYS = {"claim": 0, "first replay": 1, "second replay": 2}
 _fresh = itertools.count()
 
 
@@ -141,7 +145,7 @@ class ResultCacheContract:
         await cache.succeed(JOB, DOCUMENTS, token="a")
         other = replace(JOB, job_id="job-2")
         await cache.fail("job-2", code="MODEL_ERROR", message="no")
-        for replay in (False, True):
+        for replay in (0, 1):
             assert await cache.claim(JOB, token="b", replay=replay) is Claim.SUCCEEDED_BEFORE
         assert await cache.claim(other, token="b") is Claim.FAILED_BEFORE
 
@@ -149,13 +153,48 @@ class ResultCacheContract:
         await cache.claim(JOB, token="a")
         await cache.report_progress(JOB, 60)
         await cache.fail("job-1", code="MODEL_ERROR", message="no", token="a")
-        assert await cache.claim(JOB, token="b", replay=True) is Claim.GRANTED
-        expected = {b"status": b"running", b"progress": b"0", b"startedAt": b"2026-03-04T05:06:07.089Z"}
+        assert await cache.claim(JOB, token="b", replay=1) is Claim.GRANTED
+        expected = {
+            b"status": b"running",
+            b"progress": b"0",
+            b"startedAt": b"2026-03-04T05:06:07.089Z",
+            b"replays": b"1",
+        }
         assert await status_of(client) == expected
+
+    async def test_a_replay_that_was_sent_twice_runs_once(self, cache: RedisResultCache) -> None:
+        for number in (1, 2):
+            await cache.fail("job-1", code="MODEL_ERROR", message="no")
+            assert await cache.claim(JOB, token="b", replay=number) is Claim.GRANTED
+            await cache.fail("job-1", code="MODEL_ERROR", message="again", token="b")
+            for sent_again in range(1, number + 1):
+                assert await cache.claim(JOB, token="c", replay=sent_again) is Claim.FAILED_BEFORE
+
+    async def test_a_failed_job_whose_dead_letter_may_be_lost_is_told_of_until_it_is_safe(
+        self, client: Redis, cache: RedisResultCache
+    ) -> None:
+        await cache.claim(JOB, token="a")
+        await cache.fail("job-1", code="MODEL_ERROR", message="no", token="a", dead_letter=True)
+        assert await client.ttl("songs_ai:dead_letter_due:job-1") == DAY_S
+        for _ in range(2):
+            assert await cache.claim(JOB, token="b") is Claim.DEAD_LETTER_DUE
+        await cache.dead_lettered("job-1")
+        assert await cache.claim(JOB, token="b") is Claim.FAILED_BEFORE
+
+    async def test_a_replayed_job_owes_no_dead_letter(self, client: Redis, cache: RedisResultCache) -> None:
+        await cache.claim(JOB, token="a")
+        await cache.fail("job-1", code="MODEL_ERROR", message="no", token="a", dead_letter=True)
+        assert await cache.claim(JOB, token="b", replay=1) is Claim.GRANTED
+        assert not await client.exists("songs_ai:dead_letter_due:job-1")
+
+    async def test_who_lost_the_job_owes_no_dead_letter(self, client: Redis, cache: RedisResultCache) -> None:
+        await cache.claim(JOB, token="b")
+        await cache.fail("job-1", code="MODEL_ERROR", message="no", token="a", dead_letter=True)
+        assert not await client.exists("songs_ai:dead_letter_due:job-1")
 
     async def test_a_replay_does_not_take_a_job_from_who_runs_it(self, cache: RedisResultCache) -> None:
         await cache.claim(JOB, token="a")
-        assert await cache.claim(JOB, token="b", replay=True) is Claim.RUNNING_ELSEWHERE
+        assert await cache.claim(JOB, token="b", replay=1) is Claim.RUNNING_ELSEWHERE
 
     # --- leases ---
 
@@ -274,7 +313,7 @@ class ResultCacheContract:
         clock.at += timedelta(hours=1)
         await cache.mark_queued(JOB)
         await cache.claim(JOB, token="b")
-        await cache.claim(JOB, token="b", replay=True)
+        await cache.claim(JOB, token="b", replay=1)
         await cache.report_progress(JOB, 50)
         await cache.succeed(JOB, documents("of a redelivery"), token="b")
         await cache.fail("job-1", code="MODEL_ERROR", message="too late", token="b")
@@ -552,7 +591,7 @@ class ResultCacheContract:
         await cache.claim(self.FIRST, token="a")
         await cache.fail("first", code="MODEL_ERROR", message="no", token="a")
         await self.save(cache, self.SECOND)
-        assert await cache.claim(self.FIRST, token="a", replay=True) is Claim.SUCCEEDED_BEFORE
+        assert await cache.claim(self.FIRST, token="a", replay=1) is Claim.SUCCEEDED_BEFORE
         assert b"error.code" not in await status_of(client, self.FIRST)
 
     # --- reading ---
@@ -593,18 +632,24 @@ class ResultCacheContract:
             assert ("error.code" in view.fields if view else False) == (model.status is JobStatus.FAILED)
 
 
-async def do(cache: RedisResultCache, client: Redis, job: Job, *, call: str, token: str, progress: int) -> Claim | None:
+async def do(  # noqa: C901 - one case for each call
+    cache: RedisResultCache, client: Redis, job: Job, *, call: str, token: str, progress: int
+) -> Claim | None:
     match call:
         case "queue":
             await cache.mark_queued(job)
-        case "claim" | "replay":
-            return await cache.claim(job, token=token, replay=call == "replay")
+        case "claim" | "first replay" | "second replay":
+            return await cache.claim(job, token=token, replay=REPLAYS[call])
         case "report":
             await cache.report_progress(job, progress)
         case "succeed":
             await cache.succeed(job, DOCUMENTS, token=token)
         case "fail":
             await cache.fail(job.job_id, code="MODEL_ERROR", message="no", token=token)
+        case "dead-letter":
+            await cache.fail(job.job_id, code="MODEL_ERROR", message="no", token=token, dead_letter=True)
+        case "dead-lettered":
+            await cache.dead_lettered(job.job_id)
         case "release":
             await cache.release(job, token=token)
         case "lose":
@@ -623,33 +668,40 @@ class JobModel:
         self.status: JobStatus | None = None
         self.progress = 0
         self.holder: str | None = None
+        self.n_replays = 0
+        self.is_due = False
 
-    def do(self, call: str, token: str, *, progress: int) -> Claim | None:
+    def do(self, call: str, token: str, *, progress: int) -> Claim | None:  # noqa: C901 - one case for each call
         match call:
             case "queue":
                 self.status = self.status or JobStatus.QUEUED
-            case "claim" | "replay":
-                return self.claim(token, replay=call == "replay")
+            case "claim" | "first replay" | "second replay":
+                return self.claim(token, replay=REPLAYS[call])
+            case "dead-lettered":
+                self.is_due = False
             case "report" if self.status is JobStatus.RUNNING:
                 self.progress = max(self.progress, progress)
             case "succeed" if self.status is not JobStatus.SUCCEEDED:
                 self.status, self.progress, self.holder = JobStatus.SUCCEEDED, 100, None
-            case "fail" if self.status is not JobStatus.SUCCEEDED and self.holder in {None, token}:
+            case "fail" | "dead-letter" if self.status is not JobStatus.SUCCEEDED and self.holder in {None, token}:
                 self.status, self.holder = JobStatus.FAILED, None
+                self.is_due = self.is_due or call == "dead-letter"
             case "release":
                 self.holder = None if self.holder == token else self.holder
             case "lose":
                 self.holder = None
         return None
 
-    def claim(self, token: str, *, replay: bool) -> Claim:
+    def claim(self, token: str, *, replay: int) -> Claim:
         if self.status is JobStatus.SUCCEEDED:
             return Claim.SUCCEEDED_BEFORE
-        if self.status is JobStatus.FAILED and not replay:
-            return Claim.FAILED_BEFORE
+        if self.status is JobStatus.FAILED and replay <= self.n_replays:
+            return Claim.DEAD_LETTER_DUE if self.is_due else Claim.FAILED_BEFORE
         if self.holder not in {None, token}:
             return Claim.RUNNING_ELSEWHERE
-        self.progress = 0 if self.status is JobStatus.FAILED else self.progress
+        if self.status is JobStatus.FAILED:
+            self.progress, self.is_due = 0, False
+        self.n_replays = max(replay, self.n_replays)
         self.status, self.holder = JobStatus.RUNNING, token
         return Claim.GRANTED
 
@@ -687,10 +739,14 @@ def cache_on(client: Redis) -> RedisResultCache:
         lambda cache: cache.report_progress(JOB, 10),
         lambda cache: cache.succeed(JOB, DOCUMENTS, token="a"),
         lambda cache: cache.fail("job-1", code="MODEL_ERROR", message="no"),
+        lambda cache: cache.dead_lettered("job-1"),
         lambda cache: cache.job("job-1"),
         lambda cache: cache.cached_view(42),
     ],
-    ids=["mark_queued", "claim", "renew", "release", "report_progress", "succeed", "fail", "job", "cached_view"],
+    ids=[
+        *("mark_queued", "claim", "renew", "release", "report_progress", "succeed", "fail", "dead_lettered", "job"),
+        "cached_view",
+    ],
 )
 async def test_without_redis_every_method_says_so(call: Callable[[RedisResultCache], Awaitable[object]]) -> None:
     async with open_redis(f"redis://127.0.0.1:{free_port()}/0", max_connections=1, timeout_s=1) as client:

@@ -10,7 +10,7 @@ from models.log_event import LogEvent
 from workers.broker import Broker, Delivery, Subscription
 from workers.disposition import Disposition, RetryLater
 from workers.observer import WorkerObserver, outcome_label
-from workers.settlement import settle
+from workers.settlement import OnDeadLettered, settle
 from workers.topology import Route
 
 log = structlog.get_logger()
@@ -40,6 +40,7 @@ class Consumer:
         concurrency: int,
         observer: WorkerObserver,
         pause_s: float = DEFAULT_PAUSE_S,
+        on_dead_lettered: OnDeadLettered | None = None,
     ) -> None:
         self._broker = broker
         self._route = route
@@ -47,6 +48,7 @@ class Consumer:
         self._concurrency = concurrency
         self._observer = observer
         self._pause_s = pause_s
+        self._on_dead_lettered = on_dead_lettered
         # The prefetch alone is no bound: after a reconnect the broker counts from nothing, and old jobs still run.
         self._slots = asyncio.Semaphore(concurrency)
         self._stopping = asyncio.Event()
@@ -116,7 +118,7 @@ class Consumer:
 
     async def _settle(self, delivery: Delivery, disposition: Disposition) -> None:
         try:
-            await settle(self._broker, self._route, delivery, disposition)
+            await settle(self._broker, self._route, delivery, disposition, self._on_dead_lettered)
         except (NotEncodable, InvalidMessage) as error:
             # Put back it would come again without end, its attempt never raised; the queue's own dead-lettering
             # writes nothing anew.

@@ -1,4 +1,4 @@
-"""What becomes of a delivery: three outcomes, and the pure rule that picks one for an error."""
+"""What becomes of a delivery: three outcomes, and the one pure rule that picks among them."""
 
 import hashlib
 import traceback
@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePath
 
-from core.errors import DependencyUnavailable, InvalidMessage, JobTimedOut, SongsAIError, encodable
+from core.errors import (
+    DeliveredTooOften,
+    DependencyUnavailable,
+    InvalidMessage,
+    JobStale,
+    JobTimedOut,
+    SongsAIError,
+    encodable,
+)
+from core.ports import Claim
 
 MAX_ERROR_CHARS = 500
 
@@ -18,6 +27,7 @@ class AckReason(StrEnum):
     SUCCEEDED = "succeeded"
     SUCCEEDED_BEFORE = "succeeded_before"
     FAILED_BEFORE = "failed_before"
+    STALE = "stale"
 
 
 class RetryReason(StrEnum):
@@ -35,6 +45,7 @@ class DeadLetterReason(StrEnum):
     INVALID = "invalid"
     ATTEMPTS_USED_UP = "attempts_used_up"
     UNEXPECTED = "unexpected"
+    DELIVERED_TOO_OFTEN = "delivered_too_often"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,32 +85,72 @@ class DeadLetter:
 Disposition = Ack | RetryLater | DeadLetter
 
 
-def disposition_of(error: Exception, *, attempt: int, max_attempts: int, delays_s: Sequence[float]) -> Disposition:
-    """What becomes of a job whose try number ``attempt`` (0 for the first) ended in ``error``.
+class Saved:
+    """The event that the result is where its poller looks."""
 
-    A wrong message and a bug are dead-lettered at once, for no retry mends them. A dependency that was away, or a job
-    that took too long, is tried again after a delay that grows with the attempts, until these are used up. The delays
-    rise.
+
+@dataclass(frozen=True, slots=True)
+class FailedUnseen:
+    """The event that a job failed with ``error`` and its dead letter may never have reached its queue."""
+
+    error: ErrorNote
+
+
+@dataclass(frozen=True, slots=True)
+class NotRecorded:
+    """The event that the failure of ``disposition`` could not be written where its poller looks."""
+
+    disposition: Disposition
+
+
+Event = Saved | Claim | FailedUnseen | NotRecorded | Exception
+"""What may befall a delivery; every claim but ``GRANTED`` and ``DEAD_LETTER_DUE``, which only lead to one of these."""
+
+
+def disposition_of(  # noqa: C901, PLR0911 - one table in one place, as people read it
+    event: Event, *, attempt: int, max_attempts: int, delays_s: Sequence[float]
+) -> Disposition:
+    """What becomes of a delivery whose try number ``attempt`` (0 for the first) ended in ``event``.
+
+    The whole policy of retries. Only what may pass by itself is tried again: a dependency that was away, or a job that
+    took too long, after a delay that grows with the attempts, until these are used up. What no worker can be blamed
+    for costs no attempt: another delivery of the job that holds its lease, whose worker may be dead, and a failure
+    that nobody can see yet. Everything else is given up at once, for no retry mends a wrong message or a bug; a job
+    that is too old to be worth its price is done with. ``delays_s`` rise.
     """
+    match event:
+        case Saved():
+            return Ack(AckReason.SUCCEEDED)
+        case Claim.RUNNING_ELSEWHERE:
+            return RetryLater(RetryReason.RUNNING_ELSEWHERE, delays_s[0])
+        case Claim():
+            return Ack(AckReason(event.value))
+        case FailedUnseen(error):
+            is_bug = error.code == SongsAIError.code
+            return DeadLetter(DeadLetterReason.UNEXPECTED if is_bug else DeadLetterReason.ATTEMPTS_USED_UP, error)
+        case NotRecorded(disposition):
+            error_note = disposition.error if isinstance(disposition, DeadLetter) else None
+            return RetryLater(RetryReason.OUTCOME_NOT_RECORDED, delays_s[-1], error=error_note)
+        case JobStale():
+            return Ack(AckReason.STALE)
+        case InvalidMessage():
+            return DeadLetter(DeadLetterReason.INVALID, note_of(event))
+        case DeliveredTooOften():
+            return DeadLetter(DeadLetterReason.DELIVERED_TOO_OFTEN, note_of(event))
+        case DependencyUnavailable() | JobTimedOut():
+            return _again(event, attempt, max_attempts, delays_s)
+        case _:
+            return DeadLetter(DeadLetterReason.UNEXPECTED, note_of(event))
+
+
+def _again(
+    error: DependencyUnavailable | JobTimedOut, attempt: int, max_attempts: int, delays_s: Sequence[float]
+) -> Disposition:
     note = note_of(error)
-    if isinstance(error, InvalidMessage):
-        return DeadLetter(DeadLetterReason.INVALID, note)
-    if not isinstance(error, DependencyUnavailable | JobTimedOut):
-        return DeadLetter(DeadLetterReason.UNEXPECTED, note)
     if attempt + 1 >= max_attempts:
         return DeadLetter(DeadLetterReason.ATTEMPTS_USED_UP, note)
     reason = RetryReason.TIMED_OUT if isinstance(error, JobTimedOut) else RetryReason.DEPENDENCY_UNAVAILABLE
     return RetryLater(reason, delays_s[min(attempt, len(delays_s) - 1)], attempt + 1, note)
-
-
-def running_elsewhere(delays_s: Sequence[float]) -> RetryLater:
-    """Another delivery of the same job holds its lease: look again soon, for its worker may be dead."""
-    return RetryLater(RetryReason.RUNNING_ELSEWHERE, delays_s[0])
-
-
-def outcome_not_recorded(dead_letter: DeadLetter, delays_s: Sequence[float]) -> RetryLater:
-    """The failure could not be written where its poller looks: an outcome that nobody can see is none."""
-    return RetryLater(RetryReason.OUTCOME_NOT_RECORDED, delays_s[-1], error=dead_letter.error)
 
 
 def note_of(error: Exception) -> ErrorNote:

@@ -14,22 +14,27 @@ from core.ports import Claim, Clock, RankedReporter, Recommender, ResultCache, R
 from models.job import Job
 from models.log_event import LogEvent
 from workers.broker import Delivery
+from workers.delivery_count import refuse_if_too_often
 from workers.disposition import (
     Ack,
     AckReason,
     DeadLetter,
     DeadLetterReason,
     Disposition,
+    ErrorNote,
+    Event,
+    FailedUnseen,
+    NotRecorded,
     RetryLater,
+    Saved,
     disposition_of,
     note_of,
-    outcome_not_recorded,
-    running_elsewhere,
 )
 from workers.lease_keeper import LeaseKeeper
 from workers.observer import WorkerObserver, job_outcome, source_label
 from workers.provisional import ProvisionalWriter
-from workers.settlement import REPLAYED_HEADER
+from workers.settlement import n_replays
+from workers.staleness import refuse_stale
 
 log = structlog.get_logger()
 
@@ -42,7 +47,7 @@ class JobHandler:
 
     ``delays_s`` are the retry queues' delays, rising. ``save_pauses_s`` are the pauses between the tries of saving a
     finished result: what has been paid for is not thrown away because Redis restarts. Without ``provisional``, a member
-    who has nothing waits for the result.
+    who has nothing waits for the result. A job older than ``max_age_s`` is not run any more (0: however old it is).
 
     All leases of one handler carry one token, so that a job whose lease could not be given up is not kept from the
     worker that holds it; two deliveries of one job in this worker exclude each other here.
@@ -61,6 +66,8 @@ class JobHandler:
         observer: WorkerObserver,
         provisional: ProvisionalWriter | None = None,
         save_pauses_s: Sequence[float] = SAVE_PAUSES_S,
+        max_age_s: float = 0.0,
+        delivery_limit: int = 0,
     ) -> None:
         self._recommender = recommender
         self._results = results
@@ -72,6 +79,8 @@ class JobHandler:
         self._observer = observer
         self._provisional = provisional
         self._save_pauses_s = tuple(save_pauses_s)
+        self._max_age_s = max_age_s
+        self._delivery_limit = delivery_limit
         self._token = uuid4().hex
         self._running: set[str] = set()
 
@@ -91,36 +100,45 @@ class JobHandler:
             job = decode_job(delivery.body)
         except InvalidMessage as error:
             return await self._refused(error)
-        replay = REPLAYED_HEADER in delivery.headers
+        replay = n_replays(delivery.headers)
         # the pipeline says the arm, and here it is forgotten again
         with bound_contextvars(job_id=job.job_id, trace_id=job.trace_id, attempt=job.attempt, arm=None):
             log.info(LogEvent.JOB_RECEIVED, source=job.source, redelivered=delivery.redelivered, replay=replay)
-            disposition = await self._alone(job, arrived_s, replay=replay)
+            disposition = await self._alone(job, delivery, arrived_s)
             _log_disposition(disposition)
             return disposition
 
-    async def _alone(self, job: Job, arrived_s: float, *, replay: bool) -> Disposition:
+    async def _alone(self, job: Job, delivery: Delivery, arrived_s: float) -> Disposition:
         if job.job_id in self._running:
-            return running_elsewhere(self._delays_s)
+            return self._disposition_of(Claim.RUNNING_ELSEWHERE, job)
         self._running.add(job.job_id)
         try:
-            return await self._handled(job, arrived_s, replay=replay)
+            return await self._handled(job, delivery, arrived_s)
         finally:
             self._running.remove(job.job_id)
 
-    async def _handled(self, job: Job, arrived_s: float, *, replay: bool) -> Disposition:
+    async def _handled(self, job: Job, delivery: Delivery, arrived_s: float) -> Disposition:
         try:
-            claim = await self._results.claim(job, token=self._token, replay=replay)
+            claim = await self._results.claim(job, token=self._token, replay=n_replays(delivery.headers))
             if claim is not Claim.GRANTED:
-                return self._not_granted(claim)
+                return self._disposition_of(await self._befallen(claim, job), job)
+            # Not before the claim: of a job that runs elsewhere no delivery is done with, however old it is.
+            refuse_if_too_often(delivery, limit=self._delivery_limit)
+            refuse_stale(job, delivery, now=self._clock.now(), max_age_s=self._max_age_s)
             return await self._granted(job, arrived_s)
         except Exception as error:  # noqa: BLE001 - the entry point of every job: its poller must see that it failed
             return await self._failed(job, error)
 
-    def _not_granted(self, claim: Claim) -> Disposition:
-        if claim is Claim.RUNNING_ELSEWHERE:
-            return running_elsewhere(self._delays_s)
-        return Ack(AckReason(claim.value))
+    async def _befallen(self, claim: Claim, job: Job) -> Event:
+        """What a claim that was not granted comes to."""
+        if claim is not Claim.DEAD_LETTER_DUE:
+            return claim
+        view = await self._results.job(job.job_id)
+        told = view.fields if view else {}
+        return FailedUnseen(ErrorNote(told.get("error.code", ""), told.get("error.message", "")))
+
+    def _disposition_of(self, event: Event, job: Job) -> Disposition:
+        return disposition_of(event, attempt=job.attempt, max_attempts=self._max_attempts, delays_s=self._delays_s)
 
     async def _granted(self, job: Job, arrived_s: float) -> Disposition:
         source = source_label(job.source)
@@ -146,7 +164,7 @@ class JobHandler:
                 await self._save(job, documents)
         except Exception as error:  # noqa: BLE001 - see _handled; here, so that the outcome is timed and counted
             return await self._failed(job, error)
-        return Ack(AckReason.SUCCEEDED)
+        return self._disposition_of(Saved(), job)
 
     async def _run(self, job: Job, arrived_s: float) -> ResultDocuments:
         scope = asyncio.timeout(self._job_timeout_s)
@@ -181,30 +199,44 @@ class JobHandler:
 
     async def _failed(self, job: Job, error: Exception) -> Disposition:
         _log_bug(error)
-        disposition = disposition_of(
-            error, attempt=job.attempt, max_attempts=self._max_attempts, delays_s=self._delays_s
-        )
-        if isinstance(disposition, DeadLetter):
-            return await self._recorded(job.job_id, disposition, self._token)
-        await self._release(job)
-        return disposition
+        disposition = self._disposition_of(error, job)
+        if isinstance(disposition, RetryLater):
+            await self._release(job)
+            return disposition
+        return await self._recorded(job.job_id, disposition, note_of(error), self._token)
 
     async def _refused(self, error: InvalidMessage) -> Disposition:
         with bound_contextvars(job_id=error.job_id):
             disposition = disposition_of(error, attempt=0, max_attempts=1, delays_s=self._delays_s)
             if isinstance(disposition, DeadLetter) and error.job_id is not None:
-                disposition = await self._recorded(error.job_id, disposition, None)
+                disposition = await self._recorded(error.job_id, disposition, disposition.error, None)
             _log_disposition(disposition)
             return disposition
 
-    async def _recorded(self, job_id: str, dead_letter: DeadLetter, token: str | None) -> Disposition:
-        """``dead_letter`` once its failure is where the poller looks; while Redis is away the delivery waits for it."""
-        error = dead_letter.error
+    async def _recorded(
+        self, job_id: str, disposition: Disposition, error: ErrorNote, token: str | None
+    ) -> Disposition:
+        """``disposition`` once the failure is where the poller looks; while Redis is away the delivery waits for it."""
+        is_due = token is not None and isinstance(disposition, DeadLetter)
         try:
-            await self._results.fail(job_id, code=error.code, message=error.message, token=token)
+            await self._results.fail(job_id, code=error.code, message=error.message, token=token, dead_letter=is_due)
         except DependencyUnavailable:
-            return outcome_not_recorded(dead_letter, self._delays_s)
-        return dead_letter
+            return disposition_of(NotRecorded(disposition), attempt=0, max_attempts=1, delays_s=self._delays_s)
+        return disposition
+
+    async def dead_lettered(self, delivery: Delivery) -> None:
+        """Note that ``delivery`` is safe in the dead-letter queue: a redelivery of it is only acked from now on.
+
+        Where Redis does not take the note, a redelivery is dead-lettered a second time; that is better than never.
+        """
+        try:
+            job = decode_job(delivery.body)
+            async with asyncio.timeout(RELEASE_TIMEOUT_S):
+                await self._results.dead_lettered(job.job_id)
+        except InvalidMessage:
+            return
+        except (DependencyUnavailable, TimeoutError) as error:
+            log.debug(LogEvent.DEPENDENCY_CHECK_FAILED, error=str(error))
 
     async def _release(self, job: Job) -> None:
         """Give the lease up, if that is quickly done: otherwise it ends by itself."""
@@ -225,6 +257,8 @@ def _log_disposition(disposition: Disposition) -> None:
     match disposition:
         case Ack(AckReason.SUCCEEDED):
             log.info(LogEvent.JOB_SUCCEEDED)
+        case Ack(AckReason.STALE):
+            log.info(LogEvent.JOB_SKIPPED_AS_STALE)
         case Ack(reason):
             log.info(LogEvent.JOB_DUPLICATE_ACKED, reason=reason.value)
         case RetryLater(reason, delay_s, _, error):

@@ -4,11 +4,12 @@ Sending on is a confirmed publish first and an ack after it: between the two the
 all, and a job that comes twice is recognised by its id.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from core.errors import PublishRefused
 from core.job_codec import with_attempt
 from workers.broker import Broker, Delivery, OutgoingMessage, Unroutable
+from workers.delivery_count import DELIVERY_COUNT_HEADER
 from workers.disposition import Ack, DeadLetter, Disposition, ErrorNote, RetryLater
 from workers.topology import Route
 
@@ -17,14 +18,33 @@ DEAD_LETTER_REASON_HEADER = "x-dead-letter-reason"
 ERROR_HEADER = "x-last-error"
 ERROR_CODE_HEADER = "x-last-error-code"
 ERROR_DIGEST_HEADER = "x-last-error-digest"
+DEAD_LETTER_ROUTE_HEADER = "x-dead-letter-route"
 REPLAYED_HEADER = "x-replayed"
+
+OnDeadLettered = Callable[[Delivery], Awaitable[None]]
+"""Told of a delivery once its dead letter is safe, before it is acked; raises nothing but ``CancelledError``."""
 
 # Sender-selected distribution (https://www.rabbitmq.com/docs/sender-selected): sent on with the message they would
 # copy it into the queues of its first journey again.
-_NOT_SENT_ON = frozenset({"CC", "BCC"})
+_NOT_SENT_ON = frozenset({"CC", "BCC", DELIVERY_COUNT_HEADER})
+_MAX_REPLAYS = 1_000_000  # beyond any that were made; within what a script of Redis counts exactly
 
 
-async def settle(broker: Broker, route: Route, delivery: Delivery, disposition: Disposition) -> None:
+def n_replays(headers: Mapping[str, object]) -> int:
+    """How often the message was replayed, by its header; 1 where the header is there and is no number."""
+    if REPLAYED_HEADER not in headers:
+        return 0
+    n = headers[REPLAYED_HEADER]
+    return n if isinstance(n, int) and 0 < n <= _MAX_REPLAYS else 1
+
+
+async def settle(
+    broker: Broker,
+    route: Route,
+    delivery: Delivery,
+    disposition: Disposition,
+    on_dead_lettered: OnDeadLettered | None = None,
+) -> None:
     """Carry ``disposition`` out.
 
     Raises ``PublishRefused`` where the message could not be sent on and is still unsettled (the caller puts it back
@@ -37,10 +57,12 @@ async def settle(broker: Broker, route: Route, delivery: Delivery, disposition: 
             await broker.publish(retry_message(route, delivery, disposition))
             await broker.ack(delivery)
         case DeadLetter():
-            await _dead_letter(broker, route, delivery, disposition)
+            await _dead_letter(broker, route, delivery, disposition, on_dead_lettered)
 
 
-async def _dead_letter(broker: Broker, route: Route, delivery: Delivery, disposition: DeadLetter) -> None:
+async def _dead_letter(
+    broker: Broker, route: Route, delivery: Delivery, disposition: DeadLetter, on_safe: OnDeadLettered | None
+) -> None:
     try:
         await broker.publish(dead_letter_message(route, delivery, disposition))
     except Unroutable:
@@ -49,6 +71,9 @@ async def _dead_letter(broker: Broker, route: Route, delivery: Delivery, disposi
     except PublishRefused:
         await broker.reject(delivery, requeue=False)
     else:
+        # Before the ack: a connection that is lost between the two brings the delivery once more.
+        if on_safe is not None:
+            await on_safe(delivery)
         await broker.ack(delivery)
 
 
@@ -67,7 +92,11 @@ def retry_message(route: Route, delivery: Delivery, disposition: RetryLater) -> 
 
 def dead_letter_message(route: Route, delivery: Delivery, disposition: DeadLetter) -> OutgoingMessage:
     """The delivery on its way to the dead-letter queue, its body to the byte, the reason in its headers."""
-    notes = {DEAD_LETTER_REASON_HEADER: disposition.reason.value, **_notes(disposition.error)}
+    notes = {
+        DEAD_LETTER_REASON_HEADER: disposition.reason.value,
+        DEAD_LETTER_ROUTE_HEADER: route.name,
+        **_notes(disposition.error),
+    }
     return _sent_on(route, route.dead_letter_key, delivery, delivery.body).with_headers(notes)
 
 

@@ -1,19 +1,22 @@
 -- Makes a job running and leases it to one worker, unless it is finished, leased to another, or a repetition: of a job
 -- that repeats a finished one the answer is {result, cached view, preference, '1' where they are degraded}, and nothing
 -- is written.
--- KEYS: job:status, lease and, for a job with an idempotency key, the key that names that key's owner.
--- ARGV: job id, token, '1' on a replay, now, lease in ms, lifetime in s, and the prefixes of status, result, lease and
+-- KEYS: job:status, lease, the mark that a dead letter is due and, for a job with an idempotency key, the key that names
+-- that key's owner.
+-- ARGV: job id, token, number of the replay (0: none), now, lease in ms, lifetime in s, and the prefixes of status, result, lease and
 -- views: the owner's own keys are known only once its id has been read, which Redis Cluster would not allow.
-local status_key, lease_key, owner_key = KEYS[1], KEYS[2], KEYS[3]
-local job_id, token, is_replay, now, lease_ms, ttl_s = ARGV[1], ARGV[2], ARGV[3] == '1', ARGV[4], ARGV[5], ARGV[6]
+local status_key, lease_key, due_key, owner_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local job_id, token, replay, now, lease_ms, ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 local status_prefix, result_prefix, lease_prefix, views_prefix = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 
-local status = redis.call('HGET', status_key, 'status')
+local known = redis.call('HMGET', status_key, 'status', 'replays')
+local status, n_replays = known[1], tonumber(known[2] or 0) or 0
 if status == 'succeeded' then
   return 'succeeded_before'
 end
-if status == 'failed' and not is_replay then
-  return 'failed_before'
+-- A replay that was sent twice, since whoever sent it died before it could say so, is run once.
+if status == 'failed' and replay <= n_replays then
+  return redis.call('EXISTS', due_key) == 1 and 'dead_letter_due' or 'failed_before'
 end
 local holder = redis.call('GET', lease_key)
 if holder and holder ~= token then
@@ -38,6 +41,10 @@ end
 if status == 'failed' then
   redis.call('HDEL', status_key, 'error.code', 'error.message', 'finishedAt')
   redis.call('HSET', status_key, 'progress', '0')
+  redis.call('DEL', due_key)
+end
+if replay > n_replays then
+  redis.call('HSET', status_key, 'replays', ARGV[3])
 end
 redis.call('HSETNX', status_key, 'startedAt', now)
 redis.call('HSETNX', status_key, 'progress', '0')
