@@ -28,7 +28,7 @@ from services.candidate_queries import (
 from services.catalogue import parts
 from services.database import Database
 from services.index_watch import IndexObserver, StoreWatch, refresh_for_ever, tell_of
-from services.item_codes import MIN_WIDTH, NATIVE, ItemCodes, Prepared
+from services.item_codes import MIN_WIDTH, NATIVE, ItemCodes, Prepared, has_vector_index
 from services.recall_sample import AT
 from services.schema import LazyTables, ProfileTables, embedding, item_code
 
@@ -96,9 +96,10 @@ class DatabaseItemIndex:
         """Why it searches so, and how wide, in words."""
         if self.kind == NATIVE:
             return f"since {self.server} has a vector index; searches for {AT} keep {self.width:,} candidates at hand"
-        reason = f"{self.server} has no vector index"
         if self._prepared.denied:
             reason = f"the account may not use the vector index of {self.server} ({self._prepared.denied}; {_NEEDED})"
+        else:
+            reason = "it is to" if has_vector_index(self.server) else f"{self.server} has no vector index"
         return f"since {reason}; searches for {AT} compare {self.width:,} candidates exactly"
 
     @property
@@ -298,9 +299,7 @@ class RefreshingDatabaseIndex:
         self._refresh_s, self._clock, self._observer = refresh_s, clock, observer
         self._method = method
         self._index: DatabaseItemIndex | None = None
-        self._watch = StoreWatch(
-            store, embedder, clock=clock, before_load=before_load, before_look=before_look
-        )
+        self._watch = StoreWatch(store, embedder, clock=clock, before_load=before_load, before_look=before_look)
 
     def current(self) -> DatabaseItemIndex:
         """The index as last looked at; raises ``DependencyUnavailable`` before the first ``load``."""
