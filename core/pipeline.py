@@ -1,11 +1,10 @@
 """The sentence: listener, profile, candidates, ranking, re-ranking, result. One fixed order of calls."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from zoneinfo import ZoneInfo
 
-import numpy as np
 import structlog
 from structlog.contextvars import bind_contextvars
 
@@ -13,17 +12,16 @@ from config.catalogue_profile import CatalogueProfile
 from core.errors import DependencyUnavailable
 from core.explanation import OFFLINE, Explainer
 from core.fingerprint import fingerprint
-from core.item_versions import VersionFinder, first_creator
+from core.first_stage import FirstStage, Found
+from core.item_versions import VersionFinder
 from core.llm_share import Arm, arm_of
 from core.ports import (
     AnswerCache,
     Catalogue,
     Clock,
     CollaborativeProvider,
-    CollaborativeSource,
     Completion,
     IndexProvider,
-    ItemIndex,
     ListenerStore,
     Observer,
     ProgressReporter,
@@ -31,74 +29,24 @@ from core.ports import (
     RankedReporter,
     ResultDocuments,
 )
-from core.profile import ProfileConfig, TasteProfile, build_profile, interest_weights
-from core.ranking import Ranked, RankingConfig, rank
-from core.reranking import Asked, Reranker
+from core.question import LOCALES, PipelineConfig, Question
+from core.reranking import Asked, Reranker, RerankRequest
 from core.result_document import Finished, encode_provisional, encode_result, item_ids
-from core.retrieval import retrieve
 from core.turns import Turns
-from core.wish import Wish
 from core.wish_stage import WishStage
-from models.catalogue import Interest, Item, Listener
+from models.catalogue import Interest, Listener
 from models.job import Job, Strategy
 from models.log_event import LogEvent
 from models.recommendation import Candidate, Reranked
 
 log = structlog.get_logger()
 
-LOCALES = ("ko", "ja", "en")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineConfig:
-    """How much of everything. ``version`` stands for all settings that change an answer; it enters the fingerprint."""
-
-    version: str
-    default_locale: str = "ko"
-    time_zone: str = "Asia/Seoul"
-    default_top_k: int = 50
-    max_top_k: int = 500
-    group_items: int = 20
-    overask: int = 3
-    n_spare: int = 40
-    n_likes_shown: int = 60
-    max_owned: int = 1000
-    llm_share: float = 1.0
-    llm_experiment: str = "llm"
-    profile: ProfileConfig = field(default_factory=ProfileConfig)
-    ranking: RankingConfig = field(default_factory=RankingConfig)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Question:
-    """A job with everything resolved that the publisher left open."""
-
-    job: Job
-    listener: Listener
-    index: ItemIndex
-    collaborative: CollaborativeSource | None
-    locale: str
-    top_k: int
-    fingerprint: str
-    versions: Mapping[str, str]
-    arm: Arm
-    wish: Wish | None
-
-    @property
-    def strategy(self) -> Strategy:
-        """What the job may spend in its arm."""
-        return Strategy.FAST if self.arm is Arm.RANKING else self.job.strategy
-
-    @property
-    def excluded_ids(self) -> frozenset[int]:
-        return self.listener.seen_ids | self.listener.disliked_ids
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """A job up to the call of the model; ``asked`` is None where it asks none."""
 
-    question: _Question
+    question: Question
     candidates: Sequence[Candidate]
     asked: Asked | None
 
@@ -149,9 +97,17 @@ class RecommendationPipeline:
         self._observer = observer
         self._clock = clock
         self._profile = profile
-        self._versions = VersionFinder(profile.versions)
         self._turns = Turns()
         self._config = config
+        self._first_stage = FirstStage(
+            catalogue=catalogue,
+            observer=observer,
+            clock=clock,
+            turns=self._turns,
+            versions=VersionFinder(profile.versions),
+            config=config,
+            wishes=wishes,
+        )
 
     async def recommend(
         self, job: Job, report: ProgressReporter, on_ranked: RankedReporter | None = None
@@ -177,7 +133,7 @@ class RecommendationPipeline:
             self._answered(question, "degraded" if documents.degraded else "new", started_s)
             return documents
 
-    def _answered(self, question: _Question, kind: str, started_s: float) -> None:
+    def _answered(self, question: Question, kind: str, started_s: float) -> None:
         self._observer.answered(arm=question.arm.value, kind=kind, seconds=self._clock.monotonic_s() - started_s)
 
     def _arm(self, job: Job) -> Arm:
@@ -193,17 +149,12 @@ class RecommendationPipeline:
     async def prepare(self, job: Job) -> Prepared:
         """Everything before the call of the model, for one that is made elsewhere; raises as ``recommend`` does."""
         question = await self._question(job)
-        candidates, liked, _ = await self._candidates(question)
-        asked = self._reranker.prepare(
-            candidates[: self._reranker.n_candidates(question.strategy)],
-            liked,
-            locale=question.locale,
-            strategy=question.strategy,
-            n_picks=min(self._config.group_items, question.top_k),
-            seed=question.fingerprint,
-            wish=question.wish,
+        found = await self._found(question)
+        return Prepared(
+            question=question,
+            candidates=found.candidates,
+            asked=self._reranker.prepare(self._request(question, found)),
         )
-        return Prepared(question=question, candidates=candidates, asked=asked)
 
     async def finish(self, prepared: Prepared, completion: Completion, shown_ids: Sequence[int]) -> ResultDocuments:
         """What ``recommend`` would have answered, had its call shown ``shown_ids`` and been answered so.
@@ -218,7 +169,7 @@ class RecommendationPipeline:
         reranked = self._reranker.answered(replace(prepared.asked, handles=handles), completion)
         return encode_result(self._finish(prepared.question, prepared.candidates, reranked), self._profile)
 
-    async def _question(self, job: Job) -> _Question:
+    async def _question(self, job: Job) -> Question:
         with self._observer.stage("listener"):
             listener = _with_favorites(await self._listeners.listener(job.member_id), job.favorite_item_ids)
         config, index = self._config, self._index.current()
@@ -238,7 +189,7 @@ class RecommendationPipeline:
             "prompt": self._reranker.prompt_version,
             "settings": config.version,
         } | ({"wishes": f"{self._wishes.version}-{self._reranker.wishes_version}"} if self._wishes and wish else {})
-        return _Question(
+        return Question(
             job=job,
             listener=listener,
             index=index,
@@ -253,125 +204,71 @@ class RecommendationPipeline:
             wish=wish,
         )
 
-    async def _known_answer(self, question: _Question) -> ResultDocuments | None:
+    async def _known_answer(self, question: Question) -> ResultDocuments | None:
         """The answer under the same fingerprint, if every item in it is still active at this moment."""
         known = await self._kept_answer(question)
         if known is not None:
             log.info(LogEvent.JOB_REUSED, fingerprint=question.fingerprint)
         return known
 
-    async def _kept_answer(self, question: _Question) -> ResultDocuments | None:
+    async def _kept_answer(self, question: Question) -> ResultDocuments | None:
         known = await self._answers.get(question.fingerprint)
         if known is None:
             return None
         shown = item_ids(known, self._profile)
         return None if shown - await self._catalogue.active_ids(shown) else known
 
-    async def _keep(self, question: _Question, documents: ResultDocuments) -> None:
+    async def _keep(self, question: Question, documents: ResultDocuments) -> None:
         try:
             await self._answers.put(question.fingerprint, documents)
         except DependencyUnavailable as error:
             # The answer is paid for; saving the job's result is tried again with more patience.
             log.warning(LogEvent.ANSWER_NOT_KEPT, error=str(error))
 
-    async def _candidates(self, question: _Question) -> tuple[list[Candidate], list[Item], str | None]:
-        """The first stage: what the model is to choose from, best first, and the likes that it is shown.
-
-        And what could not be done for the wish, if anything.
-        """
-        await self._turns.turn()
-        likes = interest_weights(question.listener.interests, self._clock.now().timestamp(), self._config.profile)
-        profile = await self._taste(likes, question)
-        n_ranked = max(self._reranker.n_candidates(question.strategy), question.top_k)
-        with self._observer.stage("retrieve"):
-            search = await self._wishes.search(question.wish) if self._wishes and question.wish else None
-            retrieved = await retrieve(
-                profile,
-                question.index,
-                self._config.overask * n_ranked,
-                question.excluded_ids,
-                question.collaborative,
-                likes,
-                search.sought if search else None,
-            )
-            if self._wishes and search:
-                retrieved = await self._wishes.measured(search, retrieved)
-        await self._turns.turn()
-        with self._observer.stage("rank"):
-            # More than are asked for: some are versions of one work, or were deactivated since the index was loaded.
-            ranked = rank(retrieved, n_ranked + self._config.n_spare, self._config.ranking)
-        candidates, liked = await self._hydrate(ranked, question)
-        return candidates, liked, search.flaw if search else None
-
     async def _answer(
-        self, question: _Question, report: ProgressReporter, on_ranked: RankedReporter | None
+        self, question: Question, report: ProgressReporter, on_ranked: RankedReporter | None
     ) -> ResultDocuments:
-        candidates, liked, flaw = await self._candidates(question)
-        if on_ranked and candidates and self._reranker.model_name(question.strategy) != OFFLINE:
-            await on_ranked(partial(self._provisional, question, candidates, liked))
+        found = await self._found(question)
+        if on_ranked and found.candidates and self._reranker.model_name(question.strategy) != OFFLINE:
+            await on_ranked(partial(self._provisional, question, found))
         await report(50)
         # After the turns of those who have a provisional result to show: the model takes its time in any case.
         await self._turns.turn()
         with self._observer.stage("rerank"):
-            reranked = await self._reranker.rerank(
-                candidates[: self._reranker.n_candidates(question.strategy)],
-                liked,
-                locale=question.locale,
-                strategy=question.strategy,
-                n_picks=min(self._config.group_items, question.top_k),
-                seed=question.fingerprint,
-                wish=question.wish,
-            )
-        if flaw:
-            self._observer.degraded(flaw)
-            reranked = replace(reranked, degraded=reranked.degraded or flaw)
+            reranked = await self._reranker.rerank(self._request(question, found))
+        if found.flaw:
+            self._observer.degraded(found.flaw)
+            reranked = replace(reranked, degraded=reranked.degraded or found.flaw)
         await report(90)
         await self._turns.turn()
-        return encode_result(self._finish(question, candidates, reranked), self._profile)
+        return encode_result(self._finish(question, found.candidates, reranked), self._profile)
 
-    async def _provisional(
-        self, question: _Question, candidates: Sequence[Candidate], liked: Sequence[Item]
-    ) -> ProvisionalDocuments:
+    async def _found(self, question: Question) -> Found:
+        n_candidates = self._reranker.n_candidates(question.strategy)
+        return await self._first_stage.find(question, max(n_candidates, question.top_k))
+
+    def _request(self, question: Question, found: Found) -> RerankRequest:
+        return RerankRequest(
+            candidates=found.candidates[: self._reranker.n_candidates(question.strategy)],
+            liked=found.liked,
+            locale=question.locale,
+            strategy=question.strategy,
+            n_picks=self._n_picks(question),
+            seed=question.fingerprint,
+            wish=question.wish,
+        )
+
+    def _n_picks(self, question: Question) -> int:
+        return min(self._config.group_items, question.top_k)
+
+    async def _provisional(self, question: Question, found: Found) -> ProvisionalDocuments:
         """The ranked list with reasons from the evidence, as it would stand if no LLM were asked."""
         await self._turns.turn()
-        n_picks = min(self._config.group_items, question.top_k)
-        ranked = self._explainer.explain(candidates[:n_picks], liked, question.locale)
-        return encode_provisional(self._finish(question, candidates, ranked), self._profile)
+        best = found.candidates[: self._n_picks(question)]
+        ranked = self._explainer.explain(best, found.liked, question.locale)
+        return encode_provisional(self._finish(question, found.candidates, ranked), self._profile)
 
-    async def _taste(self, weights: Mapping[int, float], question: _Question) -> TasteProfile:
-        ids, vectors = await question.index.vectors(list(weights))
-        self._observer.unknown_items(len(weights) - len(ids))
-        counts = np.array([weights[item_id] for item_id in ids.tolist()], dtype=np.float32)
-        return build_profile(ids, vectors, counts, self._config.profile)
-
-    async def _hydrate(self, ranked: Sequence[Ranked], question: _Question) -> tuple[list[Candidate], list[Item]]:
-        """The candidates that are still eligible, and the newest likes that are known, in one round trip.
-
-        Of versions of one work only the best goes through, and none where the member has or refused another.
-        """
-        liked_ids = [interest.item_id for interest in question.listener.interests[: self._config.n_likes_shown]]
-        near_ids = [item_id for each in ranked for item_id in each.near_ids]
-        with self._observer.stage("hydrate"):
-            owned_ids = await self._owned_ids(ranked, question)
-            found_ids = {each.facts.item_id for each in ranked}
-            items = await self._catalogue.items(found_ids | {*liked_ids, *near_ids, *owned_ids})
-        await self._turns.turn()
-        candidates = [each.candidate(items) for each in ranked if each.facts.item_id in items]
-        owned = [item for item_id, item in items.items() if item_id not in found_ids]
-        return self._versions.without_versions(candidates, owned), [
-            items[item_id] for item_id in dict.fromkeys(liked_ids) if item_id in items
-        ]
-
-    async def _owned_ids(self, ranked: Sequence[Ranked], question: _Question) -> list[int]:
-        """What the member has or refused by creators of candidates: all that a candidate may be a version of."""
-        interests = [interest.item_id for interest in question.listener.interests]
-        owned = list(dict.fromkeys([*interests, *sorted(question.excluded_ids)]))[: self._config.max_owned]
-        known, _ = await question.index.vectors(owned)
-        creators = {first_creator(each.facts.creator) for each in ranked}
-        facts = await question.index.facts(known.tolist())
-        return [each.item_id for each in facts if first_creator(each.creator) in creators]
-
-    def _finish(self, question: _Question, ranked: Sequence[Candidate], reranked: Reranked) -> Finished:
+    def _finish(self, question: Question, ranked: Sequence[Candidate], reranked: Reranked) -> Finished:
         picks = [pick for group in reranked.groups for pick in group.picks]
         picked = {pick.candidate.item.item_id: pick.reason for pick in picks}
         rest = [candidate for candidate in ranked if candidate.item.item_id not in picked]

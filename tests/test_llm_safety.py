@@ -19,10 +19,11 @@ from pydantic import SecretStr
 from config.catalogue_profile import load_profile
 from config.prompt_texts import load_prompt_texts
 from core.explanation import Explainer
-from core.pipeline import PipelineConfig, RecommendationPipeline
+from core.pipeline import RecommendationPipeline
 from core.plain_text import has_markup
 from core.ports import LanguageModel
-from core.reranking import Reranker
+from core.question import PipelineConfig
+from core.reranking import Reranker, RerankRequest
 from core.wish import WishReader
 from models.catalogue import Item, Listener
 from models.job import Job, JobContext, Strategy
@@ -312,7 +313,15 @@ async def reranked(model: LanguageModel, observer: RecordingObserver, locale: st
     ]
     stage = Reranker(model, EXPLAINER, observer, profile=PROFILE, texts=TEXTS)
     return await stage.rerank(
-        candidates, LIKED, locale=locale, strategy=Strategy.DEFAULT, n_picks=20, seed="s", wish=wish
+        RerankRequest(
+            candidates=candidates,
+            liked=LIKED,
+            locale=locale,
+            strategy=Strategy.DEFAULT,
+            n_picks=20,
+            seed="s",
+            wish=wish,
+        )
     )
 
 

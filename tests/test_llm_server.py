@@ -18,8 +18,9 @@ from benchmarks.llm_overhead import OURS, REFERENCE, run
 from config.catalogue_profile import load_profile
 from config.prompt_texts import load_prompt_texts
 from core.explanation import Explainer
+from core.model_answer import parse_answer
 from core.prompting import build_prompt
-from core.reranking import Reranker, parse_answer
+from core.reranking import Reranker, RerankRequest
 from models.job import Strategy
 from services.clock import SystemClock
 from services.language_model import OpenAILanguageModel
@@ -167,7 +168,11 @@ async def test_every_fault_over_http_ends_in_a_full_list_of_candidates_marked_wi
     )
     stage = Reranker(model, Explainer(PROFILE, TEXTS), observer, profile=PROFILE, texts=TEXTS)
     try:
-        outcome = await stage.rerank(CANDIDATES, [make_item(99)], locale="ko", strategy=Strategy.DEFAULT, n_picks=20)
+        outcome = await stage.rerank(
+            RerankRequest(
+                candidates=CANDIDATES, liked=[make_item(99)], locale="ko", strategy=Strategy.DEFAULT, n_picks=20
+            )
+        )
     finally:
         await model.aclose()
     shown = [pick.candidate for group in outcome.groups for pick in group.picks]

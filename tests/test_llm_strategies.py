@@ -20,7 +20,7 @@ from config.settings import Settings
 from core.errors import LanguageModelFailed
 from core.explanation import Explainer
 from core.ports import Prompt
-from core.reranking import Reranker
+from core.reranking import Reranker, RerankRequest
 from core.screening import Screened, parse_screening
 from models.job import Strategy
 from models.recommendation import Candidate, Reranked
@@ -181,7 +181,9 @@ async def deep(
         texts=TEXTS,
         order_weight=1.0,
     )
-    return await stage.rerank(ranked(n), LIKED, locale="en", strategy=Strategy.DEEP, n_picks=4, seed=seed)
+    return await stage.rerank(
+        RerankRequest(candidates=ranked(n), liked=LIKED, locale="en", strategy=Strategy.DEEP, n_picks=4, seed=seed)
+    )
 
 
 def ids(outcome: Reranked) -> list[int]:
@@ -304,7 +306,9 @@ async def worker_s_stage(
 
 
 async def outcome_of(stage: Reranker, strategy: Strategy, locale: str = "ko") -> Reranked:
-    return await stage.rerank(ranked(60), LIKED, locale=locale, strategy=strategy, n_picks=10, seed="s")
+    return await stage.rerank(
+        RerankRequest(candidates=ranked(60), liked=LIKED, locale=locale, strategy=strategy, n_picks=10, seed="s")
+    )
 
 
 def asked(server: LLMServer) -> list[object]:

@@ -19,8 +19,9 @@ from config.prompt_texts import load_prompt_texts
 from core.errors import DependencyUnavailable, LanguageModelFailed
 from core.explanation import Explainer
 from core.llm_share import arm_of
-from core.pipeline import PipelineConfig, RecommendationPipeline
+from core.pipeline import RecommendationPipeline
 from core.ports import Completion, IndexRows, ItemIndex, Prompt, ProvisionalDocuments, ResultDocuments
+from core.question import PipelineConfig
 from core.ranking import RankingConfig
 from core.reranking import Reranker
 from models.catalogue import Interest, Item, Listener

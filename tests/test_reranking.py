@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 import core.reranking
 from config.catalogue_profile import load_profile
 from config.prompt_texts import load_prompt_texts
+from core.answer_merging import fused_order, merge
 from core.explanation import Explainer
 from core.json_salvage import read_object
+from core.model_answer import parse_answer
 from core.ports import LanguageModel, Prompt
-from core.reranking import Reranker, fused_order, merge, parse_answer
+from core.reranking import Reranker, RerankRequest
 from models.catalogue import Item
 from models.job import Strategy
 from models.recommendation import Candidate, Evidence, Group, RecommendationType, Reranked
@@ -76,7 +78,9 @@ async def rerank(
     order_weight: float = 1.0,
 ) -> Reranked:
     stage = reranker(model, observer, order_weight=order_weight)
-    return await stage.rerank(candidates, LIKED, locale=locale, strategy=strategy, n_picks=n_picks)
+    return await stage.rerank(
+        RerankRequest(candidates=candidates, liked=LIKED, locale=locale, strategy=strategy, n_picks=n_picks)
+    )
 
 
 def ids(groups: Sequence[Group]) -> list[int]:
@@ -415,7 +419,11 @@ async def test_what_the_model_thinks_counts_whatever_the_order_that_it_was_shown
     model = ScriptedLanguageModel(by_title)
     stage = reranker(model, order_weight=0.6)
     outcomes = [
-        await stage.rerank(ranked(20), LIKED, locale="en", strategy=Strategy.DEFAULT, n_picks=8, seed=seed)
+        await stage.rerank(
+            RerankRequest(
+                candidates=ranked(20), liked=LIKED, locale="en", strategy=Strategy.DEFAULT, n_picks=8, seed=seed
+            )
+        )
         for seed in ("a", "b", "c", "a")
     ]
     assert len({prompt.user for prompt in model.prompts}) == 3

@@ -19,8 +19,9 @@ from config.prompt_texts import load_prompt_texts
 from config.settings import Settings
 from core.errors import DependencyUnavailable
 from core.explanation import Explainer
-from core.pipeline import PipelineConfig, RecommendationPipeline
+from core.pipeline import RecommendationPipeline
 from core.ports import Floats, Prompt, ResultDocuments, WishEmbedder
+from core.question import PipelineConfig
 from core.reranking import Reranker
 from core.wish import WishConfig
 from core.wish_stage import WishStage

@@ -17,9 +17,9 @@ from core.embedding import HashingEmbedder
 from core.errors import ConfigurationError
 from core.fitted_collaborative import FittedCollaborative
 from core.item_versions import VersionFinder
-from core.pipeline import PipelineConfig
 from core.ports import CollaborativeSource, Floats, FusionWeights, IndexRows, ItemIndex
 from core.profile import build_profile
+from core.question import PipelineConfig
 from core.ranking import rank
 from core.retrieval import retrieve
 from core.splits import Interactions, Split

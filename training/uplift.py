@@ -17,6 +17,7 @@ import numpy as np
 from rich.table import Table
 
 from config.token_price import TokenPrice
+from core.answer_merging import fused_order
 from core.collaborative import Doubles, Likes
 from core.errors import LanguageModelFailed
 from core.evaluation import (
@@ -30,10 +31,11 @@ from core.evaluation import (
     quality_at,
 )
 from core.item_versions import VersionFinder
-from core.pipeline import PipelineConfig
+from core.model_answer import parse_answer
 from core.ports import Clock, CollaborativeSource, Completion, ItemIndex, LanguageModel, Prompt
 from core.prompting import shuffled
-from core.reranking import Asked, Reranker, fused_order, parse_answer
+from core.question import PipelineConfig
+from core.reranking import Asked, Reranker, RerankRequest
 from core.token_estimate import rough_tokens
 from models.job import Strategy
 from models.recommendation import Candidate, Reranked
@@ -99,14 +101,15 @@ async def questions_of(
     for listener in study.listeners:
         candidates = await candidates_for(listener, study, index, source, served.config, served.versions, n)
         seed = f"{study.dataset} {study.seed} {sorted(listener.likes)}"
-        asked = served.reranker.prepare(
-            candidates,
-            [study.items[item_id] for item_id in listener.likes],
+        request = RerankRequest(
+            candidates=candidates,
+            liked=[study.items[item_id] for item_id in listener.likes],
             locale=served.locale,
             strategy=Strategy.DEFAULT,
             n_picks=k,
             seed=seed,
         )
+        asked = served.reranker.prepare(request)
         if asked is not None:
             questions.append(Question(listener, candidates, asked, seed))
     return questions

@@ -31,10 +31,11 @@ from core.errors import ConfigurationError, DependencyUnavailable
 from core.explanation import Explainer
 from core.item_versions import VersionFinder
 from core.model_ladder import ModelLadder
-from core.pipeline import PipelineConfig, RecommendationPipeline
+from core.pipeline import RecommendationPipeline
 from core.ports import Embedder, HealthCheck, LanguageModel
 from core.profile import ProfileConfig
 from core.ranking import RankingConfig
+from core.question import PipelineConfig
 from core.reranking import Reranker
 from core.result_document import DOCUMENT_VERSION
 from core.wish import WishConfig
