@@ -34,6 +34,8 @@ from services.batch_purse import RedisBatchPurse
 from services.collaborative_source import InMemoryCollaborativeSource
 from services.database import parse_url
 from services.database_index import DatabaseItemIndex
+from services.fitted_embedder import FittedEmbedder
+from services.former_embeddings import SqlFormerEmbeddings
 from services.ingest_store import SqlIngestStore
 from services.interaction_log import SqlInteractionLog
 from services.item_index import InMemoryItemIndex
@@ -44,7 +46,7 @@ from training.batch_merge import BatchMerger, instant_ns
 from training.batch_questions import Due, RefreshQuestions
 from training.batch_refresh import BatchRefresh, BatchRefreshConfig, Report
 from training.demo import Stage, play
-from training.embed import embed_catalogue
+from training.embed import Fitting, embed_catalogue, fit_and_embed
 from training.generate import SOURCE as GENERATED
 from training.generate import generate_listeners, generate_songs
 from training.ingest import ingest as ingest_tracks
@@ -366,13 +368,20 @@ def ingest(
 
 
 @app.command(rich_help_panel="Catalogue")
-def embed() -> None:
-    """Bring the stored vectors up to date with the catalogue: what is new or changed, and nothing else."""
+def embed(
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Fit the statistics of the catalogue anew, and embed all of it by them.")
+    ] = False,
+) -> None:
+    """Bring the stored vectors up to date with the catalogue: what is new or changed.
+
+    All of it the first time, and where the catalogue has doubled or halved since its statistics were fitted.
+    """
 
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
             await parts.catalogue.check()
-            await _embed(parts)
+            await _embed(parts, refit=refit)
 
     _run(step)
 
@@ -396,16 +405,32 @@ async def _ingest(parts: Parts, file: Path) -> None:
     )
 
 
-async def _embed(parts: Parts) -> None:
+async def _embed(parts: Parts, *, refit: bool = False) -> None:
+    text_columns = parts.profile.item.text
     with _progress() as progress:
         task = progress.add_task("embeddings", total=None)
-        report = await embed_catalogue(
-            parts.catalogue,
-            parts.embedder,
-            parts.embeddings,
-            lambda done: progress.update(task, completed=done),
-            text_columns=parts.profile.item.text,
-        )
+        show = partial(progress.update, task)
+        if isinstance(parts.embedder, FittedEmbedder):
+            fitting = Fitting(
+                embedder=parts.embedder,
+                models=parts.models,
+                former=SqlFormerEmbeddings(parts.database),
+                feature_weights=parts.profile.item.feature_weights,
+                refit=refit,
+            )
+            report = await fit_and_embed(
+                parts.catalogue, fitting, parts.embeddings, lambda n: show(completed=n), text_columns=text_columns
+            )
+        elif refit:
+            raise ConfigurationError("EMBEDDER=openai: there are no statistics of the catalogue to fit anew")
+        else:
+            report = await embed_catalogue(
+                parts.catalogue,
+                parts.embedder,
+                parts.embeddings,
+                lambda n: show(completed=n),
+                text_columns=text_columns,
+            )
         progress.update(task, total=report.n_items)
     console.print(
         f"{report.n_items} items: {report.n_embedded} embedded, {report.n_unchanged} as they were, "
@@ -517,6 +542,8 @@ def fit(
     async def read(settings: Settings) -> None:
         async with open_parts(settings) as parts:
             await parts.catalogue.check()
+            if isinstance(parts.embedder, FittedEmbedder):
+                await parts.embedder.refresh()
             log = SqlInteractionLog(parts.database, parts.profile)
             observed.append(await training.observe(log, parts.embeddings, parts.embedder.name, tell=tell))
 

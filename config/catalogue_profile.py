@@ -33,6 +33,7 @@ class ItemTable(_Section):
     modified_at: str | None = None
     passthrough: tuple[str, ...] = Field((), description="further columns that results carry as they stand")
     text: tuple[str, ...] = Field((), description="further text columns that the embedder reads")
+    feature_weights: dict[str, float] = Field({}, description="what a number counts in embeddings where that is not 1")
 
 
 class InteractionTable(_Section):

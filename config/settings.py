@@ -151,7 +151,7 @@ class Settings(BaseSettings):
 
     # Embeddings
     embedder: Literal["hashing", "openai"] = Field("hashing", description="hashing: no downloads; openai: by HTTP")
-    embedding_dim: int = Field(128, ge=64, le=256, description="dimensions of the embedding vectors")
+    embedding_dim: int = Field(256, ge=64, le=256, description="dimensions of the embedding vectors")
     embedding_model: str = Field("text-embedding-3-small", description="model of the openai embedder")
     index_dir: str = Field("", description="directory of index files that the workers of a host share; empty: none")
     retrieval: Literal["memory", "database"] = Field(

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import ConfigurationError
-from core.item_tokens import Tokens, tokens_of
+from core.item_tokens import Tokens, letter_pairs_of, tokens_of
 from core.text_features import Hashes, hash_of, hashes_of, mixed
 from models.catalogue import Item
 
@@ -59,15 +59,15 @@ class Feature:
     weight: float = 1.0
     plane: int = 0
 
-    def waves(self, values: Doubles) -> Doubles:
-        """Cosines and sines of the odd multiples 1, 3, 5 of each value's angle, shape (len(values), 6)."""
-        scores = np.interp(np.clip(values, -_HUGE, _HUGE), self.knots, self.scores)
-        return waves(scores)
+    def scores_of(self, values: Doubles) -> Doubles:
+        """The normal score of each value, within ``BOUND``."""
+        found = np.interp(np.clip(values, -_HUGE, _HUGE), self.knots, self.scores)
+        return np.asarray(np.clip(found, -BOUND, BOUND), np.float64)
 
 
 def waves(scores: Doubles) -> Doubles:
-    """Columns: cosine and sine of the first harmonic, of the second, of the third."""
-    angles = (np.clip(scores, -BOUND, BOUND) / BOUND + 1) * (math.pi / 2)
+    """Cosines and sines of 1, 3 and 5 times the angle of each score on a half circle, shape (len(scores), 6)."""
+    angles = (scores / BOUND + 1) * (math.pi / 2)
     turned = angles[:, None] * HARMONICS
     return np.stack([np.cos(turned), np.sin(turned)], axis=2).reshape(len(scores), 2 * len(HARMONICS))
 
@@ -88,7 +88,7 @@ class Heaviest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CatalogueStatistics:
-    """``hashes`` uint64 (n,), rising, of tokens of text, and in how many items each is: ``counts`` uint32 (n,).
+    """``hashes`` uint64 (n,), rising, of tokens and pairs of letters; ``counts`` uint32 (n,): how many items have each.
 
     ``tag_square``: the mean square of an item's tags. ``salt`` chooses among codes that are as good. A token that is
     not among ``hashes`` is taken to be in ``count_of_unknown`` items.
@@ -231,7 +231,7 @@ class CatalogueCount:
     def __init__(self, text_columns: Collection[str] = (), feature_weights: Mapping[str, float] | None = None) -> None:
         """``feature_weights``: what a feature counts, by name, where that is not 1."""
         self._text_columns, self._feature_weights = tuple(text_columns), dict(feature_weights or {})
-        self._tokens = _TokenCounts()
+        self._tokens, self._pairs = _TokenCounts(), _TokenCounts()
         self._samples: dict[str, _Sample] = {}
         self._n_items = 0
 
@@ -239,6 +239,7 @@ class CatalogueCount:
         """Count ``items``, none of which was counted before."""
         self._n_items += len(items)
         self._tokens.add(tokens_of(items, self._text_columns))
+        self._pairs.add(letter_pairs_of(items, self._text_columns))
         ids = mixed(np.array([item.item_id for item in items], np.int64).astype(np.uint64))
         for name in {name for item in items for name in item.features}:
             values = np.array([item.features.get(name, math.nan) for item in items], np.float64)
@@ -255,16 +256,17 @@ class CatalogueCount:
         return CatalogueStatistics(
             self._n_items,
             features,
-            *_frequent(hashes[~is_tag], counts[~is_tag]),
+            *_frequent((hashes[~is_tag], counts[~is_tag]), self._pairs.merged()[:2]),
             self._heaviest(hashes, is_tag, sums * rarity, squares * rarity**2),
             float(squares[is_tag].sum()) / max(self._n_items, 1),
         )
 
     def _feature(self, name: str, plane: int) -> Feature:
         sample = self._samples[name]
-        knots, scores = _normal_scores(np.sort(sample.values()))
-        plain = Feature(knots, scores, np.zeros(2 * len(HARMONICS)))
-        means = plain.waves(np.sort(sample.values())).mean(axis=0)
+        values = np.sort(sample.values())
+        knots, scores = _normal_scores(values)
+        of_values = Feature(knots, scores, np.empty(0)).scores_of(values)
+        means = waves(of_values).mean(axis=0)
         return Feature(knots, scores, means, sample.n / self._n_items, self._feature_weights.get(name, 1.0), plane)
 
     def _heaviest(self, hashes: Hashes, is_tag: npt.NDArray[np.bool_], sums: Doubles, squares: Doubles) -> Heaviest:
@@ -335,12 +337,16 @@ def _rarity(counts: Doubles, n_items: int) -> Doubles:
     return np.where(counts > 1, found, 0.0)
 
 
-def _frequent(hashes: Hashes, counts: npt.NDArray[np.int64]) -> tuple[Hashes, Counts]:
-    """The tokens that several items have, rising; where they are many, those that most have."""
-    several = np.flatnonzero(counts > 1)
-    chosen = several[np.lexsort((hashes[several], -counts[several]))[:_MAX_TOKENS]]
-    chosen = np.sort(chosen)
-    return hashes[chosen], counts[chosen].astype(np.uint32)
+def _frequent(*counted: tuple[Hashes, npt.NDArray[np.int64]]) -> tuple[Hashes, Counts]:
+    """Of each kind those that several items have; where they are many, those that most have. All of them, rising."""
+    kept_hashes, kept_counts = [], []
+    for hashes, counts in counted:
+        several = np.flatnonzero(counts > 1)
+        chosen = several[np.lexsort((hashes[several], -counts[several]))[:_MAX_TOKENS]]
+        kept_hashes.append(hashes[chosen])
+        kept_counts.append(counts[chosen].astype(np.uint32))
+    all_hashes, first = np.unique(np.concatenate(kept_hashes), return_index=True)
+    return all_hashes, np.concatenate(kept_counts)[first]
 
 
 def _normal_scores(values: Doubles) -> tuple[Doubles, Doubles]:

@@ -12,24 +12,26 @@ A vector is an *exact* part and a *coded* part side by side:
   A token of text weighs the more, the fewer items have it, and nothing where only one has.
 
 Two things keep a few items from being near everything (Suzuki et al., "Centering similarity measures to reduce hubs",
-2013): the exact part is centred, and the room that an item's code leaves is filled with *slack*, random signs of its
-own, until all items are equally long. Else unit length would make those with short titles the nearest of all.
+2013): the exact part is centred, and the room that an item's code leaves is filled with *slack* until all items are
+equally long. Else unit length would make those with short titles the nearest of all. As slack must be there, it says
+what it can, by random features: it is alike where titles have letters in common, and so a language, or where all
+numbers are close at once (the Laplacian kernel of Rahimi and Recht); for the rest it is random signs of the item's own.
 """
 
 import asyncio
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from core.catalogue_statistics import BOUND, HARMONICS, CatalogueStatistics
-from core.item_tokens import Tokens, texts_of, tokens_of
+from core.catalogue_statistics import BOUND, HARMONICS, CatalogueStatistics, Feature, waves
+from core.item_tokens import Tokens, letter_pairs_of, texts_of, tokens_of
 from core.ports import Floats
-from core.text_features import Hashes, mixed
+from core.text_features import Hashes, hash_of, mixed
 from models.catalogue import Item
 
 Doubles = npt.NDArray[np.float64]
@@ -47,8 +49,10 @@ _CODE_SQUARE, _LEAST_SQUARE = 0.7, 0.05
 # The shares of the dimensions that numbers and the heaviest tokens get at the most.
 _NUMBERS_SHARE, _HEAVIEST_SHARE = 60 / 256, 26 / 256
 
+# What slack is made of, by the square root of its share, and how fast the Laplacian kernel falls.
+_LETTERS_IN_SLACK, _NUMBERS_IN_SLACK, _CHANCE_IN_SLACK, _LAPLACIAN = 0.5, 0.6, 0.62, 0.2
+
 _WORD = np.uint64(0x9E3779B97F4A7C15)
-_SLACK = np.uint64(0xD6E8FEB86659FD93)
 # Of waves: one factor for each cosine and sine.
 _AMPLITUDES: Final = np.repeat(math.sqrt(8 * _SLOPE * BOUND) / math.pi / HARMONICS, 2)
 
@@ -105,7 +109,7 @@ class HashingEmbedder:
         """
         tokens = tokens_of([item], self._text_columns, with_style=False)
         exact = np.hstack([self._numbers([item]), self._heaviest.block(tokens, 1)])
-        return _unit(np.hstack([exact, self._coded(tokens, 1)])).astype(np.float32)[0]
+        return np.asarray(_unit(np.hstack([exact, self._coded(tokens, 1)]))[0], np.float32)
 
     def embed_now(self, items: Sequence[Item]) -> Floats:
         """What ``embed`` returns, computed in the calling thread."""
@@ -118,8 +122,8 @@ class HashingEmbedder:
         code *= np.sqrt(np.minimum(room / np.maximum(_squares(code), 1e-12), 1.0))[:, None]
         has_content = np.any(numbers, axis=1) | (np.bincount(tokens.rows, minlength=len(items)) > 0)
         if self._statistics.is_fitted:
-            code += self._slack(_seeds(tokens, items), code, room)
-        return (_unit(np.hstack([exact, code])) * has_content[:, None]).astype(np.float32)
+            code += _filling(self._slack(tokens, items), code, room)
+        return np.asarray(_unit(np.hstack([exact, code])) * has_content[:, None], np.float32)
 
     def _mean_square_of_exact(self) -> float:
         """Of fitted statistics, over all items."""
@@ -137,19 +141,22 @@ class HashingEmbedder:
         fewer = min(1.0, _N_FULL / max(len(self._statistics.features), 1))
         return _AMPLITUDES[: 2 * self._n_harmonics] * math.sqrt(fewer)
 
+    def _scores(self, items: Sequence[Item]) -> Iterator[tuple[str, Feature, Doubles]]:
+        """Of each feature that is known: its name, and the items' scores, NaN where one has no such number."""
+        for name in sorted({name for item in items for name in item.features}):
+            feature = self._statistics.feature(name)
+            if feature is not None:
+                values = np.array([item.features.get(name, math.nan) for item in items], np.float64)
+                scores = feature.scores_of(np.nan_to_num(values))
+                yield name, feature, np.where(np.isfinite(values), scores, math.nan)
+
     def _numbers(self, items: Sequence[Item]) -> Doubles:
         """Shape (n_items, 2 * n_harmonics * n_planes); what is missing is as on average."""
         amplitudes = self._amplitudes()
         planes = np.zeros((len(items), self._n_planes, len(amplitudes)))
-        for name in sorted({name for item in items for name in item.features}):
-            feature = self._statistics.feature(name)
-            if feature is None:
-                continue
-            values = np.array([item.features.get(name, math.nan) for item in items], np.float64)
-            known = np.isfinite(values)
-            waves = feature.waves(np.where(known, values, 0.0)) - feature.means
-            waves = waves[:, : len(amplitudes)] * amplitudes * math.sqrt(feature.weight)
-            planes[:, feature.plane % self._n_planes] += np.where(known[:, None], waves, 0.0)
+        for _, feature, scores in self._scores(items):
+            centred = (waves(scores) - feature.means)[:, : len(amplitudes)] * amplitudes
+            planes[:, feature.plane % self._n_planes] += np.nan_to_num(centred) * math.sqrt(feature.weight)
         return planes.reshape(len(items), -1)
 
     def _coded(self, tokens: Tokens, n_rows: int) -> Doubles:
@@ -162,12 +169,34 @@ class HashingEmbedder:
     def _rarity(self, tokens: Tokens) -> Doubles:
         return np.where(tokens.is_tag, 1.0, self._statistics.rarity(tokens.hashes))
 
-    def _slack(self, seeds: Hashes, code: Doubles, room: Doubles) -> Doubles:
-        """Random signs at a right angle to ``code``, as long as fills it up to ``room``."""
-        signs = _signs(mixed(seeds * _WORD + np.uint64(self._statistics.salt) + _SLACK), self._n_coded)
-        squares = _squares(code)
-        along = (signs * code).sum(axis=1) / np.maximum(squares, 1e-12)
-        return _unit(signs - along[:, None] * code) * np.sqrt(np.maximum(room - squares, 0.0))[:, None]
+    def _slack(self, tokens: Tokens, items: Sequence[Item]) -> Doubles:
+        """Directions to fill room with, shape (n_items, n_coded)."""
+        pairs = letter_pairs_of(items, self._text_columns)
+        signs = _signs(pairs.hashes ^ np.uint64(self._statistics.salt), self._n_coded)
+        letters = _summed(signs * self._statistics.rarity(pairs.hashes)[:, None], pairs.rows, len(items))
+        by_chance = _signs(_seeds(tokens, items) + np.uint64(self._statistics.salt), self._n_coded)
+        return (
+            _LETTERS_IN_SLACK * _unit(letters)
+            + _NUMBERS_IN_SLACK * _unit(self._closeness(items))
+            + _CHANCE_IN_SLACK * _unit(by_chance)
+        )
+
+    def _closeness(self, items: Sequence[Item]) -> Doubles:
+        """Random features of a Laplacian kernel of all numbers at once, shape (n_items, n_coded); 0 without any."""
+        angles, n_known = np.zeros((len(items), self._n_coded)), np.zeros(len(items))
+        for name, feature, scores in self._scores(items):
+            # Frequencies of a Cauchy distribution.
+            frequencies = np.tan(math.pi * (self._draws(f"number {name}") - 0.5))
+            angles += np.nan_to_num(scores)[:, None] * (_LAPLACIAN * feature.weight * frequencies)
+            n_known += np.isfinite(scores)
+        phases = 2 * math.pi * self._draws("phases of all features")
+        return np.asarray(np.cos(angles + phases) * (n_known > 0)[:, None], np.float64)
+
+    def _draws(self, name: str) -> Doubles:
+        """Numbers between 0 and 1, one a coded dimension."""
+        start = np.uint64(hash_of(name) ^ self._statistics.salt)
+        draws = mixed(start + np.arange(1, self._n_coded + 1, dtype=np.uint64) * _WORD)
+        return np.asarray(draws >> np.uint64(11), np.float64) * 2.0**-53 + 2.0**-54
 
 
 class _Columns:
@@ -192,7 +221,8 @@ class _Columns:
         own = tokens.where(self.has(tokens.hashes))
         values = own.weights * np.where(own.is_tag, 1.0, self._statistics.rarity(own.hashes))
         cells = own.rows * self.n + np.searchsorted(self._hashes, own.hashes)
-        return np.bincount(cells, values, minlength=n_rows * self.n).reshape(n_rows, self.n)
+        sums = np.bincount(cells, values, minlength=n_rows * self.n)
+        return np.asarray(sums.reshape(n_rows, self.n), np.float64)
 
     def centred(self, tokens: Tokens, n_rows: int) -> Doubles:
         """``block`` less what items have on average, in rows that have any tag, or any text, at all."""
@@ -214,6 +244,13 @@ def content_hash(item: Item, text_columns: Collection[str] = ()) -> bytes:
     return blake2b(json.dumps(content).encode(), digest_size=_HASH_BYTES).digest()
 
 
+def _filling(slack: Doubles, code: Doubles, room: Doubles) -> Doubles:
+    """The part of ``slack`` at a right angle to ``code``, as long as fills it up to ``room``."""
+    squares = _squares(code)
+    along = (slack * code).sum(axis=1) / np.maximum(squares, 1e-12)
+    return _unit(slack - along[:, None] * code) * np.sqrt(np.maximum(room - squares, 0.0))[:, None]
+
+
 def _seeds(tokens: Tokens, items: Sequence[Item]) -> Hashes:
     """A number an item by its tokens, those that nobody else has too; by its numbers where it has no text."""
     seeds = np.zeros(len(items), np.uint64)
@@ -230,7 +267,7 @@ def _signs(seeds: Hashes, n: int) -> Doubles:
     places = np.arange(-(-n // 64), dtype=np.uint64) * _WORD
     words = mixed(mixed(seeds)[:, None] + places).astype("<u8", copy=False)
     bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=1, count=n)
-    return bits * 2.0 - 1.0
+    return np.asarray(bits * 2.0 - 1.0, np.float64)
 
 
 def _summed(vectors: Doubles, rows: npt.NDArray[np.int64], n_rows: int) -> Doubles:
@@ -243,7 +280,7 @@ def _summed(vectors: Doubles, rows: npt.NDArray[np.int64], n_rows: int) -> Doubl
 
 
 def _squares(vectors: Doubles) -> Doubles:
-    return np.einsum("ij,ij->i", vectors, vectors)
+    return np.asarray(np.einsum("ij,ij->i", vectors, vectors), np.float64)
 
 
 def _unit(vectors: Doubles) -> Doubles:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from core.text_features import Hashes, Rows, Weights, hashes_of, piece_features, words
+from core.text_features import Hashes, Rows, Weights, hashes_of, pair_features, piece_features, words
 from models.catalogue import Item
 
 # Of inner products.
@@ -60,6 +60,14 @@ def tokens_of(items: Sequence[Item], text_columns: Collection[str] = (), *, with
     all_hashes = np.concatenate([hashes[0], pieces.hashes, hashes[1]])
     order = np.argsort(rows, kind="stable")
     return Tokens(all_hashes[order], rows[order], weights[order], is_tag[order])
+
+
+def letter_pairs_of(items: Sequence[Item], text_columns: Collection[str] = ()) -> Tokens:
+    """The pairs of letters in the text of ``items``: what language it is in, where no word of it is known."""
+    pairs = pair_features([_words_of(item, text_columns) for item in items])
+    order = np.argsort(pairs.rows, kind="stable")
+    ones = np.ones(len(order))
+    return Tokens(pairs.hashes[order], pairs.rows[order], ones, np.zeros(len(order), np.bool_))
 
 
 def style_of(title: str) -> Iterator[str]:

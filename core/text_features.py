@@ -65,16 +65,22 @@ def piece_features(texts: Sequence[Iterable[str]]) -> Features:
     Of words alone in scripts that join words, or endings to words, where other forms of a word are other words: Hangul
     (by its jamo), kana, kanji, Thai. The pieces of a word weigh as much as the word: their squares sum up to 1.
     """
-    distinct = [
-        (row, word)
-        for row, tokens in enumerate(texts)
-        for word in dict.fromkeys(tokens)
-        if max(word, default="") >= _FIRST_JOINING
-    ]
+    joining = [[word for word in tokens if max(word, default="") >= _FIRST_JOINING] for tokens in texts]
+    return _ngrams(joining, NGRAM_LENGTHS)
+
+
+def pair_features(texts: Sequence[Iterable[str]]) -> Features:
+    """Pairs of neighbouring letters of all words, as ``piece_features``; their hashes are of a space of their own."""
+    pairs = _ngrams(texts, (2,))
+    return Features(mixed(pairs.hashes ^ _POSITION), pairs.rows, pairs.weights)
+
+
+def _ngrams(texts: Sequence[Iterable[str]], lengths: Iterable[int]) -> Features:
+    distinct = [(row, word) for row, tokens in enumerate(texts) for word in dict.fromkeys(tokens)]
     if not distinct:
         return Features(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0))
     letters = _Letters.of([f"<{word}>" for _, word in distinct])
-    parts = [letters.ngrams(length) for length in NGRAM_LENGTHS]
+    parts = [letters.ngrams(length) for length in lengths]
     hashes, owners = (np.concatenate(column) for column in zip(*parts, strict=True))
     return _once_a_row(Features(hashes, _rows(distinct)[owners], np.bincount(owners)[owners] ** -0.5))
 

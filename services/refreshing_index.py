@@ -60,7 +60,7 @@ class RefreshingIndex:
 
     With ``snapshot_directory`` one process of a host builds a base, and all map it. ``before_load`` runs at the first
     refresh, and where the store holds something else than the index, before that is loaded: new items get their vectors
-    there. The embedder is asked for its name at every refresh, after ``before_look`` ran: with another one everything is
+    there. The embedder is asked for its name at every refresh, after ``before_look`` ran: with another everything is
     loaded.
     """
 
@@ -85,9 +85,7 @@ class RefreshingIndex:
         self._base: _Base | None = None
         self._next_base: asyncio.Task[_Base] | None = None
         self._index: MeasuredIndex | None = None
-        self._watch = StoreWatch(
-            store, embedder, clock=clock, before_load=before_load, before_look=before_look
-        )
+        self._watch = StoreWatch(store, embedder, clock=clock, before_load=before_load, before_look=before_look)
 
     def current(self) -> MeasuredIndex:
         """The newest complete snapshot; raises ``DependencyUnavailable`` before the first one is loaded."""

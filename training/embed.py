@@ -1,13 +1,22 @@
-"""Brings the stored vectors up to date with the catalogue: what ``python main.py embed`` does."""
+"""Brings the stored vectors up to date with the catalogue: what ``python main.py embed`` does.
 
+Statistics of the catalogue are fitted where there are none, or where it has outgrown them. They are put in force last,
+once all is embedded by them: a run that was cut off leaves the former ones in force, and the next one, which fits the
+same to the same catalogue, goes on with it.
+"""
+
+import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import structlog
 
+from core.catalogue_statistics import MIN_ITEMS, STATISTICS_KIND, CatalogueCount, CatalogueStatistics
 from core.embedding import content_hash
-from core.ports import Catalogue, ChangingCatalogue, Embedder, EmbeddingStore, ItemsMark
+from core.errors import ConfigurationError
+from core.ports import Catalogue, ChangingCatalogue, Embedder, EmbeddingStore, ItemsMark, ModelStore
 from models.catalogue import Item
 from models.log_event import LogEvent
 
@@ -90,6 +99,114 @@ async def embed_catalogue(
         await store.pack(embedder.name)
     _tell(embedder.name, run.report)
     return run.report
+
+
+class StatisticalEmbedder(Embedder, Protocol):
+    """An ``Embedder`` by statistics of the catalogue, those that a store has in force."""
+
+    @property
+    def statistics(self) -> CatalogueStatistics | None:
+        """Those in force; None while there are none."""
+
+    def by(self, statistics: CatalogueStatistics) -> Embedder:
+        """The embedder that this would be with other statistics."""
+
+    async def refresh(self) -> None:
+        """Put those in force that the store says."""
+
+
+class FormerEmbeddings(Protocol):
+    """Embeddings as wholes, by the names of their embedders."""
+
+    async def names(self) -> set[str]:
+        """All that anything is stored of."""
+
+    async def forget(self, embedder_names: Collection[str]) -> None:
+        """Delete all that is stored of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitting:
+    """What statistics are fitted with, and where they and what was embedded by former ones are kept."""
+
+    embedder: StatisticalEmbedder
+    models: ModelStore
+    former: FormerEmbeddings
+    feature_weights: Mapping[str, float] = field(default_factory=dict)
+    refit: bool = False
+
+
+async def fit_and_embed(
+    catalogue: ChangingCatalogue,
+    fitting: Fitting,
+    store: EmbeddingStore,
+    progress: Progress = lambda _done: None,
+    *,
+    batch_size: int = 1000,
+    text_columns: Collection[str] = (),
+) -> EmbedReport:
+    """``embed_catalogue`` by statistics that suit the catalogue; ``progress`` begins anew where they are fitted.
+
+    What was embedded by statistics that were no longer in force when this began is deleted: whoever still searches it
+    has had the time between two runs to look. Raises ``ConfigurationError`` where ``refit`` is asked of too few items,
+    and what ``embed_catalogue`` raises.
+    """
+    await _refreshed(fitting)
+    before = fitting.embedder.name
+    n_items = len((await catalogue.mark()).active_ids)
+    fitted = None
+    if _is_due(fitting, n_items):
+        fitted = await _counted(catalogue, fitting, progress, batch_size, text_columns)
+    embedder = fitting.embedder.by(fitted) if fitted else fitting.embedder
+    report = await embed_catalogue(
+        catalogue, embedder, store, progress, batch_size=batch_size, text_columns=text_columns
+    )
+    if fitted:
+        await fitting.models.save(STATISTICS_KIND, fitted.version, fitted.to_bytes(), {"n_items": fitted.n_items})
+        await fitting.models.activate(STATISTICS_KIND, fitted.version)
+        await fitting.embedder.refresh()
+    await _forget(fitting.former, {before, embedder.name})
+    return report
+
+
+async def _refreshed(fitting: Fitting) -> None:
+    try:
+        await fitting.embedder.refresh()
+    except ConfigurationError:
+        # What cannot be read is mended by fitting anew.
+        if not fitting.refit:
+            raise
+
+
+def _is_due(fitting: Fitting, n_items: int) -> bool:
+    if n_items < MIN_ITEMS:
+        if fitting.refit:
+            raise ConfigurationError(f"--refit: {n_items} items are too few, {MIN_ITEMS} are needed")
+        return False
+    statistics = fitting.embedder.statistics
+    return fitting.refit or statistics is None or statistics.is_outgrown(n_items)
+
+
+async def _counted(
+    catalogue: Catalogue, fitting: Fitting, progress: Progress, batch_size: int, text_columns: Collection[str]
+) -> CatalogueStatistics:
+    counting, n_items = CatalogueCount(text_columns, fitting.feature_weights), 0
+    async for items in catalogue.stream(batch_size):
+        await asyncio.to_thread(counting.add, items)
+        n_items += len(items)
+        progress(n_items)
+    return await asyncio.to_thread(counting.statistics)
+
+
+async def _forget(former: FormerEmbeddings, kept: set[str]) -> None:
+    """Delete what was embedded by other statistics, and otherwise as one of ``kept`` was."""
+    stems = {_stem(name) for name in kept}
+    await former.forget({name for name in await former.names() if _stem(name) in stems} - kept)
+
+
+def _stem(name: str) -> str:
+    """Kind, version and dimension of such as ``hashing-2-256-1f2e3d4c``."""
+    return "-".join(name.split("-")[:3])
 
 
 class CatalogueFollower:

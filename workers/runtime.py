@@ -26,13 +26,13 @@ from api.server import HttpServer
 from config.catalogue_profile import CatalogueProfile, load_profile
 from config.prompt_texts import PromptTexts, load_prompt_texts
 from config.settings import MEMORY_URL, Settings
-from core.embedding import HashingEmbedder
 from core.errors import ConfigurationError, DependencyUnavailable
 from core.explanation import Explainer
 from core.item_versions import VersionFinder
 from core.model_ladder import ModelLadder
 from core.pipeline import RecommendationPipeline
-from core.ports import Embedder, HealthCheck, LanguageModel
+from core.question import PipelineConfig
+from core.ports import HealthCheck, LanguageModel
 from core.profile import ProfileConfig
 from core.ranking import RankingConfig
 from core.question import PipelineConfig
@@ -52,6 +52,7 @@ from services.clock import SystemClock
 from services.collaborative_source import RefreshingCollaborative
 from services.database import Database, open_database
 from services.database_index import RefreshingDatabaseIndex
+from services.fitted_embedder import FittedEmbedder, WishesByIndex
 from services.embedding_store import SqlEmbeddingStore
 from services.listener_store import SqlListenerStore
 from services.loop_lag import watch_loop_lag
@@ -106,7 +107,8 @@ class Parts:
     results: RedisResultCache
     database: Database
     catalogue: SqlCatalogue
-    embedder: Embedder
+    embedder: "FittedEmbedder | OpenAIEmbedder"
+    models: SqlModelStore
     embeddings: SqlEmbeddingStore
     index: RefreshingIndex | RefreshingDatabaseIndex
     collaborative: RefreshingCollaborative
@@ -143,11 +145,12 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             )
         )
         catalogue = SqlCatalogue(database, profile)
-        embedder = await stack.enter_async_context(_open_embedder(settings, profile))
+        models = SqlModelStore(database, clock)
+        embedder = await stack.enter_async_context(_open_embedder(settings, profile, models))
         embeddings = SqlEmbeddingStore(database, profile)
         index = _index(settings, profile, database, embedder, catalogue, embeddings, metrics, clock)
         collaborative = RefreshingCollaborative(
-            SqlModelStore(database, clock), refresh_s=settings.index_refresh_s, clock=clock, observer=metrics
+            models, refresh_s=settings.index_refresh_s, clock=clock, observer=metrics
         )
         model = await stack.enter_async_context(_open_language_model(settings, metrics, clock, redis))
         results = RedisResultCache(
@@ -167,7 +170,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             collaborative=collaborative,
             wishes=WishStage(
                 profile.wishes,
-                embedder,
+                WishesByIndex(embedder, index) if isinstance(embedder, FittedEmbedder) else embedder,
                 catalogue,
                 WishConfig(weight=settings.wish_weight, share=settings.wish_share),
                 timeout_s=settings.wish_timeout_s,
@@ -192,6 +195,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             results=results,
             database=database,
             catalogue=catalogue,
+            models=models,
             embedder=embedder,
             embeddings=embeddings,
             index=index,
@@ -514,10 +518,10 @@ def _profile(settings: Settings) -> CatalogueProfile:
 
 @asynccontextmanager
 async def _open_embedder(
-    settings: Settings, profile: CatalogueProfile
-) -> "AsyncIterator[HashingEmbedder | OpenAIEmbedder]":
+    settings: Settings, profile: CatalogueProfile, models: SqlModelStore
+) -> "AsyncIterator[FittedEmbedder | OpenAIEmbedder]":
     if settings.embedder == "hashing":
-        yield HashingEmbedder(settings.embedding_dim, text_columns=profile.item.text)
+        yield FittedEmbedder(models, settings.embedding_dim, text_columns=profile.item.text)
         return
     from services.openai_embedder import OpenAIEmbedder  # noqa: PLC0415 - slow to import, and seldom asked for
 
@@ -538,7 +542,7 @@ def _index(
     settings: Settings,
     profile: CatalogueProfile,
     database: Database,
-    embedder: Embedder,
+    embedder: "FittedEmbedder | OpenAIEmbedder",
     catalogue: SqlCatalogue,
     embeddings: SqlEmbeddingStore,
     metrics: PrometheusMetrics,
@@ -557,6 +561,7 @@ def _index(
             before_load=follower.follow,
         )
     return RefreshingIndex(
+    before_look = embedder.refresh if isinstance(embedder, FittedEmbedder) else None
         embeddings,
         embedder,
         refresh_s=settings.index_refresh_s,
@@ -567,6 +572,7 @@ def _index(
     )
 
 
+            before_look=before_look,
 @asynccontextmanager
 async def _open_language_model(
     settings: Settings, metrics: PrometheusMetrics, clock: SystemClock, redis: Redis
@@ -576,6 +582,7 @@ async def _open_language_model(
         return
     guard = _call_guard(settings, redis, clock, metrics)
     async with AsyncExitStack() as stack:
+        before_look=before_look,
         default, deep = settings.llm_strategies.default, settings.llm_strategies.deep
         rungs = [_client(settings, metrics, clock, default.model or deep.model, deep.model or default.model)]
         if default.fallback_model or deep.fallback_model:
