@@ -31,9 +31,9 @@ from core.explanation import Explainer
 from core.item_versions import VersionFinder
 from core.model_ladder import ModelLadder
 from core.pipeline import RecommendationPipeline
-from core.question import PipelineConfig
 from core.ports import HealthCheck, LanguageModel
 from core.profile import ProfileConfig
+from core.ranking import RankingConfig
 from core.ranking import RankingConfig
 from core.question import PipelineConfig
 from core.reranking import Reranker
