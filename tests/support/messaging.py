@@ -52,7 +52,7 @@ class Inbox:
 
 
 class Wire:
-    """A TCP proxy before a server: it can be cut, and held so that bytes go nowhere."""
+    """A TCP proxy before a server: it can be cut, held so that bytes go nowhere, and slowed down by ``delay_s``."""
 
     def __init__(self, url: str) -> None:
         self._target = urlsplit(url)
@@ -61,6 +61,7 @@ class Wire:
         self._writers: set[asyncio.StreamWriter] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self.delay_s = 0.0
 
     @property
     def url(self) -> str:
@@ -110,6 +111,8 @@ class Wire:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
                 await self._flowing.wait()
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()

@@ -280,6 +280,20 @@ class PrivateRabbitMQ(PrivateServer):
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none",
         }
 
+    def control(self, *arguments: str) -> str:
+        """What ``rabbitmqctl`` prints; raises ``CalledProcessError`` where it fails."""
+        node = f"songs-ai-{self.port}@localhost"
+        done = subprocess.run(
+            [str(_RABBITMQ_SERVER.with_name("rabbitmqctl")), "--quiet", "--node", node, *arguments],
+            env=os.environ | self._environment(),
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout
+
     def close(self) -> None:
         if self._epmd is not None:
             self._epmd.kill()

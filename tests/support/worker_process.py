@@ -17,12 +17,15 @@ ROOT = Path(__file__).parents[2]
 
 
 class WorkerProcess:
-    """``python main.py worker`` on a free port; ``environment`` are its settings."""
+    """``python main.py worker`` on a free port; ``environment`` are its settings, ``program`` may stand for main.py."""
 
-    def __init__(self, environment: Mapping[str, str], command: Sequence[str] = ("worker",)) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], command: Sequence[str] = ("worker",), program: Path = ROOT / "main.py"
+    ) -> None:
         self.http_port = free_port()
         self._environment = {**os.environ, **environment, "HTTP_PORT": str(self.http_port), "LOG_FORMAT": "json"}
         self._command = command
+        self._program = program
         self._process: asyncio.subprocess.Process | None = None
         self._log: list[str] = []
         self._reader: asyncio.Task[None] | None = None
@@ -31,6 +34,10 @@ class WorkerProcess:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def was_launched(self) -> bool:
+        return self._process is not None
 
     @property
     def log(self) -> str:
@@ -45,7 +52,7 @@ class WorkerProcess:
         """Start it, and wait for nothing."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
-            str(ROOT / "main.py"),
+            str(self._program),
             *self._command,
             env=self._environment,
             cwd=ROOT,
@@ -81,6 +88,11 @@ class WorkerProcess:
     async def metrics(self) -> str:
         async with self.client() as client:
             return (await client.get("/metrics")).text
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, and wait for nothing."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     async def kill(self) -> None:
         """SIGKILL."""

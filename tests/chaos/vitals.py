@@ -1,0 +1,27 @@
+"""What a process holds on to, read from /proc: memory and open sockets."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """Resident memory in MB, and open sockets."""
+
+    rss_mb: float
+    n_sockets: int
+
+
+def vitals(pid: int) -> Vitals:
+    """Those of a living process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    rss_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+    links = [_target(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    return Vitals(rss_kb / 1024, sum(link.startswith("socket:") for link in links))
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except FileNotFoundError:  # closed since it was listed
+        return ""
