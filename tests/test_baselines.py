@@ -46,7 +46,7 @@ def test_ease_is_its_closed_form(matrix: Matrix) -> None:
 
 
 def test_ease_is_for_catalogues_that_fit_in_memory() -> None:
-    with pytest.raises(ValueError, match="at most 20000, got 20001"):
+    with pytest.raises(ValueError, match="at most 20,000 of them, got 20,001"):
         baselines.ease(sp.csr_array((3, 20_001), dtype=np.float32))
 
 
@@ -85,10 +85,12 @@ def test_baselines_are_chosen_on_the_validation_alone(matrix: Matrix) -> None:
     told: list[str] = []
     found = baselines.tuned([fold], 20, tell=told.append)
     assert (found.knn in KNN_GRID, found.als in ALS_GRID, found.ease in EASE_GRID) == (True, True, True)
-    assert [line.partition(":")[0] for line in told] == ["item-kNN", "ALS", "EASE"]
+    assert [line.partition(":")[0] for line in told] == [name for name in ("item-kNN", "ALS", "EASE") for _ in range(2)]
     assert list(baselines.collaborative(matrix, found)) == ["popularity", "item-kNN", "ALS", "EASE"]
-    too_large = baselines.tuned([fold], 20_001)
+    told.clear()
+    too_large = baselines.tuned([fold], 20_001, tell=told.append)
     assert too_large.ease is None
+    assert told[0] == "EASE: left out, it holds items x items: at most 20,000 of them, got 20,001"
     assert "EASE" not in baselines.collaborative(matrix, too_large)
 
 

@@ -18,6 +18,7 @@ from core.errors import ConfigurationError
 from core.splits import Interactions
 from tests.support.command import run_command
 from tests.support.worker_process import ROOT
+from training import baselines
 from training.evaluate import Row, evaluate, fit_methods, split_of
 from training.interaction_files import dataset_files, read_interactions, read_items, read_queries
 from training.item_content import content_counts, content_of
@@ -235,6 +236,7 @@ def test_every_protocol_measures_ours_beside_the_baselines(files: Path, protocol
     for measure in fields(Row)[1:9]:
         assert all(getattr(row, measure.name).low <= getattr(row, measure.name).value for row in found.rows)
     assert len([part for part in found if isinstance(part, Table)]) == 1
+    assert list(found.left_out) == (["popularity, item-kNN, ALS and EASE"] if protocol == "cold" else [])
 
 
 @pytest.mark.parametrize("protocol", ["known", "new", "cold", "time"])
@@ -254,6 +256,33 @@ def test_what_was_liked_in_the_test_part_changes_no_list(files: Path, protocol: 
         return {name: lister(inputs).tolist() for name, lister in found.items()}
 
     assert lists(data) == lists(replace(data, items=others))
+
+
+def test_what_does_not_fit_is_left_out_and_said(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "_MAX_EXACT", N_ITEMS - 1)
+    told: list[str] = []
+    out = files / "figures.json"
+    found = evaluate(files / "train.csv", "new", k=5, budget_s=0, json_out=out, tell=told.append)
+    assert [row.method for row in found.rows] == ["popularity", "item-kNN", "ALS", "ours"]
+    sentence = "it holds items x items: at most 39 of them, got 40"
+    assert f"EASE: left out, {sentence}" in told
+    assert f"EASE: left out, {sentence}" in list(found)
+    assert json.loads(out.read_text(encoding="utf-8"))["left_out"] == {"EASE": sentence}
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(files: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(ConfigurationError, match=r"there is no directory .*nowhere"):
+        evaluate(files / "train.csv", "new", json_out=files / "nowhere" / "out.json", tell=told.append)
+    assert told == []
+
+
+def test_a_file_without_a_header_may_say_when(tmp_path: Path) -> None:
+    write(tmp_path / "u.data", ["196\t242\t3\t881250949", "186\t302\t3\t891717742"])
+    data = read_interactions(tmp_path / "u.data")
+    assert (data.user_ids, data.weights.tolist()) == (["196", "186"], [3.0, 3.0])
+    assert data.times_s is not None
+    assert data.times_s.tolist() == [881250949, 891717742]
 
 
 def test_cold_items_need_to_be_described(files: Path) -> None:

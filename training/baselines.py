@@ -74,8 +74,13 @@ def _greatest(rows: Matrix, n: int) -> Matrix:
 def ease(interactions: Matrix, ridge: float = 100.0) -> Scorer:
     """EASE exactly (Steck 2019): EDLAE without dropout and content; of catalogues of at most 20,000 items."""
     if interactions.shape[1] > _MAX_EXACT:
-        raise ValueError(f"EASE holds items x items: at most {_MAX_EXACT}, got {interactions.shape[1]}")
+        raise ValueError(f"EASE: {too_large(interactions.shape[1])}")
     return edlae(interactions, None, LinearConfig(ridge=ridge, dropout=0.0, content_weight=0.0))
+
+
+def too_large(n_items: int) -> str:
+    """Why EASE is not run on so many items."""
+    return f"it holds items x items: at most {_MAX_EXACT:,} of them, got {n_items:,}"
 
 
 def edlae(interactions: Matrix, content: Matrix | None, config: LinearConfig) -> Scorer:
@@ -117,6 +122,7 @@ def tuned(folds: Sequence[Validation], n_items: int, *, seed: int = 0, tell: Tel
     """The best of a small grid for each, by Recall@20 + NDCG@20 on validation splits, as ours are chosen."""
 
     def best(what: str, values: Sequence[Value], scorer: Callable[[Matrix, Value], Scorer]) -> Value:
+        tell(f"{what}: trying {len(values)}")
         judged = [
             float(np.mean([_judged(fold, scorer(fold.interactions, value)) for fold in folds])) for value in values
         ]
@@ -124,6 +130,8 @@ def tuned(folds: Sequence[Validation], n_items: int, *, seed: int = 0, tell: Tel
         tell(f"{what}: {found} is the best of {len(values)}, Recall@{_K} + NDCG@{_K} {max(judged):.4f}")
         return found
 
+    if n_items > _MAX_EXACT:
+        tell(f"EASE: left out, {too_large(n_items)}")
     return BaselineConfigs(
         knn=best("item-kNN", KNN_GRID, item_knn),
         als=best("ALS", ALS_GRID, lambda matrix, config: implicit_als(matrix, config, seed=seed)),

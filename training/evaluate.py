@@ -71,7 +71,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The table, and all that it depends on; ``baselines`` is None where none of them can rank (cold items)."""
+    """The table, and all that it depends on; ``baselines`` is None where none of them can rank (cold items).
+
+    ``left_out`` says of methods that are not in the table why not.
+    """
 
     dataset: str
     protocol: str
@@ -81,6 +84,7 @@ class Evaluation:
     parameters: Parameters | ColdConfig
     weighing: Weighing | None
     baselines: BaselineConfigs | None
+    left_out: Mapping[str, str]
     rows: tuple[Row, ...]
 
     def __iter__(self) -> Iterator[Table | str]:
@@ -93,6 +97,8 @@ class Evaluation:
             gains = [row.ours_above_in_recall, row.ours_above_in_ndcg]
             table.add_row(row.method, *cells, "\n".join(_shown_gain(gain) for gain in gains if gain is not None))
         yield table
+        for name, reason in self.left_out.items():
+            yield f"{name}: left out, {reason}"
         yield f"chosen on validation splits of the training part: {self.parameters}, {self.weighing}"
         if self.baselines is not None:
             yield f"and for the baselines: {self.baselines}"
@@ -122,6 +128,8 @@ def evaluate(
     ``protocol`` is ``known`` (some items of each user are asked for), ``new`` (users held out whole), ``cold`` (items
     held out whole) or ``time`` (the last fifth). Raises ``ConfigurationError``.
     """
+    if json_out is not None and not json_out.parent.is_dir():
+        raise ConfigurationError(f"--json {json_out}: there is no directory {json_out.parent}")
     interactions, items = dataset_files(dataset, items)
     data = read_interactions(interactions)
     counts = content_of_items(data, items)
@@ -133,7 +141,16 @@ def evaluate(
     rows, n_listeners = _rows(data, split, counts, methods.lists, k, seed, tell)
     name = dataset.resolve().name
     found = Evaluation(
-        name, protocol, k, seed, n_listeners, methods.parameters, methods.weighing, methods.baselines, rows
+        name,
+        protocol,
+        k,
+        seed,
+        n_listeners,
+        methods.parameters,
+        methods.weighing,
+        methods.baselines,
+        methods.left_out,
+        rows,
     )
     if json_out is not None:
         json_out.write_text(json.dumps(dataclasses.asdict(found), indent=2), encoding="utf-8")
@@ -172,6 +189,7 @@ class Methods:
     parameters: Parameters | ColdConfig
     weighing: Weighing | None
     baselines: BaselineConfigs | None
+    left_out: Mapping[str, str]
 
 
 def fit_methods(
@@ -195,7 +213,8 @@ def fit_methods(
     scorers[_OURS] = lambda likes: ours.model.scores(weighed_likes(likes, ours.weighing.asked))
     popularity = popularity_of(train)
     lists = {name: _lister(scorer, popularity, k) for name, scorer in scorers.items()}
-    return Methods(lists, ours.parameters, ours.weighing, configs)
+    left_out = {} if configs.ease is not None else {"EASE": baselines.too_large(len(data.item_ids))}
+    return Methods(lists, ours.parameters, ours.weighing, configs, left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +292,11 @@ def _cold_methods(
         _OURS: lambda likes: model.scores(likes, cold),
     }
     return Methods(
-        {name: _cold_lister(_unweighed(scorer), cold, k) for name, scorer in scorers.items()}, config, None, None
+        {name: _cold_lister(_unweighed(scorer), cold, k) for name, scorer in scorers.items()},
+        config,
+        None,
+        None,
+        {"popularity, item-kNN, ALS and EASE": "they know nothing of items that nobody has"},
     )
 
 

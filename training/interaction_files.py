@@ -2,7 +2,8 @@
 
 Commas or, where the first line holds any, tabs (unquoted, as in the HetRec data sets) part the columns. Names of
 columns are compared without case and underscores, and some that other data sets use are taken too: ``userID``,
-``artistID``. A first line of tabs and digits alone is no header: the columns are user, item and weight.
+``artistID``. A first line of tabs and digits alone is no header: the columns are user, item, weight and
+(as in MovieLens) the instant.
 """
 
 import csv
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 _MILLISECONDS_FROM = 1e11
-_HEADLESS = ("user_id", "item_id", "weight")
+_HEADLESS = ("user_id", "item_id", "weight", "occurred_at")
 _INTERACTIONS, _ITEMS = "interactions.csv", "items.csv"
 _ALIASES = {
     **dict.fromkeys(("userid", "user", "memberid", "listenerid"), "user_id"),
