@@ -33,9 +33,8 @@ from core.model_ladder import ModelLadder
 from core.pipeline import RecommendationPipeline
 from core.ports import HealthCheck, LanguageModel
 from core.profile import ProfileConfig
-from core.ranking import RankingConfig
-from core.ranking import RankingConfig
 from core.question import PipelineConfig
+from core.ranking import RankingConfig
 from core.reranking import Reranker
 from core.result_document import DOCUMENT_VERSION
 from core.wish import WishConfig
@@ -52,8 +51,8 @@ from services.clock import SystemClock
 from services.collaborative_source import RefreshingCollaborative
 from services.database import Database, open_database
 from services.database_index import RefreshingDatabaseIndex
-from services.fitted_embedder import FittedEmbedder, WishesByIndex
 from services.embedding_store import SqlEmbeddingStore
+from services.fitted_embedder import FittedEmbedder, WishesByIndex
 from services.listener_store import SqlListenerStore
 from services.loop_lag import watch_loop_lag
 from services.metrics import PrometheusMetrics
@@ -195,8 +194,8 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             results=results,
             database=database,
             catalogue=catalogue,
-            models=models,
             embedder=embedder,
+            models=models,
             embeddings=embeddings,
             index=index,
             collaborative=collaborative,
@@ -549,6 +548,7 @@ def _index(
     clock: SystemClock,
 ) -> RefreshingIndex | RefreshingDatabaseIndex:
     follower = CatalogueFollower(catalogue, embedder, embeddings, text_columns=profile.item.text)
+    before_look = embedder.refresh if isinstance(embedder, FittedEmbedder) else None
     if settings.retrieval == "database":
         return RefreshingDatabaseIndex(
             database,
@@ -559,9 +559,9 @@ def _index(
             observer=metrics,
             clock=clock,
             before_load=follower.follow,
+            before_look=before_look,
         )
     return RefreshingIndex(
-    before_look = embedder.refresh if isinstance(embedder, FittedEmbedder) else None
         embeddings,
         embedder,
         refresh_s=settings.index_refresh_s,
@@ -569,10 +569,10 @@ def _index(
         clock=clock,
         snapshot_directory=Path(settings.index_dir) if settings.index_dir else None,
         before_load=follower.follow,
+        before_look=before_look,
     )
 
 
-            before_look=before_look,
 @asynccontextmanager
 async def _open_language_model(
     settings: Settings, metrics: PrometheusMetrics, clock: SystemClock, redis: Redis
@@ -582,7 +582,6 @@ async def _open_language_model(
         return
     guard = _call_guard(settings, redis, clock, metrics)
     async with AsyncExitStack() as stack:
-        before_look=before_look,
         default, deep = settings.llm_strategies.default, settings.llm_strategies.deep
         rungs = [_client(settings, metrics, clock, default.model or deep.model, deep.model or default.model)]
         if default.fallback_model or deep.fallback_model:
