@@ -1,21 +1,25 @@
 """The HTTP application: health, metrics, and the contract's POST routes."""
 
+import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Protocol
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.access import AccessRule
+from api.body_limit import BodyLimit
 from api.health import HealthReporter, health_router
 from api.recommendations import JobDesk, recommendation_router
-from api.responses import install_problem_handlers, problem
+from api.responses import RETRY_AFTER_S, install_problem_handlers, problem
 from core.ports import ActiveMembers, Clock, JobPublisher, ResultCache
 from models.log_event import LogEvent
 
 MAX_BODY_BYTES = 1_048_576
+ANSWER_TIMEOUT_S = 30.0
 Expose = Callable[[str], tuple[bytes, str]]
 """An ``Accept`` header in, the exposition of all metrics and its content type out."""
 
@@ -38,8 +42,14 @@ def create_app(
     publisher: JobPublisher,
     members: ActiveMembers,
     clock: Clock,
+    api_key: SecretStr | None = None,
+    keyed_reads: bool = False,
+    answer_timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> FastAPI:
-    """The application; it opens nothing and owns nothing of what it is given."""
+    """The application; it opens nothing and owns nothing of what it is given.
+
+    ``api_key`` and ``keyed_reads`` are those of ``AccessRule``; an answer may take ``answer_timeout_s``.
+    """
     app = FastAPI(
         title="Songs AI",
         docs_url=None,  # its page would load scripts from elsewhere
@@ -53,9 +63,15 @@ def create_app(
         recommendation_router(JobDesk(results=results, publisher=publisher, members=members, clock=clock))
     )
     install_problem_handlers(app)
-    # Not FastAPI's own limit: that stands outside of the boundary, which would take its signal for a bug.
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)
-    app.add_middleware(RequestBoundary, observer=observer, clock=clock)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(AccessRule, key=api_key or SecretStr(""), keyed_reads=keyed_reads)
+    app.add_middleware(
+        RequestBoundary,
+        observer=observer,
+        clock=clock,
+        paths=frozenset(app.openapi()["paths"]),
+        timeout_s=answer_timeout_s,
+    )
     return app
 
 
@@ -73,24 +89,33 @@ def _metrics_router(health: HealthReporter, expose: Expose) -> APIRouter:
 
 
 class RequestBoundary:
-    """Counts every request, and turns what nobody expected into a 500 that tells nothing of the inside."""
+    """Counts every request, and turns what nobody expected into a 500 that tells nothing of the inside.
 
-    def __init__(self, app: ASGIApp, *, observer: RequestObserver, clock: Clock) -> None:
+    What takes longer than ``timeout_s`` is cancelled and answered with 503.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, observer: RequestObserver, clock: Clock, paths: frozenset[str], timeout_s: float
+    ) -> None:
         self._app = app
         self._observer = observer
         self._clock = clock
+        self._paths = paths
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # By its path, since what is refused at the door meets no route.
+        route = scope["path"] if scope["path"] in self._paths else ""
         started_s = self._clock.monotonic_s()
-        status = await self._answer(scope, receive, send)
+        status = await self._answer(route, scope, receive, send)
         seconds = self._clock.monotonic_s() - started_s
-        self._observer.http_request(route=_route_of(scope), status=status, seconds=seconds)
+        self._observer.http_request(route=route, status=status, seconds=seconds)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> int:
+    async def _answer(self, route: str, scope: Scope, receive: Receive, send: Send) -> int:
         status: int | None = None
 
         async def watch(message: Message) -> None:
@@ -100,16 +125,20 @@ class RequestBoundary:
             await send(message)
 
         try:
-            await self._app(scope, receive, watch)
+            async with asyncio.timeout(self._timeout_s) as limit:
+                await self._app(scope, receive, watch)
         except Exception:
-            log.exception(LogEvent.HTTP_REQUEST_FAILED, route=_route_of(scope))
+            if limit.expired():
+                log.warning(LogEvent.HTTP_REQUEST_FAILED, route=route, error=f"no answer within {self._timeout_s:g} s")
+            else:
+                log.exception(LogEvent.HTTP_REQUEST_FAILED, route=route)
             if status is not None:
                 raise  # too late for another answer: the server cuts the connection
-            response = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; it has been logged.")
-            await response(scope, receive, watch)
+            await self._apology(took_too_long=limit.expired())(scope, receive, watch)
         return status or HTTPStatus.INTERNAL_SERVER_ERROR
 
-
-def _route_of(scope: Scope) -> str:
-    route = scope.get("route")
-    return str(getattr(route, "path", ""))
+    def _apology(self, *, took_too_long: bool) -> Response:
+        if not took_too_long:
+            return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; it has been logged.")
+        detail = f"this took longer than {self._timeout_s:g} seconds; try again in {RETRY_AFTER_S} seconds"
+        return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(RETRY_AFTER_S)})

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Self
 
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from api.connection import HttpLimits, LimitedConnection
 from models.log_event import LogEvent
 
 log = structlog.get_logger()
@@ -38,11 +40,12 @@ class _GuestServer(uvicorn.Server):
 class HttpServer:
     """An HTTP server on ``host`` and ``port`` (0: any free one), between ``start`` and ``stop``."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, host: str, port: int, *, limits: HttpLimits | None = None) -> None:
         self._host = host
         self._port = port
-        self._server = _GuestServer(_config(app))
+        self._server = _GuestServer(_config(app, limits or HttpLimits()))
         self._task: asyncio.Task[None] | None = None
+        self.is_on_loopback = True
 
     @property
     def port(self) -> int:
@@ -52,7 +55,8 @@ class HttpServer:
     async def start(self) -> None:
         """Return once requests are accepted; raises ``OSError`` where the address cannot be bound."""
         listener = await _bind(self._host, self._port)
-        self._port = listener.getsockname()[1]
+        address, self._port = listener.getsockname()[:2]
+        self.is_on_loopback = ip_address(address).is_loopback
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="http-server")
         serving = asyncio.create_task(self._server.serving.wait())
         try:
@@ -82,10 +86,12 @@ class HttpServer:
         await self.stop()
 
 
-def _config(app: ASGIApp) -> uvicorn.Config:
+def _config(app: ASGIApp, limits: HttpLimits) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=type("Connection", (LimitedConnection,), {"limits": limits}),  # uvicorn makes them, knowing no limits
+        h11_max_incomplete_event_size=limits.max_header_bytes,
+        timeout_keep_alive=limits.idle_timeout_s,
         ws="none",
         lifespan="off",
         log_config=None,  # its loggers go where all the others go

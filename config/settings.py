@@ -1,9 +1,11 @@
 """Every setting, read from the environment (or a ``.env`` file) by the composition root alone."""
 
+import re
+import ssl
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config.llm_strategies import DEFAULT_STRATEGIES, StrategyTable
@@ -11,6 +13,7 @@ from config.rate_limit import RateLimit
 from config.token_price import TokenPrice
 
 MEMORY_URL = "memory://"
+_HEADER_VALUE = re.compile(r"[!-~]*")
 DiscoveryName = Literal["hidden_gem", "crossover", "new_creator"]
 
 
@@ -189,13 +192,54 @@ class Settings(BaseSettings):
     database_pool: int = Field(10, ge=1, description="MySQL connections of one worker at the most")
     redis_pool: int = Field(100, ge=1, description="Redis connections of one worker at the most")
     dependency_timeout_s: float = Field(5.0, gt=0, description="seconds one MySQL or Redis round trip may take")
+    broker_ca_file: str = Field(
+        "", description="PEM file of the CAs that an amqps:// broker is trusted by; empty: the system's"
+    )
+    database_ca_file: str = Field(
+        "",
+        description="PEM file of the CAs that MySQL is trusted by; turns TLS on; with ?ssl=true and none: the system's",
+    )
+    redis_ca_file: str = Field(
+        "", description="PEM file of the CAs that a rediss:// server is trusted by; empty: the system's"
+    )
 
     # HTTP and logs
     http_host: str = Field("127.0.0.1", description="address of the HTTP server")
     http_port: int = Field(8000, ge=0, le=65_535, description="port of the HTTP server; 0: any free one")
     http_enabled: bool = Field(True, description="serve HTTP from the worker's process")
+    api_key: SecretStr = Field(
+        SecretStr(""),
+        description="key that POST requests must bring (Authorization: Bearer, or X-API-Key); empty: open",
+    )
+    api_key_for_reads: bool = Field(
+        False, description="want the key for /metrics, /health and /openapi.json too; /health/live stays open"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level that is logged")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
+
+    @field_validator("openai_base_url")
+    @classmethod
+    def _holds_no_password(cls, value: str) -> str:
+        if "@" in value.partition("://")[2].partition("/")[0]:
+            raise ValueError("openai_base_url must hold no user and no password: the key belongs in openai_api_key")
+        return value
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_into_a_header(cls, value: SecretStr) -> SecretStr:
+        if not _HEADER_VALUE.fullmatch(value.get_secret_value()):
+            raise ValueError("api_key must be of visible ASCII characters without spaces, for it is sent in a header")
+        return value
+
+    @field_validator("broker_ca_file", "database_ca_file", "redis_ca_file")
+    @classmethod
+    def _holds_certificates(cls, value: str, info: ValidationInfo) -> str:
+        if value:
+            try:
+                ssl.create_default_context(cafile=value)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{info.field_name} is no readable PEM file of certificates: {value!r}") from error
+        return value
 
     @field_validator("retry_delays_s", mode="before")
     @classmethod
@@ -227,6 +271,19 @@ class Settings(BaseSettings):
     def _top_k_fits(self) -> Self:
         if self.default_top_k > self.max_top_k:
             raise ValueError("default_top_k must not be above max_top_k")
+        return self
+
+    @model_validator(mode="after")
+    def _a_ca_file_has_tls_to_verify(self) -> Self:
+        for name, url, schemes in (
+            ("broker", self.broker_url, ("amqps://",)),
+            ("database", self.database_url, ("mysql", "mariadb")),
+            ("redis", self.redis_url, ("rediss://",)),
+        ):
+            if getattr(self, f"{name}_ca_file") and not url.get_secret_value().startswith(schemes):
+                raise ValueError(
+                    f"{name}_ca_file is set, but nothing would be encrypted: {name}_url must begin with {schemes[0]}"
+                )
         return self
 
     @model_validator(mode="after")

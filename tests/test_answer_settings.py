@@ -42,10 +42,14 @@ BY_THE_QUESTION = {
 """Settings that change answers of some jobs, and their fingerprints by another way."""
 
 NEVER: dict[str, object] = {
+    "api_key": SecretStr("9"),
+    "api_key_for_reads": True,
     "batch_concurrency": 9,
+    "broker_ca_file": "elsewhere",
     "broker_url": SecretStr("amqp://elsewhere/"),
     "cache_ttl_s": 9,
     "concurrency": 9,
+    "database_ca_file": "elsewhere",
     "database_pool": 9,
     "database_url": SecretStr("sqlite:///elsewhere.db"),
     "degraded_ttl_s": 9,
@@ -85,6 +89,7 @@ NEVER: dict[str, object] = {
     "name_prefix": "other",
     "provisional_ttl_s": 9,
     "queue_type": "quorum",
+    "redis_ca_file": "elsewhere",
     "redis_pool": 9,
     "redis_url": SecretStr("redis://elsewhere"),
     "retrieval": "database",  # its index has another version

@@ -123,6 +123,17 @@ async def test_a_value_is_shown_shortened_and_escaped() -> None:
     assert len(shown) == 120
 
 
+@pytest.mark.parametrize("announced", ["9" * 5000, "1048577"])
+async def test_a_body_that_is_announced_too_large_is_not_waited_for(announced: str) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was asked for")
+        yield b""
+
+    async with http_bench() as bench:
+        response = await bench.client.post("/recommend", content=never(), headers={"content-length": announced})
+    problem_of(response, 413)
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_body_beyond_a_mebibyte_is_refused(chunked: bool) -> None:
     async def chunks() -> AsyncIterator[bytes]:
@@ -136,7 +147,7 @@ async def test_a_body_beyond_a_mebibyte_is_refused(chunked: bool) -> None:
                 "/recommend", content=content, headers={"content-type": "application/json"}
             )
         exposition = bench.metrics.expose("")[0].decode()
-    assert response.status_code == 413
+    assert "1048576 bytes" in problem_of(response, 413)["detail"]
     assert 'songs_ai_http_requests_total{code="4xx",route="/recommend"} 1.0' in exposition
     assert logs == []
 
@@ -205,6 +216,36 @@ async def test_a_bug_is_500_that_tells_nothing_and_is_logged_with_its_traceback(
     assert "RuntimeError" not in response.text
     (line,) = logs
     assert (line["event"], line["route"], line["exc_info"]) == (LogEvent.HTTP_REQUEST_FAILED, path, True)
+
+
+async def test_what_takes_too_long_is_cancelled_and_answered_503() -> None:
+    cancelled = asyncio.Event()
+
+    class Hanging:
+        async def cached_view(self, _member_id: int) -> bytes:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+            raise AssertionError
+
+    async with http_bench(results=Hanging(), answer_timeout_s=0.05) as bench:
+        with structlog.testing.capture_logs() as logs:
+            response = await bench.client.post("/recommend/cached", json={"memberId": 1})
+    assert "0.05 seconds" in problem_of(response, 503)["detail"]
+    assert int(response.headers["retry-after"]) > 0
+    assert cancelled.is_set()
+    assert [(line["event"], line["log_level"]) for line in logs] == [(LogEvent.HTTP_REQUEST_FAILED, "warning")]
+
+
+async def test_a_timeout_that_is_not_ours_is_a_bug_like_any_other() -> None:
+    class Late:
+        async def cached_view(self, _member_id: int) -> bytes:
+            raise TimeoutError
+
+    async with http_bench(results=Late()) as bench:
+        with structlog.testing.capture_logs():
+            problem_of(await bench.client.post("/recommend/cached", json={"memberId": 1}), 500)
 
 
 async def test_a_bug_is_not_raised_a_second_time_to_the_server() -> None:

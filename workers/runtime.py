@@ -451,6 +451,8 @@ async def _serving_http(parts: Parts, *, consuming: bool) -> AsyncIterator[None]
         await server.start()
     except OSError as error:
         raise ConfigurationError(f"HTTP_HOST and HTTP_PORT: the address cannot be served: {error}") from error
+    if not (server.is_on_loopback or parts.settings.api_key.get_secret_value()):
+        log.warning(LogEvent.HTTP_EXPOSED, host=parts.settings.http_host, hint="anybody may post jobs: set API_KEY")
     try:
         yield
     finally:
@@ -467,6 +469,8 @@ def _http_server(parts: Parts, *, consuming: bool) -> HttpServer:
         publisher=parts.publisher,
         members=parts.members,
         clock=parts.clock,
+        api_key=parts.settings.api_key,
+        keyed_reads=parts.settings.api_key_for_reads,
     )
     return HttpServer(app, parts.settings.http_host, parts.settings.http_port)
 

@@ -8,6 +8,7 @@ from typing import cast
 import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 
 from api.app import create_app
 from api.health import HealthReporter
@@ -81,7 +82,13 @@ class HttpBench:
 
 @asynccontextmanager
 async def http_bench(
-    redis_url: str = "memory://", *, checks: Mapping[str, HealthCheck] | None = None, results: object = None
+    redis_url: str = "memory://",
+    *,
+    checks: Mapping[str, HealthCheck] | None = None,
+    results: object = None,
+    api_key: str = "",
+    keyed_reads: bool = False,
+    answer_timeout_s: float = 30.0,
 ) -> AsyncIterator[HttpBench]:
     """The application over Redis (in this process unless a URL is given); ``results`` takes the place of its cache."""
     clock = HandClock()
@@ -97,6 +104,9 @@ async def http_bench(
             publisher=publisher,
             members=members,
             clock=clock,
+            api_key=SecretStr(api_key),
+            keyed_reads=keyed_reads,
+            answer_timeout_s=answer_timeout_s,
         )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://songs-ai") as client:

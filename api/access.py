@@ -1,0 +1,73 @@
+"""Who may ask: the API key, and pages of other sites in a browser."""
+
+from hashlib import blake2b
+from hmac import compare_digest
+from http import HTTPStatus
+
+from pydantic import SecretStr
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.responses import problem
+
+READS = frozenset({"GET", "HEAD"})
+ALWAYS_OPEN = "/health/live"
+"""Says that the process runs and nothing else: restarts are decided by it, in places that hold no key."""
+
+
+class AccessRule:
+    """Lets a request through, or answers it before a byte of its body is read.
+
+    With a key every request that is no read must bring it, and with ``keyed_reads`` every read but ``ALWAYS_OPEN`` too.
+    Paths that do not exist are no exception: a route is keyed unless it is made open here. Without a key, what a
+    browser sends from another site's page is still refused, or any page could spend what an LLM costs.
+    """
+
+    def __init__(self, app: ASGIApp, *, key: SecretStr, keyed_reads: bool) -> None:
+        self._app = app
+        self._digest = _digest(key.get_secret_value().encode()) if key.get_secret_value() else None
+        self._keyed_reads = keyed_reads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        if scope["type"] != "http" or self._is_open(scope):
+            await self._app(scope, receive, send)
+        elif self._digest is None:
+            response = problem(HTTPStatus.FORBIDDEN, "a page of another site may not ask this of a browser")
+            await response(scope, receive, send)
+        else:
+            detail = "the API key is missing or wrong: send Authorization: Bearer KEY, or X-API-Key: KEY"
+            response = problem(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"})
+            await response(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        is_read = scope["method"] in READS
+        if self._digest is None:
+            return is_read or not _is_of_another_site(scope)
+        if is_read and (not self._keyed_reads or scope["path"] == ALWAYS_OPEN):
+            return True
+        matches = [compare_digest(_digest(given), self._digest) for given in _keys(scope)]
+        return any(matches)
+
+
+def _keys(scope: Scope) -> list[bytes]:
+    """Every key that the headers bring; one that stands twice counts twice."""
+    keys = []
+    for name, value in scope["headers"]:
+        if name == b"x-api-key":
+            keys.append(value.strip())
+        elif name == b"authorization":
+            scheme, _, given = value.strip().partition(b" ")
+            if scheme.lower() == b"bearer":
+                keys.append(given.strip())
+    return keys
+
+
+def _digest(key: bytes) -> bytes:
+    # ``compare_digest`` tells lengths apart; of digests there is one.
+    return blake2b(key, digest_size=32).digest()
+
+
+def _is_of_another_site(scope: Scope) -> bool:
+    """Whether a browser says so (Fetch Metadata, W3C); no other client sends this header."""
+    sites = {value for name, value in scope["headers"] if name == b"sec-fetch-site"}
+    return bool(sites - {b"same-origin", b"none"})
