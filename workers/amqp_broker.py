@@ -1,7 +1,11 @@
 """The ``Broker`` of a RabbitMQ server: one connection, one publisher, a subscription for each route consumed."""
 
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+
 from aiormq.abc import DeliveredMessage
 
+from workers import amqp_browsing
 from workers.amqp_connection import AmqpConnection, AmqpTimings, TopologyMode, library_errors
 from workers.amqp_publisher import AmqpPublisher
 from workers.amqp_subscription import AmqpSubscription
@@ -44,6 +48,14 @@ class AmqpBroker:
     async def publish(self, message: OutgoingMessage) -> None:
         """See ``Broker``."""
         await self._publisher.publish(message)
+
+    def browse(self, queue: str) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+        """See ``Broker``."""
+        return amqp_browsing.browse(self._connection, queue)
+
+    async def waiting(self, queues: Sequence[str]) -> dict[str, int]:
+        """See ``Broker``."""
+        return await amqp_browsing.waiting(self._connection, queues)
 
     async def ack(self, delivery: Delivery) -> None:
         """See ``Broker``."""

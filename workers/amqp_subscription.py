@@ -145,17 +145,20 @@ class AmqpSubscription:
 
     async def _take(self, message: DeliveredMessage) -> None:
         # Returns at once: aiormq cancels what runs in here when the channel ends, and a job must outlive that.
-        properties = message.header.properties
-        self._on_delivery(
-            Delivery(
-                body=message.body,
-                headers=properties.headers or {},
-                properties=_properties_of(properties),
-                routing_key=message.routing_key or "",
-                redelivered=bool(message.redelivered),
-                handle=message,
-            )
-        )
+        self._on_delivery(delivery_of(message))
+
+
+def delivery_of(message: DeliveredMessage) -> Delivery:
+    """A message of the library's as the port has it."""
+    properties = message.header.properties
+    return Delivery(
+        body=message.body,
+        headers=properties.headers or {},
+        properties=_properties_of(properties),
+        routing_key=message.routing_key or "",
+        redelivered=bool(message.redelivered),
+        handle=message,
+    )
 
 
 def _properties_of(properties: spec.Basic.Properties) -> Properties:

@@ -1,6 +1,7 @@
 """The broker's port: what the worker asks of a message broker, and the two shapes that pass through it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol, Self
@@ -114,6 +115,16 @@ class Broker(Protocol):
 
         Raises ``PublishRefused``, which leaves open whether it did, or ``Unroutable``: it did not.
         """
+
+    def browse(self, queue: str) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+        """Hand out what waits in ``queue`` by now, oldest first, each one when it is asked for.
+
+        At the end of the block, and when the process dies, what was not settled is in its place again; meanwhile no
+        consumer sees what was handed out.
+        """
+
+    async def waiting(self, queues: Sequence[str]) -> dict[str, int]:
+        """How many messages wait in each of ``queues``; one that is not there is left out."""
 
     async def ack(self, delivery: Delivery) -> None:
         """Take the delivery off its queue."""

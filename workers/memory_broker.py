@@ -6,7 +6,8 @@ Nothing survives the process: it is for demos and tests.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from core.errors import DependencyUnavailable
@@ -132,6 +133,30 @@ class MemoryBroker:
                 routing_key=message.routing_key,
             ),
         )
+
+    @asynccontextmanager
+    async def browse(self, queue: str) -> AsyncIterator[AsyncIterator[Delivery]]:
+        """See ``Broker``."""
+        handed_out: deque[Delivery] = deque()
+        subscription = _MemorySubscription(self._queues[queue], 0, handed_out.append)
+        try:
+            yield self._handed_out(subscription, handed_out)
+        finally:
+            await subscription.close()
+
+    async def _handed_out(
+        self, subscription: _MemorySubscription, handed_out: deque[Delivery]
+    ) -> AsyncIterator[Delivery]:
+        ready = subscription.queue.ready
+        for _ in range(len(ready)):
+            if not ready:
+                return
+            subscription.deliver(ready.popleft())
+            yield handed_out.popleft()
+
+    async def waiting(self, queues: Sequence[str]) -> dict[str, int]:
+        """See ``Broker``."""
+        return {queue: len(self._queues[queue].ready) for queue in queues if queue in self._queues}
 
     async def ack(self, delivery: Delivery) -> None:
         """See ``Broker``."""

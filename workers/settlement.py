@@ -5,11 +5,12 @@ all, and a job that comes twice is recognised by its id.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from core.errors import PublishRefused
 from core.job_codec import with_attempt
 from workers.broker import Broker, Delivery, OutgoingMessage, Unroutable
-from workers.delivery_count import DELIVERY_COUNT_HEADER
+from workers.delivery_count import DELIVERY_COUNT_HEADER, RETURNED_HEADER, n_returns
 from workers.disposition import Ack, DeadLetter, Disposition, ErrorNote, RetryLater
 from workers.topology import Route
 
@@ -26,7 +27,7 @@ OnDeadLettered = Callable[[Delivery], Awaitable[None]]
 
 # Sender-selected distribution (https://www.rabbitmq.com/docs/sender-selected): sent on with the message they would
 # copy it into the queues of its first journey again.
-_NOT_SENT_ON = frozenset({"CC", "BCC", DELIVERY_COUNT_HEADER})
+_NOT_SENT_ON = frozenset({"CC", "BCC", DELIVERY_COUNT_HEADER, RETURNED_HEADER})
 _MAX_REPLAYS = 1_000_000  # beyond any that were made; within what a script of Redis counts exactly
 
 
@@ -87,6 +88,8 @@ def retry_message(route: Route, delivery: Delivery, disposition: RetryLater) -> 
     body = delivery.body if disposition.attempt is None else with_attempt(delivery.body, disposition.attempt)
     key = route.retry(disposition.delay_s).routing_key
     notes = {RETRY_REASON_HEADER: disposition.reason.value, **_notes(disposition.error)}
+    if disposition.attempt is None and (n := n_returns(delivery)):
+        notes = {**notes, RETURNED_HEADER: n}
     return _sent_on(route, key, delivery, body).with_headers(notes)
 
 
@@ -97,7 +100,9 @@ def dead_letter_message(route: Route, delivery: Delivery, disposition: DeadLette
         DEAD_LETTER_ROUTE_HEADER: route.name,
         **_notes(disposition.error),
     }
-    return _sent_on(route, route.dead_letter_key, delivery, delivery.body).with_headers(notes)
+    letter = _sent_on(route, route.dead_letter_key, delivery, delivery.body).with_headers(notes)
+    # It waits for people: where its publisher gave it a lifetime, the broker would drop it once that is over.
+    return replace(letter, properties=replace(letter.properties, expiration=None))
 
 
 def _sent_on(route: Route, routing_key: str, delivery: Delivery, body: bytes) -> OutgoingMessage:
