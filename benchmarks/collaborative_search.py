@@ -1,6 +1,6 @@
 """How fast a fitted collaborative model finds candidates, and how many of the true ones.
 
-    python -m benchmarks.collaborative_search --n 17493 200000 1000000
+    python -m benchmarks.collaborative_search --n 17493 200000 1000000 [--cluster 50]
 
 takes models of seeded vectors as wide as those that are fitted (a regression and factors side by side): items in
 clusters, as tastes are, and of very different lengths, as popular and unpopular ones are. A million items need some
@@ -24,7 +24,6 @@ from core.ports import Floats, FusionWeights, Hits
 from services.collaborative_source import InMemoryCollaborativeSource
 
 LINEAR_DIM, FACTOR_DIM = 192, 128
-CLUSTER = 500
 N_LISTENERS, N_LIKES = 200, 12
 N_FOUND, N_EXCLUDED = 300, 60
 CHUNK = 50_000
@@ -44,13 +43,13 @@ class Row:
     own_recall: float
 
 
-def clustered(n: int, dim: int, decay: float, seed: int) -> Floats:
-    """Rows, float32 (n, dim), that lie in clusters; half of their lengths are between 0.6 and 1.6 times the median.
+def clustered(n: int, dim: int, decay: float, seed: int, cluster: int) -> Floats:
+    """Rows, float32 (n, dim), in clusters of ``cluster``; half of their lengths are .6 to 1.6 times the median.
 
     The dimension numbered i varies by ``(1 + i) ** -decay``, as principal axes do.
     """
     generator = np.random.default_rng([seed, n])
-    centres = generator.normal(size=(max(n // CLUSTER, 1), dim)).astype(np.float32) / np.float32(np.sqrt(dim))
+    centres = generator.normal(size=(max(n // cluster, 1), dim)).astype(np.float32) / np.float32(np.sqrt(dim))
     rows = np.empty((n, dim), np.float32)
     deviations = ((1 + np.arange(dim)) ** -decay).astype(np.float32)
     for start in range(0, n, CHUNK):
@@ -64,11 +63,11 @@ def clustered(n: int, dim: int, decay: float, seed: int) -> Floats:
     return rows
 
 
-def model_of(n: int) -> FittedCollaborative:
+def model_of(n: int, cluster: int) -> FittedCollaborative:
     """As wide as a fitted one: 192 dimensions of the regression, 128 factors and the popularity."""
-    vectors = clustered(n, LINEAR_DIM, 0.1, 0)
+    vectors = clustered(n, LINEAR_DIM, 0.1, 0, cluster)
     linear = LinearBlock.of(vectors, vectors)
-    factors = clustered(n, FACTOR_DIM, 0.25, 1)
+    factors = clustered(n, FACTOR_DIM, 0.25, 1, cluster)
     spectrum = np.einsum("nd,nd->d", factors, factors, dtype=np.float64)
     popularity = np.random.default_rng(n).zipf(1.5, n).clip(max=10**6).astype(np.float64)
     blocks: list[Block] = [linear, FactorBlock(factors, spectrum, Ridge(0.1, 1.0, 0.0))]
@@ -76,18 +75,18 @@ def model_of(n: int) -> FittedCollaborative:
     return FittedCollaborative(np.arange(1, n + 1, dtype=np.int64), model, FusionWeights(), "benchmark")
 
 
-def likes_of(n: int) -> list[dict[int, float]]:
+def likes_of(n: int, cluster: int) -> list[dict[int, float]]:
     """Of listeners of three tastes each."""
     generator = np.random.default_rng(n + 1)
-    n_centres = max(n // CLUSTER, 1)
+    n_centres = max(n // cluster, 1)
     homes = generator.integers(n_centres, size=(N_LISTENERS, 3)).repeat(N_LIKES // 3, axis=1)
     places = homes + n_centres * generator.integers(n // n_centres, size=homes.shape)
     return [dict.fromkeys((row + 1).tolist(), 1.0) for row in places]
 
 
-async def measure(n: int) -> Row:
+async def measure(n: int, cluster: int) -> Row:
     """One size, one listener after the other."""
-    fitted = model_of(n)
+    fitted = model_of(n, cluster)
     began_s = time.perf_counter()
     source = await asyncio.to_thread(InMemoryCollaborativeSource, fitted)
     build_s = time.perf_counter() - began_s
@@ -95,7 +94,7 @@ async def measure(n: int) -> Row:
     took: list[list[float]] = []
     generator = np.random.default_rng(2)
     content = generator.integers(1, n + 1, size=N_FOUND)
-    for likes in likes_of(n):
+    for likes in likes_of(n, cluster):
         excluded = {*likes, *generator.integers(1, n + 1, size=N_EXCLUDED - len(likes)).tolist()}
         times = [time.perf_counter()]
         listener = source.listener(likes)
@@ -133,6 +132,7 @@ def recall_of(fitted: FittedCollaborative, listeners: Floats, found: Sequence[tu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, nargs="+", default=[17_493, 200_000], help="numbers of items")
+    parser.add_argument("--cluster", type=int, default=500, help="items in a cluster")
     arguments = parser.parse_args()
     print(f"{N_FOUND} candidates, {N_EXCLUDED} left out, {LINEAR_DIM + FACTOR_DIM + 1} dimensions, one thread; ms")
     print(
@@ -140,7 +140,7 @@ def main() -> None:
     )
     with threadpool_limits(1):
         for n in arguments.n:
-            row = asyncio.run(measure(n))
+            row = asyncio.run(measure(n, arguments.cluster))
             print(
                 f"{row.n:>9} {row.build_s:>8.1f} {row.listener_ms:>8.2f} {row.p50_ms:>7.2f} {row.p99_ms:>7.2f} "
                 f"{row.scores_ms:>7.2f} {row.recall:>7.4f} {row.own_recall:>7.4f}"
