@@ -26,6 +26,7 @@ from yarl import URL
 
 from core.errors import ConfigurationError, DependencyUnavailable
 from models.log_event import LogEvent
+from workers.amqp_properties import forgive_unreadable_properties
 from workers.topology import Topology, declare, inspect
 
 log = structlog.get_logger()
@@ -75,6 +76,7 @@ class AmqpConnection:
 
     async def start(self, within_s: float) -> None:
         """See ``Broker.start``."""
+        forgive_unreadable_properties()
         try:
             async with asyncio.timeout(within_s):
                 self._connection = await self._connect_patiently()

@@ -12,13 +12,16 @@ from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishErr
 from aiormq import spec
 from pamqp.common import FieldTable
 from pamqp.exceptions import PAMQPException
+from pamqp.header import ContentHeader
 
 from core.errors import ConfigurationError, DependencyUnavailable, NotEncodable, PublishRefused
 from workers.amqp_connection import LIBRARY_ERRORS, AmqpConnection, close_quietly, raise_if_cancelled, sentence
 from workers.broker import OutgoingMessage, Unroutable
 
 _PERSISTENT = 2
-_ENCODING_ERRORS = (TypeError, ValueError, struct.error, PAMQPException)
+_ENCODING_ERRORS = (TypeError, ValueError, struct.error, PAMQPException, RecursionError)
+# What a frame has around its payload, and the message id that aiormq adds where there is none.
+_FRAME_BYTES = 8 + 33
 
 
 class AmqpPublisher:
@@ -82,11 +85,13 @@ class AmqpPublisher:
 
     async def _publish_confirmed(self, message: OutgoingMessage) -> None:
         underlay = await (await self._open_channel()).get_underlay_channel()
+        properties = _amqp_properties(message)
+        _refuse_what_no_frame_holds(properties, underlay.connection.connection_tune.frame_max)
         await underlay.basic_publish(
             message.body,
             exchange=message.exchange,
             routing_key=message.routing_key,
-            properties=_amqp_properties(message),
+            properties=properties,
             mandatory=True,
         )
 
@@ -103,11 +108,18 @@ class AmqpPublisher:
             raise Unroutable(f"no queue took it, and the topology cannot be declared: {error}") from error
 
 
+def _refuse_what_no_frame_holds(properties: spec.Basic.Properties, frame_max: int) -> None:
+    """Raises ``ValueError``: at a longer frame the broker closes the connection, and delivers all again."""
+    n_bytes = len(ContentHeader(properties=properties).marshal()) + _FRAME_BYTES
+    if frame_max and n_bytes > frame_max:
+        raise ValueError(f"its properties take {n_bytes} bytes, and the broker takes {frame_max} in a frame")
+
+
 def _amqp_properties(message: OutgoingMessage) -> spec.Basic.Properties:
     properties = message.properties
     return spec.Basic.Properties(
         delivery_mode=_PERSISTENT,
-        headers=cast(FieldTable, dict(message.headers)),
+        headers=cast(FieldTable, {name: _writable(value) for name, value in message.headers.items()}),
         content_type=properties.content_type,
         content_encoding=properties.content_encoding,
         message_id=properties.message_id,
@@ -119,3 +131,15 @@ def _amqp_properties(message: OutgoingMessage) -> spec.Basic.Properties:
         timestamp=properties.timestamp,
         expiration=properties.expiration,
     )
+
+
+def _writable(value: object) -> object:
+    """``value`` as pamqp writes it: it reads text that is not UTF-8 as bytes, which it does not write again."""
+    match value:
+        case bytes():
+            return bytearray(value)
+        case dict():
+            return {name: _writable(each) for name, each in value.items()}
+        case list():
+            return [_writable(each) for each in value]
+    return value

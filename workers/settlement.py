@@ -27,7 +27,8 @@ OnDeadLettered = Callable[[Delivery], Awaitable[None]]
 
 # Sender-selected distribution (https://www.rabbitmq.com/docs/sender-selected): sent on with the message they would
 # copy it into the queues of its first journey again.
-_NOT_SENT_ON = frozenset({"CC", "BCC", DELIVERY_COUNT_HEADER, RETURNED_HEADER})
+# x-death is the broker's own: RabbitMQ 3 reads it back, and its queue crashes where a publisher wrote something else.
+_NOT_SENT_ON = frozenset({"CC", "BCC", "x-death", DELIVERY_COUNT_HEADER, RETURNED_HEADER})
 _MAX_REPLAYS = 1_000_000  # beyond any that were made; within what a script of Redis counts exactly
 
 
