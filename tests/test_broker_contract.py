@@ -52,6 +52,16 @@ async def consume_dead_letters(broker: Broker) -> Inbox:
     return await consume(broker, replace(main, queue=main.dead_letter_queue))
 
 
+async def emptied(broker: Broker, queue: str) -> list[bytes]:
+    """The bodies that wait in ``queue``, which is empty then."""
+    bodies = []
+    async with broker.browse(queue) as deliveries:
+        async for delivery in deliveries:
+            bodies.append(delivery.body)
+            await broker.ack(delivery)
+    return bodies
+
+
 def ours(delivery: Delivery) -> dict[str, object]:
     """The headers but those of RabbitMQ's own dead-lettering."""
     rabbits = ("x-death", "x-first-death", "x-last-death")
@@ -197,6 +207,47 @@ class BrokerContract:
             "x-last-error": "ValueError: x",
             "x-last-error-code": "INTERNAL_ERROR",
             "x-last-error-digest": "0123456789ab",
+        }
+
+    async def test_a_dead_letter_has_no_lifetime_whatever_its_job_had(self, broker: Broker) -> None:
+        main = broker.topology.main
+        inbox, dead = await consume(broker, main), await consume_dead_letters(broker)
+        mortal = replace(job_message(main), properties=replace(PROPERTIES, expiration="60000"))
+        await broker.publish(mortal)
+        await settle(broker, main, await inbox.get(), DeadLetter(DeadLetterReason.INVALID, NOTE))
+        assert (await dead.get()).properties == PROPERTIES
+
+    async def test_browsing_hands_out_what_waits_and_puts_back_what_was_not_settled(self, broker: Broker) -> None:
+        main = broker.topology.main
+        for number in range(4):
+            await broker.publish(job_message(main, str(number).encode()))
+        async with broker.browse(main.queue) as deliveries:
+            seen = []
+            async for delivery in deliveries:
+                seen.append(delivery.body)
+                if delivery.body == b"1":
+                    await broker.ack(delivery)
+                await broker.publish(job_message(main, b"later"))
+        assert seen == [b"0", b"1", b"2", b"3"]
+        inbox = await consume(broker, main)
+        assert [(await inbox.get()).body for _ in range(4)] == [b"0", b"2", b"3", b"later"]
+
+    async def test_browsing_takes_no_more_than_is_asked_for(self, broker: Broker) -> None:
+        main = broker.topology.main
+        for number in range(3):
+            await broker.publish(job_message(main, str(number).encode()))
+        async with broker.browse(main.queue) as deliveries:
+            assert (await anext(deliveries)).body == b"0"
+            assert await broker.waiting([main.queue]) == {main.queue: 2}
+        assert await emptied(broker, main.queue) == [b"0", b"1", b"2"]
+
+    async def test_what_waits_is_counted_and_a_queue_that_is_missing_left_out(self, broker: Broker) -> None:
+        main = broker.topology.main
+        for _ in range(2):
+            await broker.publish(job_message(main))
+        assert await broker.waiting([main.queue, "no.such.queue", main.dead_letter_queue]) == {
+            main.queue: 2,
+            main.dead_letter_queue: 0,
         }
 
     async def test_a_body_that_is_no_json_is_dead_lettered_as_it_is(self, broker: Broker) -> None:

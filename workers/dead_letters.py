@@ -18,6 +18,7 @@ from core.job_codec import decode_job, with_attempt
 from core.ports import Clock, ResultCache
 from models.job import Job, JobStatus
 from workers.broker import Broker, Delivery, OutgoingMessage, Unroutable
+from workers.delivery_count import DELIVERY_COUNT_HEADER, RETURNED_HEADER
 from workers.settlement import (
     DEAD_LETTER_REASON_HEADER,
     DEAD_LETTER_ROUTE_HEADER,
@@ -36,8 +37,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Notes of the journey that ended here: a replay begins another one.
 _NOT_REPLAYED = frozenset({
     DEAD_LETTER_REASON_HEADER, DEAD_LETTER_ROUTE_HEADER, ERROR_CODE_HEADER, ERROR_DIGEST_HEADER, ERROR_HEADER,
-    RETRY_REASON_HEADER, "CC", "BCC", "x-death", "x-delivery-count", "x-first-death-exchange", "x-first-death-queue",
-    "x-first-death-reason", "x-last-death-exchange", "x-last-death-queue", "x-last-death-reason",
+    RETRY_REASON_HEADER, DELIVERY_COUNT_HEADER, RETURNED_HEADER, "CC", "BCC", "x-death", "x-first-death-exchange",
+    "x-first-death-queue", "x-first-death-reason", "x-last-death-exchange", "x-last-death-queue", "x-last-death-reason",
 })  # fmt: skip
 
 
