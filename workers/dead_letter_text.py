@@ -1,12 +1,11 @@
 """Dead letters as people and programs read them, and how people say which ones they mean."""
 
 import base64
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-
-import orjson
 
 from core.errors import ConfigurationError, InvalidMessage
 from core.job_codec import decode_job
@@ -113,7 +112,7 @@ def document(letter: Letter, now: datetime, *, whole: bool) -> bytes:
     if whole:
         properties = {name: value for name, value in asdict(letter.delivery.properties).items() if value is not None}
         told |= {"headers": headers, "properties": properties, **_body(letter.delivery.body)}
-    return orjson.dumps(told, default=_told, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
+    return f"{_json(told)}\n".encode()
 
 
 def _body(body: bytes) -> Mapping[str, str]:
@@ -150,9 +149,12 @@ def page(letter: Letter, now: datetime) -> str:
 
 
 def _shown(value: object) -> str:
-    return (
-        value if isinstance(value, str) else orjson.dumps(value, default=_told, option=orjson.OPT_NON_STR_KEYS).decode()
-    )
+    return value if isinstance(value, str) else _json(value)
+
+
+def _json(value: object) -> str:
+    # Not orjson, which refuses integers beyond 64 bits: a header may hold anything.
+    return json.dumps(value, default=_told)
 
 
 def printable(text: str) -> str:
