@@ -146,7 +146,7 @@ class DeadLettersContract:
         (back,) = await office.waiting()
         assert back.body == body("a", attempt=0)
         assert back.headers == {"x-replayed": 1}
-        assert back.properties == replace(JSON_MESSAGE, timestamp=NOW)
+        assert replace(back.properties, message_id=None) == replace(JSON_MESSAGE, timestamp=NOW)
         assert await office.dead() == []
         assert await office.status("a") is JobStatus.FAILED
 
