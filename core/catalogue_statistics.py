@@ -38,6 +38,7 @@ Counts = npt.NDArray[np.uint32]
 _FORMAT = 1
 _DIGEST_BYTES = 8
 _MAX_TOKENS, _MAX_HEAVIEST, _MAX_SAMPLED, _MAX_KNOTS = 200_000, 64, 200_000, 1024
+_MERGE_FROM = 1_000_000
 # Sums of multiples of this are exact, whatever the order.
 _UNIT = 2.0**-20
 # Beyond this a number is no measurement; computing with it could overflow.
@@ -290,7 +291,7 @@ class _TokenCounts:
         self._hashes.append(tokens.hashes)
         self._numbers.append(np.stack([ones, tags, sums, squares]))
         self._n_unmerged += len(weights)
-        if self._n_unmerged > max(2 * len(self._hashes[0]), 1_000_000):
+        if self._n_unmerged > max(2 * len(self._hashes[0]), _MERGE_FROM):
             self._merge()
 
     def _merge(self) -> None:
