@@ -433,6 +433,18 @@ class DatabaseIndexTests(ItemIndexTests):
 class TestSignCodes(OnMySql, DatabaseIndexTests):
     method = SIGN_CODES
 
+    async def test_what_a_predicate_keeps_is_found_though_all_of_it_is_far_away(
+        self, url: str, database: Database
+    ) -> None:
+        vectors = clustered_rows(8000, DIM, size=1000)
+        await fill_plainly(url, database, vectors)
+        far = np.flatnonzero(vectors @ vectors[0] < np.median(vectors @ vectors[0]))
+        execute(url, f"UPDATE song SET genre = 'far' WHERE song_id IN ({', '.join(map(str, far + 1))})")
+        index = await self.index(database)
+        found = await ids_near(index, vectors[0], 200, predicate=Predicate(genres=frozenset({"far"})))
+        true = far[np.argsort(-(vectors[far] @ vectors[0]))[:200]] + 1
+        assert len(set(found) & set(true.tolist())) >= 196
+
     async def test_the_database_reckons_the_distances_that_the_coder_means(self, url: str, database: Database) -> None:
         vectors = vectors_of(200)
         await fill_plainly(url, database, vectors)
