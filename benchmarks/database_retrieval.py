@@ -1,7 +1,7 @@
 """Candidate generation inside the database beside that in memory, in one process.
 
-    .venv/bin/python -m benchmarks.database_retrieval [--tracks songs.csv] [--sizes 100000] [--dim 256] \
-        --server mysql://root@127.0.0.1:3306/ [--server mysql://root@127.0.0.1:3307/ ...]
+    .venv/bin/python -m benchmarks.database_retrieval [--tracks songs.csv] [--sizes 100000] [--sets easy,hard] \
+        [--dim 256] --server mysql://root@127.0.0.1:3306/ [--server mysql://root@127.0.0.1:3307/ ...]
 
 Top 200 by cosine with 50 ids left out, with and without a predicate that keeps 10 %, as ``benchmarks.retrieval`` asks
 for them. On each server a database of its own is made, and dropped in the end; a server that has a vector index runs
@@ -207,6 +207,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tracks", type=Path)
     parser.add_argument("--sizes", default="100000")
+    parser.add_argument("--sets", default="easy,hard", help="clusters of 500, clusters of 50")
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--server", action="append", default=[], help="mysql://user:password@host:port/")
     arguments = parser.parse_args()
@@ -215,8 +216,10 @@ async def main() -> None:
         if arguments.tracks:
             await compare(await songs(arguments.tracks, arguments.dim), arguments.server)
         for size in (int(text) for text in arguments.sizes.split(",") if text):
-            await compare(clusters("easy", size, arguments.dim, 500, seed=1), arguments.server)
-            await compare(clusters("hard", size, arguments.dim, 50, seed=2), arguments.server)
+            if "easy" in arguments.sets:
+                await compare(clusters("easy", size, arguments.dim, 500, seed=1), arguments.server)
+            if "hard" in arguments.sets:
+                await compare(clusters("hard", size, arguments.dim, 50, seed=2), arguments.server)
 
 
 if __name__ == "__main__":
