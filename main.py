@@ -545,7 +545,7 @@ def migrate(
     """Create or change the worker's own tables; the backend's are never touched."""
 
     async def step(settings: Settings) -> None:
-        url = parse_url(settings.database_url.get_secret_value())
+        url = parse_url(settings.database_url.get_secret_value(), ca_file=settings.database_ca_file)
         move = migrations.downgrade if down else migrations.upgrade
         await asyncio.to_thread(move, url, revision)
 

@@ -7,6 +7,7 @@ aiosqlite for the worker, PyMySQL and sqlite3 for migrations and offline steps.
 import asyncio
 import math
 import sqlite3
+import ssl
 import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -21,6 +22,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import await_, greenlet_spawn
 
+from core.certificates import tls_problem
 from core.errors import ConfigurationError, DependencyUnavailable, SongsAIError
 
 _ASYNC_DRIVERS = {"mysql": "mysql+asyncmy", "sqlite": "sqlite+aiosqlite"}
@@ -29,6 +31,7 @@ _MYSQL_SCHEMES = ("mysql", "mariadb")
 _MYSQL_OPTIONS = frozenset(
     {"charset", "unix_socket", "ssl", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_cipher", "ssl_check_hostname"}
 )
+_ON, _OFF = ("true", "True", "1"), ("false", "False", "0")
 _EXAMPLES = "mysql://user:password@host:3306/database or sqlite:///file"
 
 # Below the shortest wait_timeout that proxies and cloud servers commonly set.
@@ -43,9 +46,10 @@ _MISSING_IN_SQLITE = ("no such table", "no such column")
 _UNREADABLE = (ArithmeticError, EOFError, IndexError, RuntimeError, ValueError, struct.error)
 
 
-def parse_url(url: str) -> URL:
+def parse_url(url: str, *, ca_file: str = "") -> URL:
     """``url`` checked, with the scheme ``mysql`` or ``sqlite`` and no driver; its repr hides the password.
 
+    ``ca_file`` turns TLS on for MySQL, and says by which CAs the server is trusted; so does ``ssl_ca`` in the URL.
     Raises ``ConfigurationError``, which never quotes the URL: its parts may be those of a password.
     """
     try:
@@ -54,7 +58,7 @@ def parse_url(url: str) -> URL:
     except (exc.ArgumentError, ValueError):
         raise ConfigurationError(f"DATABASE_URL is not a valid URL, such as {_EXAMPLES}") from None
     if backend in _MYSQL_SCHEMES:
-        return _checked_mysql(parsed)
+        return _checked_mysql(parsed.update_query_dict({"ssl_ca": ca_file}) if ca_file else parsed)
     if backend == "sqlite":
         return parsed.set(drivername="sqlite")
     raise ConfigurationError(f"DATABASE_URL must be such as {_EXAMPLES}")
@@ -67,6 +71,13 @@ def _checked_mysql(url: URL) -> URL:
     if unknown:
         known = ", ".join(sorted(_MYSQL_OPTIONS))
         raise ConfigurationError(f"DATABASE_URL has an option {unknown[0]!r} that is not one of {known}")
+    if url.query.get("ssl", "true") not in (*_ON, *_OFF):
+        raise ConfigurationError("DATABASE_URL has an option ssl= that is neither true nor false")
+    if _is_off(url, "ssl_check_hostname") and not {"ssl_ca", "ssl_capath"} & set(url.query):
+        raise ConfigurationError(
+            "DATABASE_URL has ssl_check_hostname=false, which needs a DATABASE_CA_FILE: anybody can have a certificate "
+            "of the system's CAs"
+        )
     return url.set(drivername="mysql")
 
 
@@ -85,11 +96,34 @@ def sync_engine(url: URL | str, *, timeout_s: float = 30.0) -> sa.Engine:
 
 
 def _asks_for_tls(url: URL) -> bool:
-    return any(option.startswith("ssl") for option in url.query)
+    return url.query.get("ssl") in _ON or any(option.startswith("ssl_") for option in url.query)
+
+
+def _is_off(url: URL, option: str) -> bool:
+    return url.query.get(option) in _OFF
+
+
+def _tls_context(url: URL) -> ssl.SSLContext:
+    """One that verifies the server's certificate and, unless ``url`` says otherwise, its name."""
+    option = {name: str(value) for name, value in url.query.items()}
+    try:
+        context = ssl.create_default_context(cafile=option.get("ssl_ca"), capath=option.get("ssl_capath"))
+        if "ssl_cert" in option:
+            context.load_cert_chain(option["ssl_cert"], option.get("ssl_key"))
+        if "ssl_cipher" in option:
+            context.set_ciphers(option["ssl_cipher"])
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"DATABASE_CA_FILE, or an ssl option of DATABASE_URL: {error}") from error
+    context.check_hostname = not _is_off(url, "ssl_check_hostname")
+    # The CA that MySQL makes for itself lacks what Python 3.13 insists on; PyMySQL does so too.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 def _with_driver(url: URL, drivers: dict[str, str]) -> URL:
-    return url.set(drivername=drivers[url.drivername]).difference_update_query(["ssl", "charset"])
+    return url.set(drivername=drivers[url.drivername]).difference_update_query(
+        [name for name in url.query if name == "charset" or name.startswith("ssl")]
+    )
 
 
 def _connect_args(url: URL, timeout_s: float) -> dict[str, Any]:
@@ -102,9 +136,9 @@ def _connect_args(url: URL, timeout_s: float) -> dict[str, Any]:
         "binary_prefix": True,
         "init_command": f"SET time_zone = '+00:00', innodb_lock_wait_timeout = {whole_s}",
     }
-    if url.query.get("ssl") in ("true", "True", "1"):
-        # Encrypted without looking at the certificate, as servers that enforce TLS ask for; ssl_ca verifies it.
-        arguments["ssl"] = {"check_hostname": False}
+    if _asks_for_tls(url):
+        # Not the drivers' own: without a CA they encrypt for whoever answers.
+        arguments["ssl"] = _tls_context(url)
     return arguments
 
 
@@ -170,9 +204,12 @@ class Database:
     column is not there); what is left is a bug and comes out as it is. No message holds a password or a parameter.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 10, timeout_s: float = 5.0) -> None:
-        """``timeout_s`` bounds one round trip, the wait for a connection of the pool included."""
-        self._url = parse_url(url)
+    def __init__(self, url: str, *, pool_size: int = 10, timeout_s: float = 5.0, ca_file: str = "") -> None:
+        """``timeout_s`` bounds one round trip, the wait for a connection of the pool included.
+
+        ``ca_file`` is that of ``parse_url``.
+        """
+        self._url = parse_url(url, ca_file=ca_file)
         self._memory: sqlite3.Connection | None = None
         if self._url.drivername == "sqlite" and self._url.database in (None, "", ":memory:"):
             self._url, self._memory = _open_memory()
@@ -230,9 +267,9 @@ class Database:
 
 
 @asynccontextmanager
-async def open_database(url: str, *, pool_size: int, timeout_s: float) -> AsyncIterator[Database]:
+async def open_database(url: str, *, pool_size: int, timeout_s: float, ca_file: str = "") -> AsyncIterator[Database]:
     """A ``Database`` that is closed at the end."""
-    database = Database(url, pool_size=pool_size, timeout_s=timeout_s)
+    database = Database(url, pool_size=pool_size, timeout_s=timeout_s, ca_file=ca_file)
     try:
         yield database
     finally:
@@ -262,7 +299,8 @@ def own_errors(dependency: str) -> Iterator[None]:
             raise
         raise cause from error
     except (OSError, exc.TimeoutError) as error:
-        raise DependencyUnavailable(dependency, str(error) or "no answer in time") from error
+        untrusted = tls_problem(error, url="DATABASE_URL", ca_file="DATABASE_CA_FILE")
+        raise DependencyUnavailable(dependency, untrusted or str(error) or "no answer in time") from error
 
 
 @contextmanager
@@ -284,6 +322,8 @@ def connecting(dependency: str) -> Iterator[None]:
 
 def _cause(dependency: str, error: exc.DBAPIError) -> SongsAIError | None:
     code, text = _driver_words(error)
+    if untrusted := tls_problem(error, url="DATABASE_URL", ca_file="DATABASE_CA_FILE"):
+        return DependencyUnavailable(dependency, untrusted)
     if code in (_NO_SUCH_TABLE, _NO_SUCH_COLUMN) or text.startswith(_MISSING_IN_SQLITE):
         hint = "; run `python main.py migrate`" if "songs_ai_" in text else ""
         return ConfigurationError(f"{dependency}: {text}{hint}")

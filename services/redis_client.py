@@ -6,20 +6,26 @@ names the backend chose, hash to different slots, and they are written together 
 
 import asyncio
 import re
+import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import fakeredis
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
+from core.certificates import tls_problem
 from core.errors import ConfigurationError, DependencyUnavailable
 
 MEMORY_SCHEME = "memory://"
 _SCHEMES = ("redis://", "rediss://", "unix://")
+_TLS_SCHEME = "rediss://"
+_TLS_OPTIONS = {"ssl_certfile", "ssl_keyfile"}
 _SCRIPTS = Path(__file__).parent / "redis_scripts"
 
 _N_RETRIES = 3
@@ -33,8 +39,32 @@ _IDLE_PING_S = 30
 _STATE_OF_SERVER = re.compile(r"(?:^|-)(OOM|READONLY|LOADING|MISCONF|NOREPLICAS|MASTERDOWN|BUSY|NOPERM|NOAUTH)\b")
 
 
-def _pool(url: str, *, max_connections: int, timeout_s: float) -> BlockingConnectionPool:
-    return BlockingConnectionPool.from_url(
+class _VerifiedConnection(SSLConnection):
+    """TLS by a context that all connections share; the library makes one for each, and trusts the system's CAs too."""
+
+    def __init__(self, *, tls: ssl.SSLContext, **options: Any) -> None:  # noqa: ANN401 - the library's own
+        super().__init__(**options)
+        self.ssl_context.context = tls
+
+
+def _tls_context(url: str, ca_file: str) -> ssl.SSLContext:
+    """One that verifies; ``url`` may name a client's certificate, and nothing that would make it verify less."""
+    options = {name: values[-1] for name, values in parse_qs(urlsplit(url).query).items() if name.startswith("ssl_")}
+    if unknown := sorted(set(options) - _TLS_OPTIONS):
+        raise ConfigurationError(
+            f"REDIS_URL has an option {unknown[0]!r}: certificates are always verified, see REDIS_CA_FILE"
+        )
+    try:
+        context = ssl.create_default_context(cafile=ca_file or None)
+        if "ssl_certfile" in options:
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"REDIS_CA_FILE, or a certificate that REDIS_URL names: {error}") from error
+    return context
+
+
+def _pool(url: str, *, max_connections: int, timeout_s: float, ca_file: str) -> BlockingConnectionPool:
+    pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
         timeout=timeout_s,
@@ -52,29 +82,35 @@ def _pool(url: str, *, max_connections: int, timeout_s: float) -> BlockingConnec
         # Nothing here needs RESP3, and with it come handlers for a cloud vendor's maintenance pushes.
         protocol=2,
     )
+    if url.startswith(_TLS_SCHEME):
+        pool.connection_class = _VerifiedConnection
+        pool.connection_kwargs["tls"] = _tls_context(url, ca_file)
+    return pool
 
 
-def _client(url: str, *, max_connections: int, timeout_s: float) -> Redis:
+def _client(url: str, *, max_connections: int, timeout_s: float, ca_file: str) -> Redis:
     if url.startswith(MEMORY_SCHEME):
         # A server of its own, or all memory clients of the process would share one.
         return fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=2)
     if not url.startswith(_SCHEMES):
         raise ConfigurationError(f"REDIS_URL must begin with one of {', '.join(_SCHEMES)} and {MEMORY_SCHEME}")
     try:
-        return Redis.from_pool(_pool(url, max_connections=max_connections, timeout_s=timeout_s))
+        return Redis.from_pool(_pool(url, max_connections=max_connections, timeout_s=timeout_s, ca_file=ca_file))
     except ValueError:
         # The parser's sentence quotes parts of the URL, and so perhaps of the password.
         raise ConfigurationError("REDIS_URL is not a valid URL, such as redis://:password@host:6379/0") from None
 
 
 @asynccontextmanager
-async def open_redis(url: str, *, max_connections: int, timeout_s: float) -> AsyncIterator[Redis]:
+async def open_redis(url: str, *, max_connections: int, timeout_s: float, ca_file: str = "") -> AsyncIterator[Redis]:
     """A client of ``redis://``, ``rediss://``, ``unix://`` or ``memory://`` (in this process); closed at the end.
 
     It connects when first used, by at most ``max_connections``: who finds none free waits for one. That wait, a connect
     and an answer may take ``timeout_s`` each. Replies are bytes. Raises ``ConfigurationError`` for any other URL.
+
+    With ``rediss://`` the server's certificate and name are verified, by the CAs of ``ca_file`` or else the system's.
     """
-    client = _client(url, max_connections=max_connections, timeout_s=timeout_s)
+    client = _client(url, max_connections=max_connections, timeout_s=timeout_s, ca_file=ca_file)
     try:
         yield client
     finally:
@@ -117,7 +153,8 @@ def redis_errors() -> Iterator[None]:
         except exceptions.RedisError as error:
             if not _is_outage(error):
                 raise
-            raise DependencyUnavailable("redis", f"{type(error).__name__}: {error}") from error
+            untrusted = tls_problem(error, url="REDIS_URL", ca_file="REDIS_CA_FILE")
+            raise DependencyUnavailable("redis", untrusted or f"{type(error).__name__}: {error}") from error
 
 
 class RedisScript:

@@ -1,7 +1,6 @@
 """Fixtures and hooks of all tests: real servers, one uvloop, Hypothesis profiles."""
 
 import asyncio
-import importlib.util
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -14,8 +13,7 @@ from hypothesis import HealthCheck, settings
 from tests.support.empty_stores import empty_database, empty_logical_database, flush, recreate_database
 from tests.support.servers import BreakableServer, GivenServer, Kind, Need, Servers, server_or_skip
 
-if importlib.util.find_spec("tests.support.llm_server"):
-    pytest_plugins = ["tests.support.llm_server"]
+pytest_plugins = ["tests.support.llm_server", "tests.support.tls_servers"]
 
 settings.register_profile("local", deadline=None, max_examples=50)
 settings.register_profile(

@@ -14,7 +14,10 @@ from workers.topology import Route, Topology
 
 
 class AmqpBroker:
-    """RabbitMQ, by aio-pika; ``topology_mode`` ``passive`` uses what is there and declares nothing."""
+    """RabbitMQ, by aio-pika; ``topology_mode`` ``passive`` uses what is there and declares nothing.
+
+    An ``amqps://`` broker's certificate and name are verified, by the CAs of ``ca_file`` or else the system's.
+    """
 
     def __init__(
         self,
@@ -24,8 +27,10 @@ class AmqpBroker:
         topology_mode: TopologyMode = "declare",
         timings: AmqpTimings | None = None,
         connection_name: str = "songs-ai",
+        ca_file: str = "",
     ) -> None:
-        self._connection = AmqpConnection(url, topology, topology_mode, timings or AmqpTimings(), connection_name)
+        timings = timings or AmqpTimings()
+        self._connection = AmqpConnection(url, topology, topology_mode, timings, connection_name, ca_file)
         self._publisher = AmqpPublisher(self._connection)
         self._subscriptions: list[AmqpSubscription] = []
 

@@ -24,6 +24,7 @@ from aio_pika.exceptions import (
 from aio_pika.robust_connection import RobustConnection
 from yarl import URL
 
+from core.certificates import tls_problem
 from core.errors import ConfigurationError, DependencyUnavailable
 from models.log_event import LogEvent
 from workers.amqp_properties import forgive_unreadable_properties
@@ -36,6 +37,7 @@ TopologyMode = Literal["declare", "passive"]
 LIBRARY_ERRORS = (AMQPError, OSError, RuntimeError)  # aiormq raises a bare RuntimeError on a closed connection
 
 _VHOST_OPENED = "Connection.OpenOk"
+_EXAMPLE = "amqp://user:password@host:5672/vhost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +55,10 @@ class AmqpTimings:
 class AmqpConnection:
     """One connection, and what is declared over it; ``passive`` uses what is there and declares nothing."""
 
-    def __init__(self, url: str, topology: Topology, mode: TopologyMode, timings: AmqpTimings, name: str) -> None:
-        self._url = url
+    def __init__(
+        self, url: str, topology: Topology, mode: TopologyMode, timings: AmqpTimings, name: str, ca_file: str = ""
+    ) -> None:
+        self._url = _checked_url(url, ca_file)
         self._mode = mode
         self._name = name
         self._connection: RobustConnection | None = None
@@ -100,7 +104,7 @@ class AmqpConnection:
             try:
                 return await self._connect()
             except LIBRARY_ERRORS as error:
-                _raise_if_refused(error, URL(self._url).path.removeprefix("/") or "/")
+                _raise_if_refused(error, self._url.path.removeprefix("/") or "/")
                 log.warning(LogEvent.BROKER_DISCONNECTED, error=sentence(error))
             await asyncio.sleep(self.timings.retry_interval_s)
 
@@ -174,6 +178,22 @@ class AmqpConnection:
             return declared.declaration_result.consumer_count or 0
 
 
+def _checked_url(url: str, ca_file: str) -> URL:
+    """``url`` with the CAs that an ``amqps://`` broker is trusted by, where those are not the system's.
+
+    Raises ``ConfigurationError``, which never quotes the URL: its parts may be those of a password.
+    """
+    try:
+        parsed = URL(url)
+    except ValueError:
+        raise ConfigurationError(f"BROKER_URL is not a valid URL, such as {_EXAMPLE}") from None
+    if parsed.scheme not in ("amqp", "amqps") or not parsed.host:
+        raise ConfigurationError(f"BROKER_URL must be such as {_EXAMPLE}")
+    if parsed.query.get("no_verify_ssl", "0") != "0":
+        raise ConfigurationError("BROKER_URL has no_verify_ssl: certificates are always verified, see BROKER_CA_FILE")
+    return parsed.update_query(cafile=ca_file) if ca_file else parsed
+
+
 # --- what the library raises ---
 
 
@@ -212,6 +232,8 @@ async def close_quietly(channel: aio_pika.Channel) -> None:
 
 
 def _raise_if_refused(error: BaseException, vhost: str) -> None:
+    if untrusted := tls_problem(error, url="BROKER_URL", ca_file="BROKER_CA_FILE"):
+        raise ConfigurationError(f"broker: {untrusted}") from error
     if isinstance(error, AuthenticationError | ProbableAuthenticationError):
         raise ConfigurationError("BROKER_URL: the broker refused the user or the password") from error
     if isinstance(error, InvalidFrameError) and _VHOST_OPENED in str(error):

@@ -134,6 +134,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
                 settings.redis_url.get_secret_value(),
                 max_connections=settings.redis_pool,
                 timeout_s=settings.dependency_timeout_s,
+                ca_file=settings.redis_ca_file,
             )
         )
         database = await stack.enter_async_context(
@@ -141,6 +142,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
                 settings.database_url.get_secret_value(),
                 pool_size=settings.database_pool,
                 timeout_s=settings.dependency_timeout_s,
+                ca_file=settings.database_ca_file,
             )
         )
         catalogue = SqlCatalogue(database, profile)
@@ -232,7 +234,12 @@ async def open_judge(settings: Settings) -> AsyncIterator[Judge]:
     redis_url = settings.redis_url.get_secret_value()
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(
-            open_redis(redis_url, max_connections=settings.redis_pool, timeout_s=settings.dependency_timeout_s)
+            open_redis(
+                redis_url,
+                max_connections=settings.redis_pool,
+                timeout_s=settings.dependency_timeout_s,
+                ca_file=settings.redis_ca_file,
+            )
         )
         model = await stack.enter_async_context(_open_language_model(settings, metrics, clock, redis))
         if model is None or not alone.max_calls:
@@ -686,7 +693,7 @@ def _broker(settings: Settings) -> Broker:
     url = settings.broker_url.get_secret_value()
     if url == MEMORY_URL:
         return MemoryBroker(topology)
-    return AmqpBroker(url, topology, topology_mode=settings.topology_mode)
+    return AmqpBroker(url, topology, topology_mode=settings.topology_mode, ca_file=settings.broker_ca_file)
 
 
 def _pipeline_config(settings: Settings, profile: CatalogueProfile) -> PipelineConfig:
