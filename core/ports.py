@@ -731,11 +731,12 @@ class ResultCache(Protocol):
         """``failed`` with ``error.code`` and ``error.message``, unless it succeeded; ends the lease.
 
         Without a ``token`` nothing happens while the job runs: who asks has not claimed it. With ``dead_letter`` its
-        message is yet to be dead-lettered: whoever claims it before ``dead_lettered`` is called is told so.
+        message is yet to be dead-lettered, and the lease stays: until ``dead_lettered`` is called, a claim is
+        ``RUNNING_ELSEWHERE``, and once the lease is over ``DEAD_LETTER_DUE`` to one caller, who holds it then.
         """
 
-    async def dead_lettered(self, job_id: str) -> None:
-        """The message of a failed job is safe in the dead-letter queue."""
+    async def dead_lettered(self, job_id: str, *, token: str) -> None:
+        """The message of a failed job is safe in the dead-letter queue; ends the lease."""
 
     async def job(self, job_id: str) -> JobView | None:
         """What a poller sees, or None."""

@@ -80,6 +80,7 @@ class RedisResultCache:
         self._provisional = RedisScript(client, "job_order", "provisional")
         self._succeed = RedisScript(client, "job_order", "succeed")
         self._fail = RedisScript(client, "fail")
+        self._dead_lettered = RedisScript(client, "dead_lettered")
 
     def _now(self) -> str:
         return _instant(self._clock.now())
@@ -160,12 +161,14 @@ class RedisResultCache:
         Without one, the message that failed may not be the job's own: a job that was begun is left as it is.
         """
         keys = [prefix + job_id for prefix in (STATUS_PREFIX, LEASE_PREFIX, DEAD_LETTER_DUE_PREFIX)]
-        await self._fail(keys, [self._now(), self._job_ttl_s, code, message, token or "", int(dead_letter)])
+        await self._fail(
+            keys, [self._now(), self._job_ttl_s, code, message, token or "", int(dead_letter), self._lease_ms]
+        )
 
-    async def dead_lettered(self, job_id: str) -> None:
+    async def dead_lettered(self, job_id: str, *, token: str) -> None:
         """See ``ResultCache.dead_lettered``."""
-        with redis_errors():
-            await self._client.delete(DEAD_LETTER_DUE_PREFIX + job_id)
+        keys = [prefix + job_id for prefix in (STATUS_PREFIX, LEASE_PREFIX, DEAD_LETTER_DUE_PREFIX)]
+        await self._dead_lettered(keys, [token])
 
     async def job(self, job_id: str) -> JobView | None:
         """See ``ResultCache.job``. ``fields`` is the whole status hash."""

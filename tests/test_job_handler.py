@@ -87,7 +87,9 @@ class InMemoryResults:
         if status is JobStatus.SUCCEEDED:
             return Claim.SUCCEEDED_BEFORE
         if status is JobStatus.FAILED and replay <= self.replays[job.job_id]:
-            return Claim.DEAD_LETTER_DUE if job.job_id in self.due else Claim.FAILED_BEFORE
+            if job.job_id not in self.due:
+                return Claim.FAILED_BEFORE
+            return Claim.RUNNING_ELSEWHERE if job.job_id in self.leases else Claim.DEAD_LETTER_DUE
         if self.leases.get(job.job_id, token) != token:
             return Claim.RUNNING_ELSEWHERE
         self.status[job.job_id], self.leases[job.job_id] = JobStatus.RUNNING, token
@@ -129,12 +131,14 @@ class InMemoryResults:
         self._ask("fail")
         self.status[job_id], self.errors[job_id] = JobStatus.FAILED, (code, message)
         self.leases.pop(job_id, None)
-        if dead_letter:
+        if dead_letter and token:
             self.due.add(job_id)
+            self.leases[job_id] = token
 
-    async def dead_lettered(self, job_id: str) -> None:
+    async def dead_lettered(self, job_id: str, *, token: str) -> None:
         self._ask("dead_lettered")
         self.due.discard(job_id)
+        self.leases.pop(job_id, None)
 
     async def job(self, job_id: str) -> JobView | None:
         if job_id not in self.status:
@@ -300,6 +304,8 @@ async def test_a_failed_job_whose_dead_letter_may_be_lost_is_dead_lettered_again
     desk = Desk(raising(REDIS_AWAY))
     lost = await desk.handle(attempt=3)
     assert isinstance(lost, DeadLetter)
+    assert await desk.handle(attempt=3) == RetryLater(RetryReason.RUNNING_ELSEWHERE, 5.0)
+    desk.results.leases.clear()
     assert await desk.handle(attempt=3) == lost
     await desk.handler.dead_lettered(delivery(attempt=3))
     assert await desk.handle(attempt=3) == Ack(AckReason.FAILED_BEFORE)

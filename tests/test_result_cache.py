@@ -176,14 +176,29 @@ class ResultCacheContract:
         await cache.claim(JOB, token="a")
         await cache.fail("job-1", code="MODEL_ERROR", message="no", token="a", dead_letter=True)
         assert await client.ttl("songs_ai:dead_letter_due:job-1") == DAY_S
-        for _ in range(2):
-            assert await cache.claim(JOB, token="b") is Claim.DEAD_LETTER_DUE
-        await cache.dead_lettered("job-1")
+        for token in "ab":
+            assert await cache.claim(JOB, token=token) is Claim.RUNNING_ELSEWHERE
+        await client.delete("songs_ai:lease:job-1")
+        claims = await asyncio.gather(*(cache.claim(JOB, token=token) for token in "bcd"))
+        assert sorted(claims) == [Claim.DEAD_LETTER_DUE, Claim.RUNNING_ELSEWHERE, Claim.RUNNING_ELSEWHERE]
+        assert 14_000 < await client.pttl("songs_ai:lease:job-1") <= 15_000
+        holder = (await client.get("songs_ai:lease:job-1")).decode()
+        await cache.dead_lettered("job-1", token=holder)
+        assert not await client.exists("songs_ai:lease:job-1", "songs_ai:dead_letter_due:job-1")
         assert await cache.claim(JOB, token="b") is Claim.FAILED_BEFORE
+
+    async def test_a_replay_that_runs_already_keeps_its_lease(self, client: Redis, cache: RedisResultCache) -> None:
+        await cache.claim(JOB, token="a")
+        await cache.fail("job-1", code="MODEL_ERROR", message="no", token="a", dead_letter=True)
+        assert await cache.claim(JOB, token="a", replay=1) is Claim.GRANTED
+        await cache.dead_lettered("job-1", token="a")
+        assert await client.get("songs_ai:lease:job-1") == b"a"
 
     async def test_a_replayed_job_owes_no_dead_letter(self, client: Redis, cache: RedisResultCache) -> None:
         await cache.claim(JOB, token="a")
         await cache.fail("job-1", code="MODEL_ERROR", message="no", token="a", dead_letter=True)
+        assert await cache.claim(JOB, token="b", replay=1) is Claim.RUNNING_ELSEWHERE
+        await client.delete("songs_ai:lease:job-1")
         assert await cache.claim(JOB, token="b", replay=1) is Claim.GRANTED
         assert not await client.exists("songs_ai:dead_letter_due:job-1")
 
@@ -649,7 +664,7 @@ async def do(  # noqa: C901 - one case for each call
         case "dead-letter":
             await cache.fail(job.job_id, code="MODEL_ERROR", message="no", token=token, dead_letter=True)
         case "dead-lettered":
-            await cache.dead_lettered(job.job_id)
+            await cache.dead_lettered(job.job_id, token=token)
         case "release":
             await cache.release(job, token=token)
         case "lose":
@@ -679,12 +694,13 @@ class JobModel:
                 return self.claim(token, replay=REPLAYS[call])
             case "dead-lettered":
                 self.is_due = False
+                self.holder = None if (self.status, self.holder) == (JobStatus.FAILED, token) else self.holder
             case "report" if self.status is JobStatus.RUNNING:
                 self.progress = max(self.progress, progress)
             case "succeed" if self.status is not JobStatus.SUCCEEDED:
                 self.status, self.progress, self.holder = JobStatus.SUCCEEDED, 100, None
             case "fail" | "dead-letter" if self.status is not JobStatus.SUCCEEDED and self.holder in {None, token}:
-                self.status, self.holder = JobStatus.FAILED, None
+                self.status, self.holder = JobStatus.FAILED, token if call == "dead-letter" else None
                 self.is_due = self.is_due or call == "dead-letter"
             case "release":
                 self.holder = None if self.holder == token else self.holder
@@ -696,7 +712,12 @@ class JobModel:
         if self.status is JobStatus.SUCCEEDED:
             return Claim.SUCCEEDED_BEFORE
         if self.status is JobStatus.FAILED and replay <= self.n_replays:
-            return Claim.DEAD_LETTER_DUE if self.is_due else Claim.FAILED_BEFORE
+            if not self.is_due:
+                return Claim.FAILED_BEFORE
+            if self.holder:
+                return Claim.RUNNING_ELSEWHERE
+            self.holder = token
+            return Claim.DEAD_LETTER_DUE
         if self.holder not in {None, token}:
             return Claim.RUNNING_ELSEWHERE
         if self.status is JobStatus.FAILED:
@@ -739,7 +760,7 @@ def cache_on(client: Redis) -> RedisResultCache:
         lambda cache: cache.report_progress(JOB, 10),
         lambda cache: cache.succeed(JOB, DOCUMENTS, token="a"),
         lambda cache: cache.fail("job-1", code="MODEL_ERROR", message="no"),
-        lambda cache: cache.dead_lettered("job-1"),
+        lambda cache: cache.dead_lettered("job-1", token="a"),
         lambda cache: cache.job("job-1"),
         lambda cache: cache.cached_view(42),
     ],

@@ -232,7 +232,7 @@ class JobHandler:
         try:
             job = decode_job(delivery.body)
             async with asyncio.timeout(RELEASE_TIMEOUT_S):
-                await self._results.dead_lettered(job.job_id)
+                await self._results.dead_lettered(job.job_id, token=self._token)
         except InvalidMessage:
             return
         except (DependencyUnavailable, TimeoutError) as error:

@@ -15,10 +15,18 @@ if status == 'succeeded' then
   return 'succeeded_before'
 end
 -- A replay that was sent twice, since whoever sent it died before it could say so, is run once.
-if status == 'failed' and replay <= n_replays then
-  return redis.call('EXISTS', due_key) == 1 and 'dead_letter_due' or 'failed_before'
-end
 local holder = redis.call('GET', lease_key)
+if status == 'failed' and replay <= n_replays then
+  if redis.call('EXISTS', due_key) == 0 then
+    return 'failed_before'
+  end
+  -- Whoever failed it is about to dead-letter it, be that the caller in another delivery's name, unless it died.
+  if holder then
+    return 'running_elsewhere'
+  end
+  redis.call('SET', lease_key, token, 'PX', lease_ms)
+  return 'dead_letter_due'
+end
 if holder and holder ~= token then
   return 'running_elsewhere'
 end
