@@ -9,7 +9,7 @@ import json
 import math
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from statistics import NormalDist
 from typing import Final
@@ -34,10 +34,12 @@ HARMONICS: Final = np.array([1.0, 3.0, 5.0])
 
 Doubles = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.uint32]
+Halves = npt.NDArray[np.float16]
 
 _FORMAT = 1
 _DIGEST_BYTES = 8
 _MAX_TOKENS, _MAX_HEAVIEST, _MAX_SAMPLED, _MAX_KNOTS = 200_000, 64, 200_000, 1024
+_N_ANCHORS = 2000
 _MERGE_FROM = 1_000_000
 # Sums of multiples of this are exact, whatever the order.
 _UNIT = 2.0**-20
@@ -92,7 +94,8 @@ class CatalogueStatistics:
     """``hashes`` uint64 (n,), rising, of tokens and pairs of letters; ``counts`` uint32 (n,): how many items have each.
 
     ``tag_square``: the mean square of an item's tags. ``salt`` chooses among codes that are as good. A token that is
-    not among ``hashes`` is taken to be in ``count_of_unknown`` items.
+    not among ``hashes`` is taken to be in ``count_of_unknown`` items. ``anchors`` float16 (n, dim): items of a sample,
+    embedded by all the rest of these statistics.
     """
 
     n_items: int
@@ -104,6 +107,7 @@ class CatalogueStatistics:
     salt: int = 0
     count_of_unknown: int = 0
     is_fitted: bool = True
+    anchors: Halves = field(default_factory=lambda: np.empty((0, 0), np.float16))
 
     @classmethod
     def plain(cls) -> "CatalogueStatistics":
@@ -154,6 +158,7 @@ class CatalogueStatistics:
             heaviest=self.heaviest.hashes,
             heaviest_is_tag=self.heaviest.is_tag,
             heaviest_numbers=np.array([self.heaviest.means, self.heaviest.squares]),
+            anchors=self.anchors,
         )
         return file.getvalue()
 
@@ -197,7 +202,14 @@ def _read(file: Mapping[str, npt.NDArray[np.generic]]) -> CatalogueStatistics:
         salt,
         count_of_unknown,
         bool(is_fitted),
+        _rows(file["anchors"]),
     )
+
+
+def _rows(anchors: npt.NDArray[np.generic]) -> Halves:
+    if anchors.ndim != 2:  # noqa: PLR2004 - rows and columns
+        raise ValueError("anchors that are no rows")
+    return np.asarray(anchors, np.float16)
 
 
 def _read_features(file: Mapping[str, npt.NDArray[np.generic]]) -> Iterator[tuple[str, Feature]]:
@@ -234,6 +246,7 @@ class CatalogueCount:
         self._text_columns, self._feature_weights = tuple(text_columns), dict(feature_weights or {})
         self._tokens, self._pairs = _TokenCounts(), _TokenCounts()
         self._samples: dict[str, _Sample] = {}
+        self._items: dict[int, Item] = {}
         self._n_items = 0
 
     def add(self, items: Sequence[Item]) -> None:
@@ -242,14 +255,24 @@ class CatalogueCount:
         self._tokens.add(tokens_of(items, self._text_columns))
         self._pairs.add(letter_pairs_of(items, self._text_columns))
         ids = mixed(np.array([item.item_id for item in items], np.int64).astype(np.uint64))
+        self._items.update(zip(ids.tolist(), items, strict=True))
+        if len(self._items) > 2 * _N_ANCHORS:
+            self._items = dict(zip(self._kept_keys(), self.sample(), strict=True))
         for name in {name for item in items for name in item.features}:
             values = np.array([item.features.get(name, math.nan) for item in items], np.float64)
             known = np.isfinite(values)
             if np.any(known):
                 self._samples.setdefault(name, _Sample()).add(values[known], ids[known])
 
+    def sample(self) -> list[Item]:
+        """Items of all that was counted: those whose scrambled ids are the smallest."""
+        return [self._items[key] for key in self._kept_keys()]
+
+    def _kept_keys(self) -> list[int]:
+        return sorted(self._items)[:_N_ANCHORS]
+
     def statistics(self) -> CatalogueStatistics:
-        """Of all that was counted."""
+        """Of all that was counted, without anchors."""
         names = sorted(self._samples)
         features = {name: self._feature(name, plane) for plane, name in enumerate(names)}
         hashes, counts, is_tag, sums, squares = self._tokens.merged()

@@ -11,24 +11,28 @@ A vector is an *exact* part and a *coded* part side by side:
 - *all other tokens*, coded: dense random signs, whose inner products are right up to a noise of 1 / sqrt(dimensions).
   A token of text weighs the more, the fewer items have it, and nothing where only one has.
 
-Two things keep a few items from being near everything (Suzuki et al., "Centering similarity measures to reduce hubs",
-2013): the exact part is centred, and the room that an item's code leaves is filled with *slack* until all items are
-equally long. Else unit length would make those with short titles the nearest of all. As slack must be there, it says
+Three things keep a few items from being near everything. The exact part is centred (Suzuki et al., "Centering
+similarity measures to reduce hubs", 2013), and the room that an item's code leaves is filled with *slack* until all items
+are equally long. Else unit length would make those with short titles the nearest of all. As slack must be there, it says
 what it can, by random features: it is alike where titles have letters in common, and so a language, or where all
 numbers are close at once (the Laplacian kernel of Rahimi and Recht); for the rest it is random signs of the item's own.
+And one dimension more is the smaller, the nearer an item's nearest neighbours in a sample of the catalogue are: what has
+many neighbours has to be nearer to anything than what has few (as in CSLS: Lample et al., "Word translation without
+parallel data", 2018).
 """
 
 import asyncio
 import json
 import math
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from core.catalogue_statistics import BOUND, HARMONICS, CatalogueStatistics, Feature, waves
+from core.catalogue_statistics import BOUND, HARMONICS, CatalogueCount, CatalogueStatistics, Feature, waves
 from core.item_tokens import Tokens, letter_pairs_of, texts_of, tokens_of
 from core.ports import Floats
 from core.text_features import Hashes, hash_of, mixed
@@ -47,10 +51,13 @@ _SLOPE, _N_FULL = 0.05, 10
 # The square of the length that the code may have on average, and the least that it may have.
 _CODE_SQUARE, _LEAST_SQUARE = 0.7, 0.05
 # The shares of the dimensions that numbers and the heaviest tokens get at the most.
-_NUMBERS_SHARE, _HEAVIEST_SHARE = 60 / 256, 26 / 256
+_NUMBERS_SHARE, _HEAVIEST_SHARE = 60 / 256, 16 / 256
 
 # What slack is made of, by the square root of its share, and how fast the Laplacian kernel falls.
 _LETTERS_IN_SLACK, _NUMBERS_IN_SLACK, _CHANCE_IN_SLACK, _LAPLACIAN = 0.5, 0.6, 0.62, 0.2
+# The dimension that tells of crowds: what it is on average, what a crowd counts, how many neighbours are looked at, and
+# from which cosine on one is the item itself.
+_OPEN, _CROWDING, _N_NEIGHBOURS, _ITSELF = 0.3, 0.6, 20, 0.995
 
 _WORD = np.uint64(0x9E3779B97F4A7C15)
 # Of waves: one factor for each cosine and sine.
@@ -78,8 +85,13 @@ class HashingEmbedder:
         self._n_harmonics = min(max(n_pairs // max(n_features, 1), 1), len(HARMONICS))
         self._n_planes = min(n_features, n_pairs // self._n_harmonics)
         self._heaviest = _Columns(self._statistics, int(dim * _HEAVIEST_SHARE))
-        self._n_coded = dim - 2 * self._n_harmonics * self._n_planes - self._heaviest.n
+        self._n_content = dim - 1 if self._statistics.is_fitted else dim
+        self._n_coded = self._n_content - 2 * self._n_harmonics * self._n_planes - self._heaviest.n
         self._mean_square = self._mean_square_of_exact() + self._heaviest.mean_square_of_coded_tags
+        self._anchors = self._statistics.anchors.astype(np.float32)
+        if not self.is_anchored:
+            self._anchors = self._anchors[:0]
+        self._usual_crowd = float(self._crowds(self._anchors).mean()) if len(self._anchors) else 0.0
 
     @property
     def name(self) -> str:
@@ -96,6 +108,21 @@ class HashingEmbedder:
         """What it knows of the catalogue."""
         return self._statistics
 
+    @property
+    def is_anchored(self) -> bool:
+        """Whether its statistics have a sample of items that was embedded with as many dimensions."""
+        return self._statistics.anchors.shape[1] == self._n_content
+
+    @classmethod
+    def fitted(
+        cls, counting: CatalogueCount, dim: int = 256, *, text_columns: Collection[str] = (), salt: int = 0
+    ) -> "HashingEmbedder":
+        """By the statistics of all that was counted; ``salt`` chooses among codes that are as good."""
+        statistics = replace(counting.statistics(), salt=salt)
+        content = cls(dim, text_columns=text_columns, statistics=statistics)._content(counting.sample())
+        anchored = replace(statistics, anchors=content.astype(np.float16))
+        return cls(dim, text_columns=text_columns, statistics=anchored)
+
     async def embed(self, items: Sequence[Item]) -> Floats:
         """Unit vectors, float32, shape (len(items), dim); the event loop runs on between chunks, in a thread's time."""
         chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
@@ -109,10 +136,28 @@ class HashingEmbedder:
         """
         tokens = tokens_of([item], self._text_columns, with_style=False)
         exact = np.hstack([self._numbers([item]), self._heaviest.block(tokens, 1)])
-        return np.asarray(_unit(np.hstack([exact, self._coded(tokens, 1)]))[0], np.float32)
+        vector = np.zeros(self._dim, np.float32)
+        vector[: self._n_content] = _unit(np.hstack([exact, self._coded(tokens, 1)]))[0]
+        return vector
 
     def embed_now(self, items: Sequence[Item]) -> Floats:
         """What ``embed`` returns, computed in the calling thread."""
+        content = self._content(items)
+        if not self._statistics.is_fitted:
+            return content
+        crowds = self._crowds(content) - self._usual_crowd if len(self._anchors) else np.zeros(len(items))
+        openness = (_OPEN - _CROWDING / _OPEN * crowds) * np.any(content, axis=1)
+        return np.asarray(_unit(np.hstack([content, openness[:, None]])), np.float32)
+
+    def _crowds(self, content: Floats) -> Doubles:
+        """How near the nearest anchors are to each row on average, cosines, float64 (n,)."""
+        n = min(_N_NEIGHBOURS, 1 + len(self._anchors) // 50)
+        near = content @ self._anchors.T
+        near[near > _ITSELF] = -1
+        return np.asarray(np.partition(near, -n, axis=1)[:, -n:].mean(axis=1), np.float64)
+
+    def _content(self, items: Sequence[Item]) -> Floats:
+        """Unit vectors without the dimension that tells of crowds, float32 (n_items, n_content)."""
         tokens = tokens_of(items, self._text_columns, with_style=self._statistics.is_fitted)
         numbers, heaviest = self._numbers(items), self._heaviest.centred(tokens, len(items))
         exact, code = np.hstack([numbers, heaviest]), self._coded(tokens, len(items))

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 import structlog
 
-from core.catalogue_statistics import STATISTICS_KIND, CatalogueStatistics
+from core.catalogue_statistics import STATISTICS_KIND, CatalogueCount, CatalogueStatistics
 from core.embedding import HashingEmbedder
 from core.errors import ConfigurationError
 from core.ports import Floats, IndexProvider, ModelStore
@@ -44,17 +44,22 @@ class FittedEmbedder:
         return self._current.dim
 
     @property
-    def statistics(self) -> CatalogueStatistics | None:
-        """Those in force; None while they are plain."""
-        return self._current.statistics if self._version else None
+    def statistics(self) -> CatalogueStatistics:
+        """Those in force, plain ones while there are none."""
+        return self._current.statistics
 
     async def embed(self, items: Sequence[Item]) -> Floats:
         """See ``core.ports.Embedder``."""
         return await self._current.embed(items)
 
-    def by(self, statistics: CatalogueStatistics) -> HashingEmbedder:
-        """The embedder that this would be with other statistics."""
-        return HashingEmbedder(self.dim, text_columns=self._text_columns, statistics=statistics)
+    @property
+    def is_current(self) -> bool:
+        """Whether there are statistics, and of as many dimensions."""
+        return self._version is not None and self._current.is_anchored
+
+    def fitted(self, counting: CatalogueCount) -> HashingEmbedder:
+        """The embedder that this would be by the statistics of all that was counted."""
+        return HashingEmbedder.fitted(counting, self.dim, text_columns=self._text_columns)
 
     def named(self, name: str) -> HashingEmbedder:
         """The one in force, or one of those before it where that is what it is called."""
@@ -70,7 +75,7 @@ class FittedEmbedder:
         if version is None or version in (self._version, self._refused):
             return
         try:
-            embedder = await asyncio.to_thread(self.by, await self._load(version))
+            embedder = await asyncio.to_thread(self._by, await self._load(version))
         except ConfigurationError as error:
             if self._version is None:
                 raise
@@ -82,6 +87,9 @@ class FittedEmbedder:
         self._current, self._version = embedder, version
         n_items = embedder.statistics.n_items
         _log.info(LogEvent.MODEL_LOADED, kind=STATISTICS_KIND, version=version, n_items=n_items)
+
+    def _by(self, statistics: CatalogueStatistics) -> HashingEmbedder:
+        return HashingEmbedder(self.dim, text_columns=self._text_columns, statistics=statistics)
 
     async def _load(self, version: str) -> CatalogueStatistics:
         payload = await self._store.load(STATISTICS_KIND, version)

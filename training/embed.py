@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 import structlog
 
-from core.catalogue_statistics import MIN_ITEMS, STATISTICS_KIND, CatalogueCount, CatalogueStatistics
-from core.embedding import content_hash
+from core.catalogue_statistics import MIN_ITEMS, STATISTICS_KIND, CatalogueCount, CatalogueStatistics, version_of
+from core.embedding import HashingEmbedder, content_hash
 from core.errors import ConfigurationError
 from core.ports import Catalogue, ChangingCatalogue, Embedder, EmbeddingStore, ItemsMark, ModelStore
 from models.catalogue import Item
@@ -101,15 +101,19 @@ async def embed_catalogue(
     return run.report
 
 
-class StatisticalEmbedder(Embedder, Protocol):
+class FittingEmbedder(Embedder, Protocol):
     """An ``Embedder`` by statistics of the catalogue, those that a store has in force."""
 
     @property
-    def statistics(self) -> CatalogueStatistics | None:
-        """Those in force; None while there are none."""
+    def statistics(self) -> CatalogueStatistics:
+        """Those in force."""
 
-    def by(self, statistics: CatalogueStatistics) -> Embedder:
-        """The embedder that this would be with other statistics."""
+    @property
+    def is_current(self) -> bool:
+        """Whether there are any that were fitted, and for its dimensions."""
+
+    def fitted(self, counting: CatalogueCount) -> HashingEmbedder:
+        """The embedder that this would be by the statistics of all that was counted."""
 
     async def refresh(self) -> None:
         """Put those in force that the store says."""
@@ -129,7 +133,7 @@ class FormerEmbeddings(Protocol):
 class Fitting:
     """What statistics are fitted with, and where they and what was embedded by former ones are kept."""
 
-    embedder: StatisticalEmbedder
+    embedder: FittingEmbedder
     models: ModelStore
     former: FormerEmbeddings
     feature_weights: Mapping[str, float] = field(default_factory=dict)
@@ -156,15 +160,13 @@ async def fit_and_embed(
     n_items = len((await catalogue.mark()).active_ids)
     fitted = None
     if _is_due(fitting, n_items):
-        fitted = await _counted(catalogue, fitting, progress, batch_size, text_columns)
-    embedder = fitting.embedder.by(fitted) if fitted else fitting.embedder
+        fitted = await _fitted(catalogue, fitting, progress, batch_size, text_columns)
+    embedder: Embedder = fitted or fitting.embedder
     report = await embed_catalogue(
         catalogue, embedder, store, progress, batch_size=batch_size, text_columns=text_columns
     )
     if fitted:
-        await fitting.models.save(STATISTICS_KIND, fitted.version, fitted.to_bytes(), {"n_items": fitted.n_items})
-        await fitting.models.activate(STATISTICS_KIND, fitted.version)
-        await fitting.embedder.refresh()
+        await _put_in_force(fitted.statistics, fitting)
     await _forget(fitting.former, {before, embedder.name})
     return report
 
@@ -183,19 +185,27 @@ def _is_due(fitting: Fitting, n_items: int) -> bool:
         if fitting.refit:
             raise ConfigurationError(f"--refit: {n_items} items are too few, {MIN_ITEMS} are needed")
         return False
-    statistics = fitting.embedder.statistics
-    return fitting.refit or statistics is None or statistics.is_outgrown(n_items)
+    is_current = fitting.embedder.is_current and not fitting.embedder.statistics.is_outgrown(n_items)
+    return fitting.refit or not is_current
 
 
-async def _counted(
+async def _fitted(
     catalogue: Catalogue, fitting: Fitting, progress: Progress, batch_size: int, text_columns: Collection[str]
-) -> CatalogueStatistics:
+) -> HashingEmbedder:
     counting, n_items = CatalogueCount(text_columns, fitting.feature_weights), 0
     async for items in catalogue.stream(batch_size):
         await asyncio.to_thread(counting.add, items)
         n_items += len(items)
         progress(n_items)
-    return await asyncio.to_thread(counting.statistics)
+    return await asyncio.to_thread(fitting.embedder.fitted, counting)
+
+
+async def _put_in_force(statistics: CatalogueStatistics, fitting: Fitting) -> None:
+    payload = await asyncio.to_thread(statistics.to_bytes)
+    version = version_of(payload)
+    await fitting.models.save(STATISTICS_KIND, version, payload, {"n_items": statistics.n_items})
+    await fitting.models.activate(STATISTICS_KIND, version)
+    await fitting.embedder.refresh()
 
 
 async def _forget(former: FormerEmbeddings, kept: set[str]) -> None:
