@@ -81,7 +81,9 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def open_site(amqp_url: str, mysql_url: str, redis_url: str, llm: LLMServer) -> AsyncIterator[Site]:
+async def open_site(
+    amqp_url: str, mysql_url: str, redis_url: str, llm: LLMServer, **settings: str
+) -> AsyncIterator[Site]:
     prefix = f"e2e.{uuid.uuid4().hex[:8]}"
     environment = {
         "BROKER_URL": amqp_url,
@@ -95,18 +97,26 @@ async def open_site(amqp_url: str, mysql_url: str, redis_url: str, llm: LLMServe
         "LLM_MAX_RETRIES": "1",
         "DEPENDENCY_TIMEOUT_S": "2",
         "SHUTDOWN_GRACE_S": "8",
+        **settings,
     }
     await fill_catalogue(mysql_url)
-    await declare(amqp_url, prefix)
+    await declare(amqp_url, prefix, settings)
     async with open_backend(amqp_url, redis_url, prefix) as backend:
         yield Site(environment, backend, llm, prefix)
     await delete_topology(amqp_url, build_topology(prefix, (0.2, 0.5, 1)))
 
 
-async def declare(amqp_url: str, prefix: str) -> None:
+async def declare(amqp_url: str, prefix: str, settings: Mapping[str, str] | None = None) -> None:
     """As the backend does at its own start."""
+    settings = settings or {}
+    topology = build_topology(
+        prefix,
+        (0.2, 0.5, 1),
+        "quorum" if settings.get("QUEUE_TYPE") == "quorum" else "classic",
+        delivery_limit=int(settings.get("DELIVERY_LIMIT", "20")),
+    )
     async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
-        await declare_topology(channel, build_topology(prefix, (0.2, 0.5, 1)), timeout_s=10)
+        await declare_topology(channel, topology, timeout_s=10)
 
 
 @pytest.fixture

@@ -62,7 +62,24 @@ def test_a_delay_takes_the_first_retry_queue_that_waits_long_enough() -> None:
 def test_every_queue_of_a_quorum_topology_says_so_and_keeps_its_other_arguments() -> None:
     classic, quorum = build_topology(), build_topology(queue_type="quorum")
     for plain, typed in zip(classic.queues, quorum.queues, strict=True):
-        assert typed.arguments == {**plain.arguments, "x-queue-type": "quorum"}
+        assert plain.arguments.items() <= typed.arguments.items()
+        assert typed.arguments["x-queue-type"] == "quorum"
+
+
+def test_what_leaves_a_quorum_queue_for_another_is_confirmed_there_before() -> None:
+    for queue in build_topology(queue_type="quorum").queues:
+        is_safe = (queue.arguments.get("x-dead-letter-strategy"), queue.arguments.get("x-overflow"))
+        assert (is_safe == ("at-least-once", "reject-publish")) == (DLX in queue.arguments)
+
+
+def test_the_brokers_delivery_limit_lies_above_the_workers_and_dead_letters_have_none_to_speak_of() -> None:
+    limits = {
+        queue.name: queue.arguments.get("x-delivery-limit")
+        for queue in build_topology(queue_type="quorum", delivery_limit=7).queues
+    }
+    assert limits["rec.recommendation.q"] == limits["rec.recommendation.batch.q"] == 27
+    assert limits["rec.recommendation.dlq"] == limits["rec.events.dlq"] == 1_000_000
+    assert limits["rec.recommendation.retry.5s.q"] is None
 
 
 def test_what_is_not_consumed_is_not_asked_for() -> None:
@@ -135,7 +152,7 @@ async def test_declared_queues_are_bound(connection: AbstractConnection, prefix:
 async def test_quorum_queues_can_be_declared(connection: AbstractConnection, prefix: str) -> None:
     async with connection.channel() as channel:
         await declare(channel, build_topology(prefix, (5,), "quorum"))
-    assert "'x-queue-type'" in await refusal(connection, build_topology(prefix, (5,)))
+    assert "argument 'x-dead-letter-strategy' is" in await refusal(connection, build_topology(prefix, (5,)))
 
 
 async def test_the_passive_mode_takes_other_arguments(connection: AbstractConnection, prefix: str) -> None:

@@ -2,25 +2,32 @@
 
 Quorum queues count how often a message came back without having been settled, in the header ``x-delivery-count``
 (https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling), and dead-letter it beyond a limit: without a word
-to the job's poller. So a worker gives it up a little sooner, and says so. Classic queues count nothing.
-"""
+to the job's poller. So a worker gives it up sooner, and says so. Classic queues only tell that it came back.
 
-from collections.abc import Mapping
+The count is the queue's own, and ends in the retry queue where a job waits for its dead worker's lease: a header of
+ours carries it over.
+"""
 
 from core.errors import DeliveredTooOften
 from workers.broker import Delivery
 
 DELIVERY_COUNT_HEADER = "x-delivery-count"
+RETURNED_HEADER = "x-returned"
 
 
-def n_returns(headers: Mapping[str, object]) -> int:
-    """How often the queue has had the message back; 0 where it does not count."""
-    count = headers.get(DELIVERY_COUNT_HEADER)
-    return count if isinstance(count, int) else 0
+def n_returns(delivery: Delivery) -> int:
+    """How often the message came back, as far as its queues have told."""
+    counted = _count(delivery, DELIVERY_COUNT_HEADER)
+    return _count(delivery, RETURNED_HEADER) + max(counted, int(delivery.redelivered))
 
 
 def refuse_if_too_often(delivery: Delivery, *, limit: int) -> None:
     """Raises ``DeliveredTooOften`` for a message that came back ``limit`` times or more (0: however often)."""
-    n = n_returns(delivery.headers)
+    n = n_returns(delivery)
     if limit and n >= limit:
         raise DeliveredTooOften(f"delivered {n + 1} times and never settled: do its workers die of it?")
+
+
+def _count(delivery: Delivery, header: str) -> int:
+    value = delivery.headers.get(header)
+    return value if isinstance(value, int) and value > 0 else 0

@@ -24,6 +24,19 @@ _DEAD_JOB_KEY = f"{_JOB_KEY}.dlq"
 _EVENT_PATTERN = "event.#"
 _DEAD_EVENT_KEY = "event.dlq"
 
+# What a worker gives up after ``delivery_limit`` returns it marks as failed, which the broker cannot: so the broker's
+# own limit lies above it, and is met only by a message that no worker of ours looks at.
+_LIMIT_MARGIN = 20
+# Dead letters are read and put back by whoever looks at them, and have nowhere else to go: RabbitMQ 4 drops them after
+# 20 returns where nothing is said, and older ones refuse its -1 for "no limit".
+_NO_LIMIT = 1_000_000
+# From one replicated queue to the next with confirms; by default a message whose next queue has lost its leader at that
+# moment is dropped. It wants reject-publish in the place of drop-head, which only matters where there is a max-length.
+_SAFE_DEAD_LETTERING: Mapping[str, Argument] = {
+    "x-dead-letter-strategy": "at-least-once",
+    "x-overflow": "reject-publish",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -91,9 +104,12 @@ def build_topology(
     *,
     batch: bool = True,
     events: bool = True,
+    delivery_limit: int = 20,
 ) -> Topology:
     """The wire contract's topology under ``prefix``, with one retry queue for each delay (rising, in seconds).
 
+    The broker itself dead-letters what quorum queues have had back 20 times more than ``delivery_limit`` (0: a million
+    times).
     Without ``batch`` or ``events`` their queues are neither declared nor asked for: the backend alone does not make
     them, so a passive worker that does not consume them must not insist.
     """
@@ -101,7 +117,7 @@ def build_topology(
     batch_route = _job_route("batch", prefix, f"{prefix}.recommendation.batch", _BATCH_KEY, retry_delays_s)
     event_route = _event_route(prefix)
     routes = (main, *((batch_route,) if batch else ()), *((event_route,) if events else ()))
-    queues = {queue.name: queue for route in routes for queue in _queues_of(route, queue_type)}
+    queues = {queue.name: queue for route in routes for queue in _queues_of(route, queue_type, delivery_limit)}
     return Topology(
         main=main,
         batch=batch_route,
@@ -147,17 +163,30 @@ def _label(delay_s: float) -> str:
     return f"{Decimal(str(delay_s)).normalize():f}s"
 
 
-def _queues_of(route: Route, queue_type: QueueType) -> list[Queue]:
-    dead_letters = {
+def _queues_of(route: Route, queue_type: QueueType, delivery_limit: int) -> list[Queue]:
+    dead_letters: dict[str, Argument] = {
         "x-dead-letter-exchange": route.dead_letter_exchange,
         "x-dead-letter-routing-key": route.dead_letter_key,
     }
-    kind = {"x-queue-type": queue_type} if queue_type != "classic" else {}
+    jobs, retries, dead = _kinds(queue_type, delivery_limit)
     return [
-        Queue(route.queue, route.exchange, route.routing_key, {**dead_letters, **kind}),
-        *(_retry_queue(route, step, kind) for step in route.retries),
-        Queue(route.dead_letter_queue, route.dead_letter_exchange, route.dead_letter_key, dict(kind)),
+        Queue(route.queue, route.exchange, route.routing_key, {**dead_letters, **jobs}),
+        *(_retry_queue(route, step, retries) for step in route.retries),
+        Queue(route.dead_letter_queue, route.dead_letter_exchange, route.dead_letter_key, dead),
     ]
+
+
+def _kinds(queue_type: QueueType, delivery_limit: int) -> tuple[dict[str, Argument], ...]:
+    """What the type adds to the arguments of job queues, of retry queues and of dead-letter queues."""
+    if queue_type == "classic":
+        return {}, {}, {}
+    kind: dict[str, Argument] = {"x-queue-type": queue_type}
+    limit = {"x-delivery-limit": delivery_limit + _LIMIT_MARGIN if delivery_limit else _NO_LIMIT}
+    return (
+        {**kind, **_SAFE_DEAD_LETTERING, **limit},
+        {**kind, **_SAFE_DEAD_LETTERING},
+        {**kind, "x-delivery-limit": _NO_LIMIT},
+    )
 
 
 def _retry_queue(route: Route, step: RetryStep, kind: Mapping[str, Argument]) -> Queue:
@@ -222,7 +251,8 @@ def explain_refusal(kind: str, name: str, reply_text: str) -> str:
     if match := _INEQUIVALENT.search(reply_text):
         return (
             f"{kind} {match['name']!r}: argument {match['argument']!r} is {match['current']} on the broker and "
-            f"{match['wanted']} here; change RETRY_DELAYS_S or QUEUE_TYPE to match it, or set TOPOLOGY_MODE=passive"
+            f"{match['wanted']} here; change RETRY_DELAYS_S, QUEUE_TYPE or DELIVERY_LIMIT to match it, or set "
+            "TOPOLOGY_MODE=passive"
         )
     if "NOT_FOUND" in reply_text:
         return f"{kind} {name!r} does not exist on the broker; create it, or set TOPOLOGY_MODE=declare"
