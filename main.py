@@ -19,12 +19,15 @@ import orjson
 import typer
 import uvloop
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 from threadpoolctl import threadpool_limits
 
+from config.setting_problems import setting_problems
+from config.secret_values import secret_values
 from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError, SongsAIError
 from core.ports import BatchApi
@@ -933,19 +936,13 @@ def _run(step: Step, *, log_level: LogLevel | None = None) -> None:
     """Run ``step`` to its end; what is expected to go wrong becomes one sentence and an exit code."""
     try:
         settings = Settings()
-    except ValidationError as error:
-        _stop("\n".join(f"{_setting(detail['loc'])}{detail['msg']}" for detail in error.errors()), MISCONFIGURED)
-    configure_logging(log_level or settings.log_level, settings.log_format)
+    except (ValidationError, SettingsError, UnicodeDecodeError) as error:
+        _stop("\n".join(setting_problems(error, Settings)), MISCONFIGURED)
+    configure_logging(log_level or settings.log_level, settings.log_format, secrets=secret_values(settings))
     try:
         uvloop.run(step(settings))
     except SongsAIError as error:
         _stop(f"{type(error).__name__}: {error}", FAILED)
-
-
-def _setting(location: tuple[int | str, ...]) -> str:
-    """The setting, and the part of it that is wrong: ``LLM_STRATEGIES: deep.n_likes: ``."""
-    name, *part = map(str, location or ("",))
-    return "".join(f"{each}: " for each in (name.upper(), ".".join(part)) if each)
 
 
 def _stop(sentence: str, code: int = FAILED) -> NoReturn:

@@ -14,13 +14,15 @@ from config.token_price import TokenPrice
 
 MEMORY_URL = "memory://"
 _HEADER_VALUE = re.compile(r"[!-~]*")
+_GREATEST = 2**31 - 1
+_LONGEST_DELAY_S = (2**32 - 1) // 1000
 DiscoveryName = Literal["hidden_gem", "crossover", "new_creator"]
 
 
 class Settings(BaseSettings):
     """The environment variables of the worker; each field's description is its documentation."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", hide_input_in_errors=True, allow_inf_nan=False)
 
     # The four that matter
     broker_url: SecretStr = Field(
@@ -241,6 +243,23 @@ class Settings(BaseSettings):
                 raise ValueError(f"{info.field_name} is no readable PEM file of certificates: {value!r}") from error
         return value
 
+    @field_validator("*")
+    @classmethod
+    def _within_all_clocks_and_servers(cls, value: object) -> object:
+        """No duration, lifetime or number is meant to be greater, and the event loop, Redis and RabbitMQ take none."""
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, int | float) and number > _GREATEST for number in numbers):
+            raise ValueError(f"must not be above {_GREATEST}")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _one_line_of_text(cls, value: object) -> object:
+        """A key with a line break at its end, as files of secrets have one, is no header: every call would fail."""
+        if isinstance(value, SecretStr) and not value.get_secret_value().isprintable():
+            raise ValueError("must be UTF-8 without line breaks and control characters")
+        return value
+
     @field_validator("retry_delays_s", mode="before")
     @classmethod
     def _split_delays(cls, value: object) -> object:
@@ -251,12 +270,19 @@ class Settings(BaseSettings):
     def _delays_rise(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if any(delay <= 0 for delay in value) or list(value) != sorted(set(value)):
             raise ValueError("retry_delays_s must be positive and rising, such as 5,30,120")
+        if value[-1] > _LONGEST_DELAY_S:
+            raise ValueError(f"retry_delays_s must not be above {_LONGEST_DELAY_S}: RabbitMQ takes no longer lifetime")
         return value
 
     @field_validator("discovery_mix", mode="before")
     @classmethod
     def _split_mix(cls, value: object) -> object:
-        return dict(part.strip().split(":", 1) for part in value.split(",")) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip().split(":", 1) for part in value.split(",")]
+        if any(len(part) != 2 for part in parts):  # noqa: PLR2004 - a name and its share
+            raise ValueError("discovery_mix must be such as hidden_gem:2,crossover:1")
+        return dict(parts)
 
     @field_validator("time_zone")
     @classmethod

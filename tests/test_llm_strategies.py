@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr, ValidationError
 
-import main
 from config.catalogue_profile import load_profile
 from config.llm_strategies import DEFAULT_STRATEGIES, MAX_CALLS, StrategyLimits, StrategyTable
 from config.prompt_texts import load_prompt_texts
@@ -99,12 +98,6 @@ def test_a_wrong_row_is_refused_by_strategy_and_field(
     (error,) = caught.value.errors()
     assert error["loc"] == ("llm_strategies", *place)
     assert problem in error["msg"]
-
-
-def test_the_command_line_names_setting_and_field() -> None:
-    assert main._setting(("llm_strategies", "deep", "n_likes")) == "LLM_STRATEGIES: deep.n_likes: "
-    assert main._setting(("concurrency",)) == "CONCURRENCY: "
-    assert main._setting(()) == ""
 
 
 def test_a_job_has_time_for_all_calls_of_its_strategy() -> None:
