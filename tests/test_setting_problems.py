@@ -71,7 +71,9 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def problems() -> list[str]:
     with pytest.raises((ValidationError, SettingsError, UnicodeDecodeError)) as caught:
         Settings()
-    return setting_problems(caught.value, Settings)
+    error = caught.value
+    assert isinstance(error, ValidationError | SettingsError | UnicodeDecodeError)
+    return setting_problems(error, Settings)
 
 
 @pytest.mark.parametrize(("name", "value"), CASES)
@@ -107,21 +109,29 @@ def test_whatever_a_variable_holds_it_is_taken_or_refused_by_name(name: str, val
             assert not isinstance(number, float) or math.isfinite(number)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "sentence"),
-    [
-        ("CONCURRENCY", "many", "CONCURRENCY: must be a valid integer, unable to parse string as an integer, got 'many'"),
-        ("CONCURRENCY", "2000", "CONCURRENCY: must be less than or equal to 1000, got '2000'"),
-        ("JOB_TTL_S", "9" * 12, f"JOB_TTL_S: must not be above 2147483647, got '{'9' * 12}'"),
-        ("LLM_PRICES", "{bad", "LLM_PRICES: must be JSON (Expecting property name enclosed in double quotes at character 1), got '{bad'"),
-        ("LLM_STRATEGIES", '{"deep": {"n_likes": 999}}', "LLM_STRATEGIES: deep.n_likes: must be less than or equal to 60, got 999"),
-        ("DISCOVERY_MIX", "hidden_gem", "DISCOVERY_MIX: discovery_mix must be such as hidden_gem:2,crossover:1, got 'hidden_gem'"),
-        ("RETRY_DELAYS_S", "5,4294968", "RETRY_DELAYS_S: retry_delays_s must not be above 4294967: RabbitMQ takes no longer lifetime, got '5,4294968'"),
-    ],
-)  # fmt: skip
+SENTENCES = [
+    ("CONCURRENCY", "many", "must be a valid integer, unable to parse string as an integer, got 'many'"),
+    ("CONCURRENCY", "2000", "must be less than or equal to 1000, got '2000'"),
+    ("JOB_TTL_S", "9" * 12, f"must not be above 2147483647, got '{'9' * 12}'"),
+    (
+        "LLM_PRICES",
+        "{bad",
+        "must be JSON (Expecting property name enclosed in double quotes at character 1), got '{bad'",
+    ),
+    ("LLM_STRATEGIES", '{"deep": {"n_likes": 999}}', "deep.n_likes: must be less than or equal to 60, got 999"),
+    ("DISCOVERY_MIX", "hidden_gem", "discovery_mix must be such as hidden_gem:2,crossover:1, got 'hidden_gem'"),
+    (
+        "RETRY_DELAYS_S",
+        "5,4294968",
+        "retry_delays_s must not be above 4294967: RabbitMQ takes no longer lifetime, got '5,4294968'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "sentence"), SENTENCES)
 def test_the_sentence_of_a_wrong_value(name: str, value: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
-    assert problems() == [sentence]
+    assert problems() == [f"{name}: {sentence}"]
 
 
 def test_a_long_value_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +166,9 @@ def test_what_looks_like_a_secret_in_the_wrong_variable_is_not_shown(
 def test_no_secret_is_shown_whatever_is_wrong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for ending in ("\udcff", "\n", "\x7f"):
         monkeypatch.setenv(name.upper(), SECRET + ending)
-        assert problems() == [f"{name.upper()}: must be UTF-8 without line breaks and control characters, got {HIDDEN}"]
+        (sentence,) = problems()
+        assert sentence.startswith(f"{name.upper()}: ")
+        assert sentence.endswith(f", got {HIDDEN}")
     monkeypatch.setenv(name.upper(), SECRET)
     monkeypatch.setenv("MAX_TOP_K", "1")
     said = "\n".join(problems())
