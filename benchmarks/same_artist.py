@@ -1,6 +1,6 @@
 """How well do content embeddings find another song of the same artist, with the artist's name withheld?
 
-    python -m benchmarks.same_artist spotify_songs.csv [--queries 2000]
+    python -m benchmarks.same_artist spotify_songs.csv [--queries 2000] [--salts 3] [--half 0] [--only fitted]
 
 The catalogue is the whole file; a query is any song whose artist has one of another title. The artist is not embedded,
 and their name is taken out of titles. Songs of the query's own title are left out of its ranking: they are no hits, and
@@ -11,8 +11,9 @@ import argparse
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,10 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.stats import norm, rankdata
 
+from config.catalogue_profile import load_profile
+from core.catalogue_statistics import CatalogueCount
 from core.embedding import HashingEmbedder
+from core.item_tokens import style_of
 from core.text_features import token_features, words
 from models.catalogue import Item
 
@@ -178,23 +182,75 @@ def together(*parts: Similarity) -> Similarity:
     return lambda rows: np.asarray(sum(part(rows) for part in parts), np.float32)
 
 
-def contestants(items: Sequence[Item]) -> dict[str, Similarity]:
-    """All that the table compares, by name."""
+def l1(values: npt.NDArray[np.float32], weights: Mapping[str, float], slope: float) -> Similarity:
+    """Minus ``slope`` times the weighed sum of absolute differences; features weigh 1 unless given."""
+    factors = [np.float32(slope * weights.get(name, 1.0)) for name in _FEATURES]
+
+    def similarity(rows: Ints) -> Scores:
+        parts = (each * np.abs(column[rows][:, None] - column) for each, column in zip(factors, values.T, strict=True))
+        return np.asarray(-sum(parts), np.float32)
+
+    return similarity
+
+
+def embedded(items: Sequence[Item], dim: int, weights: Mapping[str, float] | None, salt: int = 0) -> Similarity:
+    """By hashing: with statistics of ``items`` where there are ``weights`` to fit them with, else by plain ones."""
+    embedder = HashingEmbedder(dim)
+    if weights is not None:
+        counting = CatalogueCount(feature_weights=weights)
+        for start in range(0, len(items), _CHUNK):
+            counting.add(items[start : start + _CHUNK])
+        embedder = HashingEmbedder.fitted(counting, dim, salt=salt)
+    parts = [embedder.embed_now(items[start : start + _CHUNK]) for start in range(0, len(items), _CHUNK)]
+    return by_vectors(np.concatenate(parts))
+
+
+def exact_contestants(items: Sequence[Item], weights: Mapping[str, float]) -> dict[str, Similarity]:
+    """What no vector of 256 dimensions is asked to hold, by name."""
     values = standardised(items)
     audio = by_vectors(values / np.linalg.norm(values, axis=1, keepdims=True))
     tags = tfidf([item.genres for item in items])
-    title = tfidf([words(item.titles["en"]) for item in items])
+    texts = [words(item.titles["en"]) for item in items]
+    title, raw = tfidf(texts), tfidf(texts, is_unit=False)
+    styles = [[f"style {style}" for style in style_of(item.titles["en"])] for item in items]
+    both = tfidf([[*text, *style] for text, style in zip(texts, styles, strict=True)], is_unit=False)
     return {
         "audio features, cosine": audio,
         "audio + genre + title TF-IDF": together(audio, tags, title),
         "RBF kernel + genre + title TF-IDF": together(rbf(values), tags, title),
         "Laplacian of quantiles + genre + raw title, exact": together(
-            laplacian(normal_scores(items), 0.25),
-            weighted(tags, 0.2),
-            weighted(tfidf([words(item.titles["en"]) for item in items], is_unit=False), 0.5),
+            laplacian(normal_scores(items), 0.25), weighted(tags, 0.2), weighted(raw, 0.5)
         ),
-        **{f"hashing, {dim} dimensions": by_vectors(HashingEmbedder(dim).embed_now(items)) for dim in (128, 256)},
+        "L1 of quantiles + genre + words and style, exact": together(
+            l1(normal_scores(items), weights, 0.05), weighted(tags, 0.17), weighted(both, 0.6)
+        ),
     }
+
+
+def contestants(items: Sequence[Item], weights: Mapping[str, float], salts: int) -> dict[str, Callable[[], Similarity]]:
+    """All that the table compares, by name, each made when it is asked for."""
+    exact = exact_contestants(items, weights)
+    fitted = {
+        f"hashing, 256 dimensions, fitted, salt {salt}": partial(embedded, items, 256, weights, salt)
+        for salt in range(salts)
+    }
+    return {
+        **{name: partial(_same, similarity) for name, similarity in exact.items()},
+        **{f"hashing, {dim} dimensions, plain": partial(embedded, items, dim, None) for dim in (128, 256)},
+        "hashing, 128 dimensions, fitted": partial(embedded, items, 128, weights),
+        **fitted,
+    }
+
+
+def _same(similarity: Similarity) -> Similarity:
+    return similarity
+
+
+def half_of(songs: Songs, which: int) -> Songs:
+    """One of two halves of the songs, drawn by a seed."""
+    order = np.random.default_rng(_SEED).permutation(len(songs.items))
+    rows = np.sort(order[which::2])
+    return Songs([songs.items[row] for row in rows.tolist()], songs.artists[rows], songs.titles[rows])
 
 
 # --- the table ---
@@ -213,16 +269,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--queries", type=int, help="a seeded sample of so many; default: all")
+    parser.add_argument("--salts", type=int, default=3, help="how many of the codes that are as good; default: 3")
+    parser.add_argument("--half", type=int, choices=(0, 1), help="one half of the songs alone, drawn at random")
+    parser.add_argument("--only", default="", help="contestants with this in their name")
     arguments = parser.parse_args()
     songs = read_songs(arguments.file)
+    if arguments.half is not None:
+        songs = half_of(songs, arguments.half)
     queries = queries_of(songs)
     if arguments.queries is not None and arguments.queries < len(queries):
         queries = np.sort(np.random.default_rng(_SEED).choice(queries, arguments.queries, replace=False))
     print(f"{len(songs.items)} songs, {len(queries)} queries")
     print(f"{'':52}{'hit@20':28}MRR")
-    for name, similarity in contestants(songs.items).items():
-        found = ranks(songs, queries, similarity)
-        print(f"{name:52}{interval((found <= 20).astype(np.float64)):28}{interval(1 / found)}", flush=True)
+    weights = load_profile("songs").item.feature_weights
+    for name, make in contestants(songs.items, weights, arguments.salts).items():
+        if arguments.only in name:
+            found = ranks(songs, queries, make())
+            print(f"{name:52}{interval((found <= 20).astype(np.float64)):28}{interval(1 / found)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,10 @@ from config.settings import Settings
 from models.catalogue import Item
 from models.job import Job, JobContext
 from services import migrations
+from services.fitted_embedder import FittedEmbedder
+from services.former_embeddings import SqlFormerEmbeddings
 from services.ingest_store import SqlIngestStore
-from training.embed import embed_catalogue
+from training.embed import Fitting, embed_catalogue, fit_and_embed
 from training.ingest import ingest
 from workers.runtime import Parts, embedded, open_parts
 
@@ -129,12 +131,22 @@ async def measure(
         async with open_parts(embedded(Settings(openai_api_key="", openai_base_url=""), Path(directory))) as parts:
             await asyncio.to_thread(migrations.upgrade, parts.database.sync_url)
             await ingest(tracks, SqlIngestStore(parts.database))
-            await embed_catalogue(parts.catalogue, parts.embedder, parts.embeddings)
+            await _embed(parts)
             await parts.index.load()
             items = {item.item_id: item async for batch in parts.catalogue.stream() for item in batch}
             likes = listeners(list(items.values()), n_listeners, n_likes)
             for wish in wishes:
                 yield wish, await first_items(parts, likes, wish, items)
+
+
+async def _embed(parts: Parts) -> None:
+    if isinstance(parts.embedder, FittedEmbedder):
+        weights = parts.profile.item.feature_weights
+        former = SqlFormerEmbeddings(parts.database)
+        fitting = Fitting(embedder=parts.embedder, models=parts.models, former=former, feature_weights=weights)
+        await fit_and_embed(parts.catalogue, fitting, parts.embeddings)
+    else:
+        await embed_catalogue(parts.catalogue, parts.embedder, parts.embeddings)
 
 
 async def show(tracks: Path, n_listeners: int, n_likes: int) -> None:

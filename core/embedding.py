@@ -12,13 +12,13 @@ A vector is an *exact* part and a *coded* part side by side:
   A token of text weighs the more, the fewer items have it, and nothing where only one has.
 
 Three things keep a few items from being near everything. The exact part is centred (Suzuki et al., "Centering
-similarity measures to reduce hubs", 2013), and the room that an item's code leaves is filled with *slack* until all items
-are equally long. Else unit length would make those with short titles the nearest of all. As slack must be there, it says
-what it can, by random features: it is alike where titles have letters in common, and so a language, or where all
+similarity measures to reduce hubs", 2013). The room that an item's code leaves is filled with *slack* until all items
+are equally long: else unit length would make those with short titles the nearest of all. As slack must be there, it
+says what it can, by random features: it is alike where titles have letters in common, and so a language, or where all
 numbers are close at once (the Laplacian kernel of Rahimi and Recht); for the rest it is random signs of the item's own.
-And one dimension more is the smaller, the nearer an item's nearest neighbours in a sample of the catalogue are: what has
-many neighbours has to be nearer to anything than what has few (as in CSLS: Lample et al., "Word translation without
-parallel data", 2018).
+And one dimension more is the smaller, the nearer an item's nearest neighbours in a sample of the catalogue are: what
+has many neighbours has to be nearer to anything than what has few (as in CSLS: Lample et al., "Word translation
+without parallel data", 2018).
 """
 
 import asyncio
