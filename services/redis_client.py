@@ -38,6 +38,9 @@ _IDLE_PING_S = 30
 # a sentence, where the code follows a hyphen.
 _STATE_OF_SERVER = re.compile(r"(?:^|-)(OOM|READONLY|LOADING|MISCONF|NOREPLICAS|MASTERDOWN|BUSY|NOPERM|NOAUTH)\b")
 
+# What uvloop raises, as a RuntimeError that redis-py lets through, where the server has hung up since the last step.
+_HUNG_UP = "the handler is closed"
+
 
 class _VerifiedConnection(SSLConnection):
     """TLS by a context that all connections share; the library makes one for each, and trusts the system's CAs too."""
@@ -76,7 +79,7 @@ def _pool(url: str, *, max_connections: int, timeout_s: float, ca_file: str) -> 
         retry=Retry(
             ExponentialWithJitterBackoff(base=_RETRY_BASE_S, cap=_RETRY_CAP_S),
             _N_RETRIES,
-            supported_errors=(exceptions.ConnectionError,),
+            supported_errors=(exceptions.ConnectionError, RuntimeError),
         ),
         client_name="songs-ai",
         # Nothing here needs RESP3, and with it come handlers for a cloud vendor's maintenance pushes.
@@ -150,6 +153,10 @@ def redis_errors() -> Iterator[None]:
     with _no_cancellation_lost():
         try:
             yield
+        except RuntimeError as error:
+            if not str(error).endswith(_HUNG_UP):
+                raise
+            raise DependencyUnavailable("redis", "the server hung up") from error
         except exceptions.RedisError as error:
             if not _is_outage(error):
                 raise

@@ -1,8 +1,11 @@
 """Opening Redis, and telling outages from mistakes: on real servers, and on one that answers what it is told to."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from threading import Thread
 from typing import cast
 
 import pytest
@@ -31,6 +34,27 @@ def administered(server: BreakableServer) -> Iterator["redis.Redis"]:
             admin.config_set("min-replicas-to-write", 0)
             admin.config_set("appendonly", "yes")
             admin.acl_deluser("limited")
+
+
+@contextmanager
+def hanging_up() -> Iterator[str]:
+    """The URL of a server that answers one command of each connection and resets it, as one that is killed does."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, suppress(OSError):
+                    connection.recv(1000)
+                    connection.send(b"+OK\r\n")
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = Thread(target=serve)
+        thread.start()
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 @asynccontextmanager
@@ -135,6 +159,18 @@ async def test_a_server_that_is_not_there_is_an_outage() -> None:
         with pytest.raises(DependencyUnavailable) as caught:
             await ping(client)
     assert caught.value.dependency == "redis"
+
+
+async def test_a_server_that_hangs_up_between_two_steps_is_an_outage() -> None:
+    with hanging_up() as url:
+        async with open_redis(url, max_connections=50, timeout_s=1) as client:
+            outcomes = await asyncio.gather(*(ping(client) for _ in range(50)), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {DependencyUnavailable}
+
+
+async def test_a_bug_in_using_the_client_stays_a_bug() -> None:
+    with pytest.raises(RuntimeError, match="a bug"), redis_errors():
+        raise RuntimeError("a bug")
 
 
 async def test_a_server_that_does_not_answer_is_given_up_after_one_time_limit() -> None:
