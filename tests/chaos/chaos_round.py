@@ -63,6 +63,7 @@ async def play(site: ChaosSite, plan: Plan, tell: Tell) -> Report:
             while len(load.ledger.jobs) < plan.n_jobs:
                 await _until_over(load, load.n_over + 1, _PROGRESS_WITHIN_S)
         await _at_rest(load)
+        _all_alive(site)
         findings = await check(site, load, before)
     except (TimeoutError, AssertionError) as error:
         raise ChaosFailure(f"seed {plan.seed}: {error}\n{_last_words(site)}") from error
@@ -89,10 +90,16 @@ async def _suffer(scene: Scene, name: str, tell: Tell, place: str) -> None:
     await FAULTS[name](scene)
     mended_s = time.monotonic()
     await _until_over(scene.load, scene.load.n_over + 1, _PROGRESS_WITHIN_S)
+    _all_alive(scene.site)
     tell(
         f"{place} {name}: {mended_s - started_s:.1f} s, a job ended {time.monotonic() - mended_s:.1f} s later; "
         f"{scene.load.n_over} of {len(scene.load.ledger.jobs)} jobs over"
     )
+
+
+def _all_alive(site: ChaosSite) -> None:
+    for worker in site.workers:
+        assert worker.is_running, f"a worker died by itself:\n{worker.log[-6000:]}"
 
 
 async def _until_over(load: Load, n: int, within_s: float) -> None:

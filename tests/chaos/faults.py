@@ -87,8 +87,9 @@ async def broker_killed(scene: Scene) -> None:
 
 
 async def connections_closed(scene: Scene) -> None:
-    """The broker closes every connection, the publisher's too."""
-    await scene.site.control("close_all_connections", "closed by chaos")
+    """The broker closes every connection, the publisher's too; side by side, for some clients are slow to answer."""
+    close = "rabbit_networking:close_connection(Each, \"closed by chaos\")"
+    await scene.site.control("eval", f"[spawn(fun() -> {close} end) || Each <- rabbit_networking:connections()].")
 
 
 async def channels_closed(scene: Scene) -> None:
@@ -177,6 +178,13 @@ async def mysql_restarted(scene: Scene) -> None:
     await asyncio.to_thread(scene.site.servers.mysql.restart)
 
 
+async def mysql_away(scene: Scene) -> None:
+    """Killed, and away for so long that jobs use up their attempts."""
+    await asyncio.to_thread(scene.site.servers.mysql.kill)
+    await scene.a_while(4, 7)
+    await asyncio.to_thread(scene.site.servers.mysql.start)
+
+
 async def mysql_locked(scene: Scene) -> None:
     """Nobody else can read or write a song or a like for some seconds."""
     with contextlib.closing(await asyncio.to_thread(scene.site.mysql_connection)) as connection:
@@ -246,6 +254,7 @@ FAULTS: dict[str, Fault] = {
         redis_refused,
         redis_full,
         mysql_restarted,
+        mysql_away,
         mysql_locked,
         mysql_slow,
         llm_hanging,

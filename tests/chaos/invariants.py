@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
@@ -31,7 +31,7 @@ class Findings:
     n_poison: int
     n_dead_letters: int
     n_repeated_dead_letters: int
-    faults: Sequence[str]
+    faults: Sequence[str] = field(repr=False)
 
 
 async def check(site: ChaosSite, load: Load, before: Sequence[Vitals]) -> Findings:
@@ -153,8 +153,16 @@ def _bugs(site: ChaosSite) -> list[str]:
     """Lines that only a bug writes."""
     logs = [*site.logs, *(worker.log for worker in site.workers)]
     lines = [line for log in logs for line in log.splitlines()]
-    bugs = Counter(line for line in lines if "unexpected_error_caught" in line or line.startswith("Traceback"))
-    return [f"{count} times in the logs: {line[:3000]}" for line, count in bugs.items()]
+    bugs = Counter(_told(line) for line in lines if "unexpected_error_caught" in line or line.startswith("Traceback"))
+    return [f"{count} times in the logs: {bug}" for bug, count in bugs.items()]
+
+
+def _told(line: str) -> str:
+    """The end of a traceback, which says what it was."""
+    if not line.startswith("{"):
+        return line
+    entry = orjson.loads(line)
+    return f"{entry.get('digest')}: {str(entry.get('exception'))[-1500:]}"
 
 
 async def _not_back(site: ChaosSite, before: Sequence[Vitals]) -> list[str]:

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aio_pika
 import orjson
@@ -117,7 +118,9 @@ class ChaosSite:
 
     def mysql_connection(self) -> "pymysql.Connection[pymysql.cursors.Cursor]":
         """A blocking connection beside the workers'."""
-        return mysql_connection(self.servers.mysql.url)
+        connection = mysql_connection(self.servers.mysql.url)
+        connection.select_db(urlsplit(self.servers.mysql.url).path.strip("/"))
+        return connection
 
 
 _AS_JSON = ("--formatter", "json")

@@ -40,6 +40,10 @@ class WorkerProcess:
         return self._process is not None
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
     def log(self) -> str:
         return "".join(self._log)
 
