@@ -7,6 +7,7 @@ nothing, since a round trip through floats would round nanosecond instants and i
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Context, Decimal, Inexact, InvalidOperation
@@ -61,14 +62,13 @@ def decode_job(body: bytes) -> Job:
     ISO 8601 allows for ``requestedAt``, offsets other than ``Z``, a lower case ``z`` and the end of a day as
     ``24:00:00``, which no ``Instant`` of Java is written as.
     """
-    text = _text_of(body)
-    members = list(_members(text))
-    job_id = _readable_job_id(members)
     try:
+        text = _text_of(body)
+        members = list(_members(text))
         _refuse_repeats(members, _FIELDS)
         return _job(_Fields({member.name: member.value for member in members}), _context(text, members))
     except InvalidMessage as error:
-        error.job_id = job_id
+        error.job_id = _readable_job_id(body)
         raise
 
 
@@ -109,10 +109,17 @@ def _context(text: str, members: "list[_Member]") -> JobContext | None:
     return context or None
 
 
-def _readable_job_id(members: "list[_Member]") -> str | None:
-    values = [member.value for member in members if member.name == "jobId"]
+def _readable_job_id(body: bytes) -> str | None:
+    """The job id of a message that is refused: the only one before the place, if any, where the reading ends.
+
+    So the poller of a message that was cut off, or is far too long, sees that it failed.
+    """
+    text = body[:MAX_BODY_BYTES].decode("utf-8", "surrogateescape")
+    found: list[object] = []
+    with suppress(InvalidMessage):
+        found.extend(member.value for member in _members(text) if member.name == "jobId")
     try:
-        return _job_id(values[0]) if len(values) == 1 else None
+        return _job_id(found[0]) if len(found) == 1 else None
     except InvalidMessage:
         return None
 
