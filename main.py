@@ -26,8 +26,8 @@ from rich.table import Table
 from rich.text import Text
 from threadpoolctl import threadpool_limits
 
-from config.setting_problems import setting_problems
 from config.secret_values import secret_values
+from config.setting_problems import setting_problems
 from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError, SongsAIError
 from core.ports import BatchApi
@@ -474,14 +474,17 @@ def _kept_letters(path: Path | None) -> Iterator[Callable[[Letter], None]]:
     if path is None:
         yield lambda _: None
         return
-    with open(path, "ab", opener=partial(os.open, mode=0o600)) as file:
+    try:
+        with open(path, "ab", opener=partial(os.open, mode=0o600)) as file:
 
-        def keep(letter: Letter) -> None:
-            file.write(dead_letter_text.document(letter, datetime.now(UTC), whole=True))
-            file.flush()
-            os.fsync(file.fileno())
+            def keep(letter: Letter) -> None:
+                file.write(dead_letter_text.document(letter, datetime.now(UTC), whole=True))
+                file.flush()
+                os.fsync(file.fileno())
 
-        yield keep
+            yield keep
+    except OSError as error:
+        _stop(f"--to {path}: {error.strerror}; what was not written is where it was")
 
 
 def _each_letter(
