@@ -6,7 +6,7 @@ Our own lines and those of the libraries (stdlib ``logging``) leave through the 
 import logging
 import re
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Collection, MutableMapping
 from typing import Any, Literal, TextIO
 
 import orjson
@@ -51,15 +51,22 @@ def mask_secrets(text: str) -> str:
     return _API_KEY.sub(f"sk-{MASK}", text)
 
 
-def configure_logging(level: LogLevel = "INFO", fmt: LogFormat = "auto", *, stream: TextIO | None = None) -> None:
+def configure_logging(
+    level: LogLevel = "INFO",
+    fmt: LogFormat = "auto",
+    *,
+    secrets: Collection[str] = (),
+    stream: TextIO | None = None,
+) -> None:
     """Set up structlog and stdlib logging for the whole process; a second call replaces the first.
 
-    Lines go to ``stream`` (standard error unless given), so that standard output stays a command's own.
+    ``secrets`` are masked wherever they stand, whatever they look like. Lines go to ``stream`` (standard error unless
+    given), so that standard output stays a command's own.
     """
     stream = stream or sys.stderr
     on_console = fmt == "console" or (fmt == "auto" and stream.isatty())
     shared = _shared_processors(on_console=on_console)
-    render = _masked(_console_renderer(stream) if on_console else _render_json)
+    render = _masked(_console_renderer(stream) if on_console else _render_json, secrets)
     structlog.configure(
         processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -99,9 +106,13 @@ def _encodable(value: object) -> object:
         return ascii(value)
 
 
-def _masked(renderer: Processor) -> Callable[[WrappedLogger, str, EventDict], str]:
+def _masked(renderer: Processor, secrets: Collection[str]) -> Callable[[WrappedLogger, str, EventDict], str]:
+    # The longest first: one may be the beginning of another.
+    known = re.compile("|".join(re.escape(each) for each in sorted(secrets, key=len, reverse=True)))
+
     def render(logger: WrappedLogger, method: str, event: EventDict) -> str:
-        return mask_secrets(str(renderer(logger, method, event)))
+        line = str(renderer(logger, method, event))
+        return mask_secrets(known.sub(MASK, line) if secrets else line)
 
     return render
 
