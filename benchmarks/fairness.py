@@ -45,6 +45,7 @@ class Arm:
     n_batch_done: int = 0
     seconds: float = 0.0
     cpu_s: float = 0.0
+    model_cpu_s: float = 0.0
 
 
 class Fairness:
@@ -55,9 +56,10 @@ class Fairness:
         arguments: argparse.Namespace,
         songs: Sequence[int],
         process: WorkerProcess,
+        model: LLMProcess,
         backends: tuple[Backend, Backend],
     ) -> None:
-        self._arguments, self._songs, self._process = arguments, songs, process
+        self._arguments, self._songs, self._process, self._model = arguments, songs, process, model
         self._interactive, self._batch = backends
         self._next_member = 1000
         self.arms = {True: Arm(), False: Arm()}
@@ -68,10 +70,11 @@ class Fairness:
         if with_batch:
             await self._begun(batch_ids[0])
         arm, done_before = self.arms[with_batch], await self._n_done(batch_ids)
-        started_s, cpu_before_s = time.monotonic(), cpu_s(self._process.pid)
+        started_s, cpu_before_s, model_before_s = time.monotonic(), cpu_s(self._process.pid), cpu_s(self._model.pid)
         await self._poisson(arm, seed=self._arguments.seed + number)
         arm.seconds += time.monotonic() - started_s
         arm.cpu_s += cpu_s(self._process.pid) - cpu_before_s
+        arm.model_cpu_s += cpu_s(self._model.pid) - model_before_s
         n_done = await self._n_done(batch_ids)
         arm.n_batch_done += n_done - done_before
         if with_batch and n_done > len(batch_ids) - 10:
@@ -146,6 +149,7 @@ def rows(arms: Mapping[bool, Arm]) -> list[tuple[str, str, str, str, str]]:
         ("interactive jobs, degraded", *(f"{len(a.latencies_s)}, {a.n_degraded}" for a in (empty, full)), "", "0"),
         ("batch jobs done a second", "", f"{full.n_batch_done / full.seconds:.1f}", "", "above 0"),
         ("worker's CPU", *(f"{a.cpu_s / a.seconds:.0%}" for a in (empty, full)), "", ""),
+        ("the LLM server's CPU", *(f"{a.model_cpu_s / a.seconds:.0%}" for a in (empty, full)), "", "below 70%"),
         ("load of the machine", ", ".join(f"{load:.1f}" for load in os.getloadavg()), "", "", ""),
     ]
 
@@ -177,14 +181,16 @@ async def main() -> None:
             }
             for step in (("migrate",), ("ingest", str(arguments.tracks.resolve())), ("embed",)):
                 run(environment, *step)
-            arms = await measure(arguments, environment)
+            arms = await measure(arguments, environment, model)
     table = Table("what", "batch queue empty", "full", "ratio", "bar")
     for row in rows(arms):
         table.add_row(*row)
     console.print(table)
 
 
-async def measure(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Mapping[bool, Arm]:
+async def measure(
+    arguments: argparse.Namespace, environment: Mapping[str, str], model: LLMProcess
+) -> Mapping[bool, Arm]:
     songs = song_ids(environment["DATABASE_URL"])
     urls = environment["BROKER_URL"], environment["REDIS_URL"], PREFIX
     async with (
@@ -192,7 +198,7 @@ async def measure(arguments: argparse.Namespace, environment: Mapping[str, str])
         open_backend(*urls) as interactive,
         open_backend(*urls, routing_key="recommendation.batch") as batch,
     ):
-        fairness = Fairness(arguments, songs, process, (interactive, batch))
+        fairness = Fairness(arguments, songs, process, model, (interactive, batch))
         warm_up = likes_of(range(1, 17), songs, seed=1)
         await interactive.wait(await interactive.publish(job_body(*pair) for pair in warm_up.items()), timeout_s=60)
         for number in range(arguments.turns):

@@ -175,10 +175,19 @@ class Settings(BaseSettings):
         "declare", description="declare exchanges and queues, or use what is there (passive)"
     )
     queue_type: Literal["classic", "quorum"] = Field("classic", description="type of the queues when declared")
+    delivery_limit: int = Field(
+        20,
+        ge=0,
+        le=1000,
+        description="returns of an unsettled job to its queue, as of dead workers, after which it is dead-lettered; 0: no limit",
+    )
     concurrency: int = Field(64, ge=1, le=1000, description="jobs under way at once in one worker")
     batch_concurrency: int = Field(4, ge=0, le=1000, description="jobs of the batch queue at once; 0: not consumed")
     max_attempts: int = Field(4, ge=1, description="tries of a job before it is dead-lettered")
     job_timeout_s: float = Field(60.0, gt=0, description="seconds one try of a job may take")
+    job_max_age_s: float = Field(
+        86_400.0, ge=0, description="seconds after its request within which a job is still run; 0: however old it is"
+    )
     job_lease_s: float = Field(15.0, gt=0, description="seconds after which a dead worker's job may be taken over")
     shutdown_grace_s: float = Field(25.0, ge=0, description="seconds running jobs may end in after SIGTERM")
 

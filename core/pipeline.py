@@ -14,6 +14,7 @@ from core.explanation import OFFLINE, Explainer
 from core.fingerprint import fingerprint
 from core.first_stage import FirstStage, Found
 from core.item_versions import VersionFinder
+from core.lanes import Lane, current_lane
 from core.llm_share import Arm, arm_of
 from core.ports import (
     AnswerCache,
@@ -117,9 +118,12 @@ class RecommendationPipeline:
         Raises ``DependencyUnavailable``. An LLM that fails only degrades the answer.
         """
         started_s = self._clock.monotonic_s()
-        question = await self._question(job)
-        bind_contextvars(arm=question.arm.value)
-        known = await self._known_answer(question)
+        if current_lane() is Lane.BATCH:
+            await self._turns.turn()  # also where the answer is known, and it takes no other one
+        with self._turns.at_work():
+            question = await self._question(job)
+            bind_contextvars(arm=question.arm.value)
+            known = await self._known_answer(question)
         self._observer.answer_cache(hit=known is not None)
         if known is not None:
             self._answered(question, "reused", started_s)
@@ -228,20 +232,22 @@ class RecommendationPipeline:
     async def _answer(
         self, question: Question, report: ProgressReporter, on_ranked: RankedReporter | None
     ) -> ResultDocuments:
-        found = await self._found(question)
-        if on_ranked and found.candidates and self._reranker.model_name(question.strategy) != OFFLINE:
-            await on_ranked(partial(self._provisional, question, found))
-        await report(50)
-        # After the turns of those who have a provisional result to show: the model takes its time in any case.
-        await self._turns.turn()
+        with self._turns.at_work():
+            found = await self._found(question)
+            if on_ranked and found.candidates and self._reranker.model_name(question.strategy) != OFFLINE:
+                await on_ranked(partial(self._provisional, question, found))
+            await report(50)
+            # After the turns of those who have a provisional result to show: the model takes its time in any case.
+            await self._turns.turn()
         with self._observer.stage("rerank"):
             reranked = await self._reranker.rerank(self._request(question, found))
         if found.flaw:
             self._observer.degraded(found.flaw)
             reranked = replace(reranked, degraded=reranked.degraded or found.flaw)
-        await report(90)
-        await self._turns.turn()
-        return encode_result(self._finish(question, found.candidates, reranked), self._profile)
+        with self._turns.at_work():
+            await report(90)
+            await self._turns.turn()
+            return encode_result(self._finish(question, found.candidates, reranked), self._profile)
 
     async def _found(self, question: Question) -> Found:
         n_candidates = self._reranker.n_candidates(question.strategy)

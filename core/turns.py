@@ -1,6 +1,12 @@
 """Turns of the tasks that share an event loop."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from core.lanes import Lane, LaneSlots, current_lane
+
+LONGEST_REST_S = 0.25
 
 
 class Turns:
@@ -9,12 +15,45 @@ class Turns:
     Tasks that become ready in one round of the loop run back to back, and everything else waits for the last of them:
     heartbeats, timers, answers from the network. Whoever asks for a turn before each piece of work of a few
     milliseconds lets all others wait for one such piece at the most.
+
+    Jobs of the batch lane have the turns between: while an interactive job is ``at_work`` they rest, for between its
+    turns it waits for the database, and would come back to find the loop taken. One of them gets its turn after
+    ``longest_rest_s`` all the same, so that they never starve.
     """
 
-    def __init__(self) -> None:
-        self._one = asyncio.Lock()
+    def __init__(self, *, longest_rest_s: float = LONGEST_REST_S) -> None:
+        self._one = LaneSlots(1, n_batch=1)
+        self._longest_rest_s = longest_rest_s
+        self._n_at_work = 0
+        self._is_quiet = asyncio.Event()
+        self._is_quiet.set()
+        self._resting = asyncio.Lock()
 
     async def turn(self) -> None:
         """Returns when it is the caller's turn, which lasts until it waits for anything."""
-        async with self._one:
+        if current_lane() is Lane.BATCH:
+            await self._rest()
+        async with self._one.slot():
             await asyncio.sleep(0)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Work in pieces inside of the block, with short waits between: not for a model's answer."""
+        if current_lane() is Lane.BATCH:
+            yield
+            return
+        self._n_at_work += 1
+        self._is_quiet.clear()
+        try:
+            yield
+        finally:
+            self._n_at_work -= 1
+            if not self._n_at_work:
+                self._is_quiet.set()
+
+    async def _rest(self) -> None:
+        """One at a time: after the longest rest one batch job goes on, not all of them."""
+        async with self._resting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._longest_rest_s):
+                    await self._is_quiet.wait()

@@ -23,6 +23,7 @@ from langsmith import tracing_context
 from pydantic import SecretStr
 
 from core.errors import LanguageModelFailed
+from core.lanes import LaneSlots
 from core.observing import unfailing
 from core.ports import Clock, Completion, Observer, Prompt
 from models.log_event import LogEvent
@@ -43,10 +44,10 @@ class OpenAILanguageModel:
     """A ``LanguageModel`` behind an OpenAI-compatible server; opens connections when it is first asked.
 
     One call, with the client's retries and whatever the server asks to wait, takes ``timeout_s`` at the most; beyond
-    ``max_concurrency`` calls under way, further ones queue before their time begins. Without a key a placeholder is
-    sent, for servers that want none. Parts of the request that the server refuses are left out from then on;
-    the ``structured_output`` only where that is ``auto``. ``{model}`` in ``base_url`` stands for the model's name. With
-    an ``api_version`` (Azure), that is sent with every request and the key as ``api-key``.
+    ``max_concurrency`` calls under way (a quarter of them for batch jobs), further ones queue before their time begins.
+    Without a key a placeholder is sent, for servers that want none. Parts of the request that the server refuses are
+    left out from then on; the ``structured_output`` only where that is ``auto``. ``{model}`` in ``base_url`` stands for
+    the model's name. With an ``api_version`` (Azure), that is sent with every request and the key as ``api-key``.
     """
 
     def __init__(
@@ -69,7 +70,8 @@ class OpenAILanguageModel:
         self._names = {False: model, True: deep_model}
         self._timeout_s = timeout_s
         self._max_retries = max_retries
-        self._slots = asyncio.Semaphore(max_concurrency)
+        # A batch call holds its slot for seconds: three of four are kept for those who come meanwhile.
+        self._slots = LaneSlots(max_concurrency, n_batch=max(1, max_concurrency // 4))
         self._observer = observer
         self._clock = clock
         self._streaming = streaming
@@ -93,7 +95,7 @@ class OpenAILanguageModel:
         """The answer, by the contract of ``core.ports.TimedLanguageModel``. Each call is counted, failed ones too."""
         heard, name = Heard(), self._names[deep]
         timeout_s = min(self._timeout_s, within_s or self._timeout_s)
-        async with self._slots:
+        async with self._slots.slot():
             with self._counted(heard):
                 try:
                     async with asyncio.timeout(timeout_s):

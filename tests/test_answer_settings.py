@@ -11,6 +11,7 @@ from config.token_price import TokenPrice
 from workers import runtime
 
 BY_VERSION: dict[str, object] = {
+    "delivery_limit": 9,
     "discovery_mix": {"hidden_gem": 1.0},
     "discovery_share": 0.1,
     "diversity": 0.1,
@@ -53,6 +54,7 @@ NEVER: dict[str, object] = {
     "database_pool": 9,
     "database_url": SecretStr("sqlite:///elsewhere.db"),
     "degraded_ttl_s": 9,
+    "delivery_limit": 9,
     "dependency_timeout_s": 9.0,
     "http_enabled": False,
     "http_host": "0.0.0.0",  # noqa: S104 - nobody listens there
@@ -60,6 +62,7 @@ NEVER: dict[str, object] = {
     "index_dir": "elsewhere",
     "index_refresh_s": 9.0,
     "job_lease_s": 9.0,
+    "job_max_age_s": 9.0,
     "job_timeout_s": 99.0,
     "job_ttl_s": 9,
     "llm_api_version": "9",

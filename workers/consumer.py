@@ -6,6 +6,7 @@ from typing import Protocol
 import structlog
 
 from core.errors import DependencyUnavailable, InvalidMessage, NotEncodable, PublishRefused, SongsAIError
+from core.lanes import Lane, in_lane
 from models.log_event import LogEvent
 from workers.broker import Broker, Delivery, Subscription
 from workers.disposition import Disposition, RetryLater
@@ -40,6 +41,7 @@ class Consumer:
         concurrency: int,
         observer: WorkerObserver,
         pause_s: float = DEFAULT_PAUSE_S,
+        lane: Lane = Lane.INTERACTIVE,
         on_dead_lettered: OnDeadLettered | None = None,
     ) -> None:
         self._broker = broker
@@ -48,6 +50,7 @@ class Consumer:
         self._concurrency = concurrency
         self._observer = observer
         self._pause_s = pause_s
+        self._lane = lane
         self._on_dead_lettered = on_dead_lettered
         # The prefetch alone is no bound: after a reconnect the broker counts from nothing, and old jobs still run.
         self._slots = asyncio.Semaphore(concurrency)
@@ -113,7 +116,8 @@ class Consumer:
         async with self._slots:
             if self._stopping.is_set():
                 return
-            disposition = await self._handler.handle(delivery)
+            with in_lane(self._lane):
+                disposition = await self._handler.handle(delivery)
         await self._settle(delivery, disposition)
 
     async def _settle(self, delivery: Delivery, disposition: Disposition) -> None:
@@ -134,6 +138,9 @@ class Consumer:
             self._observer.delivery_settled(
                 route=self._route.name, outcome=outcome_label(disposition), reason=disposition.reason.value
             )
+            if isinstance(disposition, RetryLater):
+                delay = self._route.retry(disposition.delay_s).label
+                self._observer.delivery_retried(route=self._route.name, delay=delay)
 
     async def _give_back(self, delivery: Delivery) -> None:
         """After a bug in handler or settlement: once more after a pause, and when it has come again, a dead letter."""

@@ -29,6 +29,7 @@ from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError, DependencyUnavailable
 from core.explanation import Explainer
 from core.item_versions import VersionFinder
+from core.lanes import Lane
 from core.model_ladder import ModelLadder
 from core.pipeline import RecommendationPipeline
 from core.ports import HealthCheck, LanguageModel
@@ -69,6 +70,7 @@ from workers.job_publisher import BrokerJobPublisher
 from workers.lease_keeper import LeaseKeeper
 from workers.memory_broker import MemoryBroker
 from workers.provisional import ProvisionalWriter
+from workers.queue_watch import watch_queues
 from workers.topology import build_topology
 
 if TYPE_CHECKING:
@@ -288,11 +290,23 @@ async def _warn_of_forgetfulness(redis: Redis) -> None:
 async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
     """Jobs consumed, index and model refreshed, once ``prepare`` is done. At the end jobs under way are drained."""
     settings, topology = parts.settings, parts.broker.topology
+    parts.metrics.retries_watched([step.label for step in topology.main.retries])
     leases = LeaseKeeper(parts.results, lease_s=settings.job_lease_s)
     handler = _handler(parts, leases)
     consumers = [
-        Consumer(parts.broker, route, handler, concurrency=concurrency, observer=parts.metrics)
-        for route, concurrency in ((topology.main, settings.concurrency), (topology.batch, settings.batch_concurrency))
+        Consumer(
+            parts.broker,
+            route,
+            handler,
+            concurrency=concurrency,
+            lane=lane,
+            observer=parts.metrics,
+            on_dead_lettered=handler.dead_lettered,
+        )
+        for route, concurrency, lane in (
+            (topology.main, settings.concurrency, Lane.INTERACTIVE),
+            (topology.batch, settings.batch_concurrency, Lane.BATCH),
+        )
         if concurrency
     ]
     background = _background(
@@ -300,6 +314,7 @@ async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
         parts.index.run,
         parts.collaborative.run,
         lambda: watch_loop_lag(parts.metrics.loop_lag, clock=parts.clock),
+        lambda: watch_queues(parts.broker, parts.metrics),
     )
     with _short_collections():
         async with background:
@@ -335,6 +350,8 @@ def _handler(parts: Parts, leases: LeaseKeeper) -> JobHandler:
         clock=parts.clock,
         observer=parts.metrics,
         provisional=_provisional_writer(parts),
+        delivery_limit=settings.delivery_limit,
+        max_age_s=settings.job_max_age_s,
     )
 
 
@@ -686,6 +703,7 @@ def _broker(settings: Settings) -> Broker:
         settings.name_prefix,
         settings.retry_delays_s,
         settings.queue_type,
+        delivery_limit=settings.delivery_limit,
         # These are ours alone: where we may not declare, there is no need to insist on them.
         batch=settings.topology_mode == "declare",
         events=settings.topology_mode == "declare",

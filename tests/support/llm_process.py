@@ -23,6 +23,11 @@ class LLMProcess:
         """What ``OPENAI_BASE_URL`` is set to."""
         return f"http://127.0.0.1:{self._port}/v1"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
