@@ -5,6 +5,7 @@ names the backend chose, hash to different slots, and they are written together 
 """
 
 import asyncio
+import hashlib
 import re
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -79,7 +80,7 @@ def _pool(url: str, *, max_connections: int, timeout_s: float, ca_file: str) -> 
         retry=Retry(
             ExponentialWithJitterBackoff(base=_RETRY_BASE_S, cap=_RETRY_CAP_S),
             _N_RETRIES,
-            supported_errors=(exceptions.ConnectionError, RuntimeError),
+            supported_errors=(exceptions.ConnectionError, RuntimeError),  # type: ignore[arg-type] # see _HUNG_UP
         ),
         client_name="songs-ai",
         # Nothing here needs RESP3, and with it come handlers for a cloud vendor's maintenance pushes.
@@ -172,12 +173,19 @@ class RedisScript:
 
     def __init__(self, client: Redis, *names: str) -> None:
         parts = [(_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8") for name in names]
-        self._script = client.register_script("\n".join(parts))
+        self._client = client
+        self._text = "\n".join(parts)
+        # the digest by which Redis names scripts, no secret
+        self._digest = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
         """What the script returned; raises ``DependencyUnavailable``."""
         with redis_errors():
-            result: object = await self._script(keys=keys, args=args)
+            try:
+                result: object = await self._client.evalsha(self._digest, len(keys), *keys, *args)
+            except exceptions.NoScriptError:
+                # Not SCRIPT LOAD and the digest again, as the library does: a server that restarts in between forgets.
+                result = await self._client.eval(self._text, len(keys), *keys, *args)
         return result
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from threading import Thread
 from typing import cast
@@ -61,13 +61,21 @@ def hanging_up() -> Iterator[str]:
 async def answering(line: str | None) -> AsyncIterator[str]:
     """The URL of a server that accepts CLIENT and SELECT, and answers all else with ``line``, or (None) never."""
 
+    async with answering_by(lambda _: line) as url:
+        yield url
+
+
+@asynccontextmanager
+async def answering_by(answer_to: Callable[[bytes], str | None]) -> AsyncIterator[str]:
+    """The URL of a server that accepts CLIENT and SELECT, and answers any other command by its name."""
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while head := await reader.readline():
             words = []
             for _ in range(int(head[1:])):
                 words.append(await reader.readexactly(int((await reader.readline())[1:])))
                 await reader.readexactly(2)
-            greeting = words[0] in {b"CLIENT", b"SELECT"}
+            greeting, line = words[0] in {b"CLIENT", b"SELECT"}, answer_to(words[0])
             if greeting or line is not None:
                 writer.write(b"+OK\r\n" if greeting else f"{line}\r\n".encode())
         writer.close()
@@ -307,6 +315,14 @@ async def test_a_script_outlives_that_the_server_forgets_it(backend: str, redis_
         assert await queue(["job:status:a"], ["now", 60]) == 1
         await client.script_flush()
         assert await queue(["job:status:b"], ["now", 60]) == 1
+
+
+async def test_a_script_outlives_a_server_that_forgets_it_as_soon_as_it_is_loaded() -> None:
+    def answer_to(command: bytes) -> str:
+        return ":1" if command == b"EVAL" else "-NOSCRIPT No matching script. Please use EVAL."
+
+    async with answering_by(answer_to) as url, open_redis(url, max_connections=1, timeout_s=2) as client:
+        assert await RedisScript(client, "queue")(["job:status:a"], ["now", 60]) == 1
 
 
 # --- persistence ---
