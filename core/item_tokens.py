@@ -47,9 +47,10 @@ class Tokens:
 
 def tokens_of(items: Sequence[Item], text_columns: Collection[str] = (), *, with_style: bool = True) -> Tokens:
     """The tokens of ``items``, the row of each being its item's place."""
-    texts = [[*_words_of(item, text_columns), *(_styles_of(item) if with_style else ())] for item in items]
+    spoken = [_words_of(item, text_columns) for item in items]
+    texts = [[*each, *(_styles_of(item) if with_style else ())] for each, item in zip(spoken, items, strict=True)]
     tags = [list(dict.fromkeys(_tags_of(item))) for item in items]
-    pieces = piece_features([_words_of(item, text_columns) for item in items])
+    pieces = piece_features(spoken)
     hashes = [hashes_of([token for each in kind for token in each]) for kind in (texts, tags)]
     text_weight = math.sqrt(TEXT_WEIGHT)
     # Together an item's tags weigh as much as one.
@@ -75,14 +76,14 @@ def style_of(title: str) -> Iterator[str]:
     n_words = len(words(title))
     if not n_words:
         return
-    letters = [letter for letter in title if letter.isalpha()]
-    if letters and not any(letter.isupper() for letter in letters):
+    letters = "".join(_NAMES.findall(title))
+    if letters and letters == letters.lower():
         yield "lower"
-    if len(letters) >= _MIN_UPPER and all(letter.isupper() for letter in letters):
+    if len(letters) >= _MIN_UPPER and letters.isupper():
         yield "upper"
-    if any(not letter.isascii() for letter in letters):
+    if not letters.isascii():
         yield "accent"
-    if any(letter > _FIRST_NOT_LATIN for letter in letters):
+    if max(letters, default="") > _FIRST_NOT_LATIN:
         yield "script"
     yield from dict.fromkeys(f"marks {marks}" for marks in _MARKS.findall(title))
     yield from _case_of(_NAMES.findall(title))
