@@ -26,10 +26,14 @@ def read_object(text: str) -> tuple[Json, bool]:
     text = text[start : start + MAX_CHARS]
     if (whole := _decode(text)) is not None:
         return whole, True
-    prefixes = _closable_prefixes(text)
+    ends = _closable_ends(text)
+
+    def closed(end: tuple[int, str]) -> Json | None:
+        return _decode(text[: end[0]] + end[1])
+
     # What follows a break can not heal it, so the sound prefixes all stand before the broken ones.
-    n_sound = bisect_left(prefixes, True, key=lambda prefix: _decode(prefix) is None)
-    if not n_sound or (salvaged := _decode(prefixes[n_sound - 1])) is None:
+    n_sound = bisect_left(ends, True, key=lambda end: closed(end) is None)
+    if not n_sound or (salvaged := closed(ends[n_sound - 1])) is None:
         raise ValueError("no complete part in the JSON object")
     return salvaged, False
 
@@ -42,9 +46,9 @@ def _decode(text: str) -> Json | None:
     return value if isinstance(value, dict) else None
 
 
-def _closable_prefixes(text: str) -> list[str]:
-    """``text`` up to the end of each complete object or list, shortest first, with what is open there closed."""
-    prefixes: list[str] = []
+def _closable_ends(text: str) -> list[tuple[int, str]]:
+    """Where each complete object or list of ``text`` ends, in order, and what closes all that is open there."""
+    ends: list[tuple[int, str]] = []
     open_: list[str] = []
     for token in _TOKEN.finditer(text):
         mark = token.group()
@@ -52,9 +56,9 @@ def _closable_prefixes(text: str) -> list[str]:
             open_.append(_CLOSER[mark])
         elif open_ and mark == open_[-1]:
             open_.pop()
-            prefixes.append(text[: token.end()] + "".join(reversed(open_)))
+            ends.append((token.end(), "".join(reversed(open_))))
         elif len(mark) == 1:
             break
         if len(open_) > _MAX_DEPTH or not open_:
             break
-    return prefixes
+    return ends
