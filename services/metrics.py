@@ -26,6 +26,7 @@ from prometheus_client.exposition import choose_encoder
 from core.errors import LANGUAGE_MODEL_FAILURES
 from core.llm_share import Arm
 from core.ports import BatchUsage, Clock
+from core.wish_stage import NOT_EMBEDDED
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
@@ -33,10 +34,11 @@ OTHER = "other"
 SOURCES = ("login", "manual", "refresh", "http", "favorites", "replay", "none", OTHER)
 JOB_OUTCOMES = ("succeeded", "retried", "dead_lettered", "cancelled", OTHER)
 ROUTES = ("main", "batch", "events", OTHER)
+JOB_ROUTES = ("main", "batch")
 SETTLED_REASONS = {
     "acked": ("succeeded", "succeeded_before", "failed_before", "stale"),
     "retried": ("dependency_unavailable", "timed_out", "running_elsewhere", "outcome_not_recorded"),
-    "dead_lettered": ("invalid", "attempts_used_up", "unexpected"),
+    "dead_lettered": ("invalid", "attempts_used_up", "unexpected", "delivered_too_often"),
 }
 REASONS = (*(reason for reasons in SETTLED_REASONS.values() for reason in reasons), OTHER)
 PROVISIONAL_OUTCOMES = ("written", "skipped", "failed", OTHER)
@@ -46,7 +48,7 @@ LLM_RETRY_CAUSES = (
     "rate_limited", "unavailable", "response_format", "length_limit", "temperature", "stream_options", OTHER,
 )  # fmt: skip
 LLM_OUTCOMES = ("ok", "cancelled", *LLM_FAILURES)
-FLAWS = ("incomplete", *LLM_FAILURES)
+FLAWS = ("incomplete", *LLM_FAILURES, NOT_EMBEDDED)
 DROP_CAUSES = (
     "unknown_handle", "repeated_handle", "bad_pick", "bad_group", "bad_reason", "bad_taste",
     "untrue_reason", "untrue_label", "untrue_tagline", "untrue_taste", OTHER,
@@ -188,7 +190,7 @@ class _LanguageModelMetrics:
         self._degraded = _labelled(
             Counter(
                 "songs_ai_degraded_results_total",
-                "Results made without the LLM's judgement although it was asked for.",
+                "Results that lack the LLM's judgement, or the search for a wish, although it was asked for.",
                 ["reason"],
                 registry=registry,
             ),
@@ -219,12 +221,12 @@ class _LanguageModelMetrics:
         self._llm_dropped.labels(_bounded(cause, DROP_CAUSES)).inc(n)
 
     def degraded(self, reason: str) -> None:
-        """A result made without the LLM's judgement although it was asked for."""
+        """A result that lacks what was asked for: the LLM's judgement, or the search for a wish."""
         self._degraded.labels(_bounded(reason, FLAWS)).inc()
 
     def _success_rate(self) -> float:
         # A call may end well and its answer be unusable all the same: what counts is the result, where there is one.
-        n_degraded = _total(self._degraded)
+        n_degraded = _total(self._degraded) - _total(self._degraded.labels(NOT_EMBEDDED))
         n_ended = _total(self._llm_calls) - _total(self._llm_calls.labels("cancelled"))
         n_asked = max(n_ended, n_degraded)
         return 1.0 - n_degraded / n_asked if n_asked else 1.0
@@ -381,6 +383,17 @@ class _WorkerMetrics:
         )
         for outcome, reasons in SETTLED_REASONS.items():
             _labelled(self._settled, ROUTES[:-1], (outcome,), reasons)
+        self._retries = Counter(
+            "songs_ai_retries_total", "Deliveries sent to a retry queue.", ["route", "delay"], registry=registry
+        )
+        self._waiting = Gauge(
+            "songs_ai_jobs_waiting", "Jobs in a retry queue, as last seen.", ["route", "delay"], registry=registry
+        )
+        self._dead_letters = Gauge(
+            "songs_ai_dead_letters", "Messages in the dead-letter queue of jobs, as last seen.", registry=registry
+        )
+        self._delays: tuple[str, ...] = ()
+        self.retries_watched(())
         self._not_settled = _labelled(
             Counter(
                 "songs_ai_deliveries_not_settled_total",
@@ -413,6 +426,24 @@ class _WorkerMetrics:
         self._settled.labels(
             _bounded(route, ROUTES), _bounded(outcome, (*SETTLED_REASONS, OTHER)), _bounded(reason, REASONS)
         ).inc()
+
+    def retries_watched(self, delays: Sequence[str]) -> None:
+        """There are retry queues of these delays, such as ``5s``."""
+        self._delays = tuple(delays)
+        for metric in (self._retries, self._waiting):
+            _labelled(metric, JOB_ROUTES, (*self._delays, OTHER))
+
+    def delivery_retried(self, *, route: str, delay: str) -> None:
+        """A delivery was sent to the retry queue of ``delay``."""
+        self._retries.labels(_bounded(route, ROUTES), _bounded(delay, self._delays)).inc()
+
+    def jobs_waiting(self, *, route: str, delay: str, n: int) -> None:
+        """So many jobs wait in the retry queue of ``delay``."""
+        self._waiting.labels(_bounded(route, ROUTES), _bounded(delay, self._delays)).set(n)
+
+    def dead_letters(self, n: int) -> None:
+        """So many messages are in the dead-letter queue of jobs."""
+        self._dead_letters.set(n)
 
     def delivery_not_settled(self, *, route: str) -> None:
         """The broker could not be told; it will deliver again."""

@@ -62,6 +62,10 @@ class CountingObserver(SilentObserver):
     def __init__(self) -> None:
         self.settled: list[tuple[str, str, str]] = []
         self.n_not_settled = 0
+        self.retried: list[tuple[str, str]] = []
+
+    def delivery_retried(self, *, route: str, delay: str) -> None:
+        self.retried.append((route, delay))
 
     def delivery_settled(self, *, route: str, outcome: str, reason: str) -> None:
         self.settled.append((route, outcome, reason))

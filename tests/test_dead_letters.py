@@ -86,7 +86,7 @@ class Office:
 
     async def status(self, job_id: str) -> JobStatus | None:
         view = await self.results.job(job_id)
-        return view and view.status
+        return view.status if view else None
 
     async def replay(self, wanted: Wanted = EVERYTHING, *, dry_run: bool = False, rate: float = 0.0) -> Counter[Fate]:
         return await self.letters.replay(wanted, self.tell, dry_run=dry_run, rate=rate)

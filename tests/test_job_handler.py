@@ -255,8 +255,12 @@ class Desk:
         return await self.handler.handle(delivery(headers=headers, raw=raw, **fields))
 
 
+def body_of(**fields: object) -> bytes:
+    return json.dumps({"jobId": "j", "memberId": 1, **fields}).encode()
+
+
 def delivery(*, headers: Mapping[str, object] | None = None, raw: bytes | None = None, **fields: object) -> Delivery:
-    body = raw if raw is not None else json.dumps({"jobId": "j", "memberId": 1, **fields}).encode()
+    body = raw if raw is not None else body_of(**fields)
     return Delivery(
         body=body, headers=headers or {}, properties=JSON_MESSAGE, routing_key="k", redelivered=False, handle=None
     )
@@ -372,7 +376,9 @@ async def test_a_job_is_stale_by_its_request_or_else_its_message_and_a_replay_ma
     fields: dict[str, object], sent_at: datetime | None, headers: dict[str, object], is_stale: bool
 ) -> None:
     desk = aged_desk()
-    sent = replace(delivery(headers=headers, **fields), properties=replace(JSON_MESSAGE, timestamp=sent_at))
+    sent = replace(
+        delivery(headers=headers, raw=body_of(**fields)), properties=replace(JSON_MESSAGE, timestamp=sent_at)
+    )
     assert await desk.handler.handle(sent) == Ack(AckReason.STALE if is_stale else AckReason.SUCCEEDED)
     assert desk.recommender.n_calls == len(desk.observer.finished) == (0 if is_stale else 1)
 

@@ -20,6 +20,7 @@ from core.model_answer import Answer, AnswerGroup, Choice, only_true, parse_answ
 from core.ports import Observer
 from core.reranking import INCOMPLETE, MALFORMED
 from core.truth import ClaimRules, Truth
+from core.wish_stage import NOT_EMBEDDED
 from services.call_guard import GuardObserver
 from services.circuit_breaker import BreakerState
 from services.clock import SystemClock
@@ -46,6 +47,7 @@ from tests.support.builders import make_candidate, make_item
 from tests.support.hand_clock import HandClock
 from workers.disposition import AckReason, DeadLetterReason, RetryReason
 from workers.observer import KNOWN_SOURCES, WorkerObserver, source_label
+from workers.queue_watch import QueueObserver
 from workers.topology import build_topology
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -145,7 +147,7 @@ def test_the_rates_agree_with_their_counters_and_stay_within_0_and_1(outcomes: l
 
 
 @pytest.mark.parametrize(
-    "port", [Observer, GuardObserver, WorkerObserver, RequestObserver, DependencyObserver, IndexObserver]
+    "port", [Observer, GuardObserver, WorkerObserver, RequestObserver, DependencyObserver, IndexObserver, QueueObserver]
 )
 def test_it_has_every_method_of_the_port(bench: Bench, port: type) -> None:
     methods = {name for name in vars(port) if not name.startswith("_")}
@@ -266,6 +268,22 @@ def test_deliveries_are_counted_by_route_outcome_and_reason(bench: Bench) -> Non
     assert bench.value("songs_ai_deliveries_not_settled_total", route="main") == 1
 
 
+def test_retries_and_what_waits_for_one_are_told_by_delay(bench: Bench) -> None:
+    delays = [step.label for step in build_topology().main.retries]
+    assert delays == ["5s", "30s", "120s"]
+    bench.metrics.retries_watched(delays)
+    for route in ("main", "batch"):
+        for delay in delays:
+            assert bench.value("songs_ai_retries_total", route=route, delay=delay) == 0
+            assert bench.value("songs_ai_jobs_waiting", route=route, delay=delay) == 0
+    bench.metrics.delivery_retried(route="batch", delay="30s")
+    bench.metrics.jobs_waiting(route="main", delay="120s", n=7)
+    bench.metrics.dead_letters(3)
+    assert bench.value("songs_ai_retries_total", route="batch", delay="30s") == 1
+    assert bench.value("songs_ai_jobs_waiting", route="main", delay="120s") == 7
+    assert bench.value("songs_ai_dead_letters") == 3
+
+
 def test_the_labels_are_those_that_the_worker_uses() -> None:
     topology = build_topology()
     assert {topology.main.name, topology.batch.name, topology.events.name, OTHER} == set(ROUTES)
@@ -284,7 +302,14 @@ def test_the_labels_are_those_that_the_reranker_uses() -> None:
     group = AnswerGroup(said, said, (Choice(make_candidate(item), said),))
     untrue = only_true(Answer(groups=(group,), taste=said), Truth(ClaimRules(ClaimWords(), ()), [item], []))
     assert {*answer.dropped, *untrue.dropped, OTHER} == set(DROP_CAUSES)
-    assert {MALFORMED, INCOMPLETE} < set(FLAWS)
+    assert {MALFORMED, INCOMPLETE, NOT_EMBEDDED} < set(FLAWS)
+
+
+def test_a_wish_that_could_not_be_searched_for_says_nothing_of_the_llm(bench: Bench) -> None:
+    bench.metrics.llm_call(outcome="ok", seconds=1, prompt_tokens=1, completion_tokens=1)
+    bench.metrics.degraded(NOT_EMBEDDED)
+    assert bench.value("songs_ai_degraded_results_total", reason=NOT_EMBEDDED) == 1
+    assert bench.value("songs_ai_ai_analysis_success_rate") == 1.0
 
 
 def test_answers_are_counted_and_timed_by_arm(bench: Bench) -> None:
@@ -315,6 +340,8 @@ def test_whatever_is_observed_no_new_series_appears_beyond_other(bench: Bench) -
         metrics.provisional_result(outcome=value, seconds=1)
         metrics.delivery_settled(route=value, outcome=value, reason=value)
         metrics.delivery_not_settled(route=value)
+        metrics.delivery_retried(route=value, delay=value)
+        metrics.jobs_waiting(route=value, delay=value, n=1)
         metrics.http_request(route=value, status=200, seconds=1)
 
     observe("member 4711")
@@ -445,8 +472,9 @@ def test_the_document_tells_of_every_metric_and_of_no_other() -> None:
 
 def test_every_metric_has_a_help_text_and_ours_a_base_unit(bench: Bench) -> None:
     of_money_and_state = ("_usd", "_state")
+    of_counts = ("_in_flight", "_waiting", "_dead_letters")
     of_what_is_loaded = ("_items", "_build", "_index", "_collaborative")
-    units = (*of_money_and_state, *of_what_is_loaded, "_seconds", "_rate", "_ratio", "_up", "_in_flight")
+    units = (*of_money_and_state, *of_what_is_loaded, "_seconds", "_rate", "_ratio", "_up", *of_counts)
     for family in bench.registry.collect():
         assert family.documentation
         if family.name.startswith("songs_ai_") and family.type != "counter":

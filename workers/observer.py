@@ -26,6 +26,9 @@ class WorkerObserver(Protocol):
     def delivery_settled(self, *, route: str, outcome: str, reason: str) -> None:
         """The broker was told what becomes of a delivery."""
 
+    def delivery_retried(self, *, route: str, delay: str) -> None:
+        """A delivery was sent to the retry queue of ``delay``, such as ``5s``."""
+
     def delivery_not_settled(self, *, route: str) -> None:
         """The broker could not be told; it will deliver again."""
 
@@ -47,6 +50,9 @@ class SilentObserver:
         return nullcontext()
 
     def delivery_settled(self, *, route: str, outcome: str, reason: str) -> None:
+        """See ``WorkerObserver``."""
+
+    def delivery_retried(self, *, route: str, delay: str) -> None:
         """See ``WorkerObserver``."""
 
     def delivery_not_settled(self, *, route: str) -> None:

@@ -64,6 +64,11 @@ class RetryStep:
     queue: str
     routing_key: str
 
+    @property
+    def label(self) -> str:
+        """The delay as names have it: ``5s``."""
+        return _label(self.delay_s)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:

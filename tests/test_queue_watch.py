@@ -1,0 +1,97 @@
+"""How many jobs wait for a retry, and how many letters for people: asked of both brokers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+
+import aio_pika
+import pytest
+
+from core.errors import DependencyUnavailable
+from tests.support.messaging import delete_topology, eventually, private_topology
+from workers.amqp_broker import AmqpBroker
+from workers.broker import Broker, OutgoingMessage
+from workers.memory_broker import MemoryBroker
+from workers.queue_watch import look_at_queues, watch_queues
+
+HOUR_S = 3600.0
+
+
+class Noticeboard:
+    """What was told last."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[tuple[str, str], int] = {}
+        self.n_dead = -1
+        self.n_looks = 0
+
+    def jobs_waiting(self, *, route: str, delay: str, n: int) -> None:
+        self.waiting[route, delay] = n
+
+    def dead_letters(self, n: int) -> None:
+        self.n_dead = n
+        self.n_looks += 1
+
+
+@pytest.fixture(params=["memory", "rabbitmq"])
+async def broker(request: pytest.FixtureRequest) -> AsyncIterator[Broker]:
+    topology = private_topology(HOUR_S, 2 * HOUR_S)
+    if request.param == "memory":
+        memory = MemoryBroker(topology, call_later=lambda _s, _run: None)
+        await memory.start()
+        yield memory
+        return
+    url = request.getfixturevalue("amqp_url")
+    amqp = AmqpBroker(url, topology)
+    await amqp.start()
+    yield amqp
+    await amqp.close()
+    await delete_topology(url, topology)
+
+
+async def publish(broker: Broker, *keys: str) -> None:
+    exchange = broker.topology.main.dead_letter_exchange
+    for key in keys:
+        await broker.publish(OutgoingMessage(exchange=exchange, routing_key=key, body=b"{}"))
+
+
+async def test_each_retry_queue_of_each_route_is_told_of_by_its_delay(broker: Broker) -> None:
+    main, batch, board = broker.topology.main, broker.topology.batch, Noticeboard()
+    short, long = main.retries
+    await publish(broker, *[short.routing_key] * 3, long.routing_key, batch.retries[1].routing_key)
+    await publish(broker, *[main.dead_letter_key] * 2)
+    await look_at_queues(broker, board)
+    expected = {("main", "3600s"): 3, ("main", "7200s"): 1, ("batch", "3600s"): 0, ("batch", "7200s"): 1}
+    assert (board.waiting, board.n_dead) == (expected, 2)
+
+
+async def test_a_queue_that_a_site_does_not_have_holds_nothing(amqp_url: str) -> None:
+    topology, board = private_topology(HOUR_S), Noticeboard()
+    broker = AmqpBroker(amqp_url, topology)
+    await broker.start()
+    async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
+        await channel.queue_delete(topology.batch.retries[0].queue)
+    await publish(broker, topology.main.retries[0].routing_key)
+    await look_at_queues(broker, board)
+    assert board.waiting == {("main", "3600s"): 1, ("batch", "3600s"): 0}
+    await broker.close()
+    await delete_topology(amqp_url, topology)
+
+
+async def test_the_watch_goes_on_when_the_broker_was_away() -> None:
+    class Blinking(MemoryBroker):
+        n_asked = 0
+
+        async def waiting(self, queues: Sequence[str]) -> dict[str, int]:
+            self.n_asked += 1
+            if self.n_asked == 2:
+                raise DependencyUnavailable("broker", "not connected")
+            return await super().waiting(queues)
+
+    broker, board = Blinking(private_topology()), Noticeboard()
+    watching = asyncio.create_task(watch_queues(broker, board, interval_s=0.01))
+    await eventually(lambda: board.n_looks >= 2)
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+    assert broker.n_asked >= 3
