@@ -84,6 +84,9 @@ class Settings(BaseSettings):
             '{"gpt-4.1": {"requests_per_minute": 500, "tokens_per_minute": 30000}}'
         ),
     )
+    llm_batch_share: float = Field(
+        0.5, gt=0, le=1, description="share of these limits, and of LLM_DAILY_USD, that the batch queue may use"
+    )
     llm_budget_wait_s: float = Field(5.0, ge=0, description="seconds a call may wait for room in these two")
     llm_daily_usd: float = Field(
         0.0, ge=0, description="USD that all workers may spend on the LLM a day (of TIME_ZONE); 0: no limit"
@@ -179,7 +182,7 @@ class Settings(BaseSettings):
         20,
         ge=0,
         le=1000,
-        description="returns of an unsettled job to its queue, as of dead workers, after which it is dead-lettered; 0: no limit",
+        description="returns of a job to its queue, as by dead workers, after which it is dead-lettered; 0: no limit",
     )
     concurrency: int = Field(64, ge=1, le=1000, description="jobs under way at once in one worker")
     batch_concurrency: int = Field(4, ge=0, le=1000, description="jobs of the batch queue at once; 0: not consumed")

@@ -9,6 +9,7 @@ minute / (minute + duration of a call).
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import cast
@@ -18,13 +19,15 @@ from redis.asyncio import Redis
 
 from config.rate_limit import RateLimit
 from config.token_price import TokenPrice
-from core.errors import ConfigurationError, LanguageModelFailed
+from core.errors import ConfigurationError, DependencyUnavailable, LanguageModelFailed
+from core.lanes import Lane, current_lane
 from core.ports import Clock
 from services.redis_client import RedisScript
 
 WINDOW_PREFIX = "songs_ai:llm_budget:window:"
 OPEN_PREFIX = "songs_ai:llm_budget:open:"
 SPEND_PREFIX = "songs_ai:llm_spend:"
+BATCH_INFIX = "batch:"
 
 _N_TICKS = 60
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.05, 1.0
@@ -33,10 +36,11 @@ _NANO = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """Room for one call of ``model``; ``key`` is Redis' name of it."""
+    """Room for one call of ``model``; ``key`` is Redis' name of it, ``batch_key`` of that in the batch's own share."""
 
     model: str
     key: str
+    batch_key: str | None
     max_tokens: int
     max_cost_usd: float
     waited_s: float
@@ -46,6 +50,9 @@ class RedisCallBudgets:
     """Limits a minute of all calls of one model, and of what all models cost a day; 0 is no limit.
 
     Providers limit each model by itself: ``rate_limits`` holds those that differ from what holds for every other.
+
+    Calls of batch jobs also keep within ``batch_share`` of all limits among themselves, so that the rest is there for
+    those who wait, whatever a refresh asks.
 
     A call may send ``requests_per_call`` requests, retries included, and end ``lease_s`` after its reservation; what a
     dead worker reserved counts as used from then on. A call that alone is above a limit takes all of it.
@@ -67,6 +74,7 @@ class RedisCallBudgets:
         requests_per_call: int,
         lease_s: float,
         time_zone: str,
+        batch_share: float = 1.0,
         window_s: float = 60.0,
         now_ms: Callable[[], int] | None = None,
     ) -> None:
@@ -78,6 +86,7 @@ class RedisCallBudgets:
         self._limits = (requests_per_minute, tokens_per_minute)
         self._rate_limits = rate_limits or {}
         self._daily_usd = daily_usd
+        self._batch_share = batch_share
         self._requests_per_call = requests_per_call
         self._lease_ms, self._window_ms = round(lease_s * 1000), round(window_s * 1000)
         self._zone = ZoneInfo(time_zone)
@@ -94,36 +103,50 @@ class RedisCallBudgets:
         """
         max_tokens = prompt_tokens + completion_tokens
         cost_usd = self.cost_usd(model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
-        began_s, poll_s = self._clock.monotonic_s(), _FIRST_POLL_S
+        ask = _Ask(model, token, max_tokens, cost_usd)
+        began_s, batch_key = self._clock.monotonic_s(), None
+        if current_lane() is Lane.BATCH and self._batch_share < 1:
+            batch_key = await self._room(ask, self._batch_scope(), patience_s, began_s)
+        try:
+            key = await self._room(ask, self._scope(), patience_s, began_s)
+        except (LanguageModelFailed, DependencyUnavailable, asyncio.CancelledError):
+            if batch_key is not None:
+                await self._give_back(model, batch_key)
+            raise
+        waited_s = self._clock.monotonic_s() - began_s
+        return Reservation(
+            model=model, key=key, batch_key=batch_key, max_tokens=max_tokens, max_cost_usd=cost_usd, waited_s=waited_s
+        )
+
+    async def _room(self, ask: "_Ask", scope: "_Scope", patience_s: float, began_s: float) -> str:
+        """The name of a reservation in ``scope``, once there is room for it."""
+        poll_s = _FIRST_POLL_S
         while True:
-            key, wait_s = await self._asked(model, token, max_tokens, cost_usd)
-            waited_s = self._clock.monotonic_s() - began_s
+            key, wait_s = await self._asked(ask, scope)
             if key is not None:
-                return Reservation(
-                    model=model, key=key, max_tokens=max_tokens, max_cost_usd=cost_usd, waited_s=waited_s
-                )
-            left_s = patience_s - waited_s
+                return key
+            left_s = patience_s - (self._clock.monotonic_s() - began_s)
             if left_s <= 0 or wait_s > left_s:
                 raise LanguageModelFailed("over_budget", f"no room within {patience_s:.3g} s")
             # Calls under way end sooner than they must and make room; not all who wait should look at once.
             await asyncio.sleep(min(left_s, max(wait_s, poll_s * random.uniform(0.5, 1))))
             poll_s = min(2 * poll_s, _LONGEST_POLL_S)
 
-    async def _asked(self, model: str, token: str, max_tokens: int, cost_usd: float) -> tuple[str | None, float]:
+    async def _asked(self, ask: "_Ask", scope: "_Scope") -> tuple[str | None, float]:
         """The name of the reservation, or None and how long there is no room for certain, in seconds."""
         day = self._day()
-        requests_limit, tokens_limit = self._limits_of(model)
-        limited_tokens = min(max_tokens, tokens_limit) if tokens_limit else max_tokens
+        requests_limit, tokens_limit = (_part(limit, scope.share) for limit in self._limits_of(ask.model))
+        daily_usd = self._daily_usd * scope.share
+        limited_tokens = min(ask.max_tokens, tokens_limit) if tokens_limit else ask.max_tokens
         n_requests = min(self._requests_per_call, requests_limit or self._requests_per_call)
-        limits = [requests_limit, tokens_limit, _nano(self._daily_usd)]
+        limits = [requests_limit, tokens_limit, _nano(daily_usd)]
         reply = await self._reserve(
             [
-                WINDOW_PREFIX + model,
-                OPEN_PREFIX + model,
-                *(_spend_key(day + timedelta(days=days)) for days in (-1, 0, 1)),
+                *scope.windows(ask.model),
+                *(_spend_key(day + timedelta(days=days), scope.infix) for days in (-1, 0, 1)),
             ],
             [
-                *(token, n_requests, limited_tokens, _nano(cost_usd)),
+                *(ask.token, n_requests, limited_tokens, _nano(ask.cost_usd)),
                 *limits,
                 *(self._window_ms, _N_TICKS, self._lease_ms),
                 *(int(day.timestamp()), int((day + timedelta(days=1)).timestamp()), self._now()),
@@ -131,19 +154,43 @@ class RedisCallBudgets:
         )
         said, *rest = cast("list[bytes]", reply)
         if said == b"over_spend":
-            raise LanguageModelFailed("over_spend", f"{self._daily_usd:g} USD a day are spent")
+            raise LanguageModelFailed("over_spend", f"{daily_usd:g} USD a day are spent{scope.by}")
         return (rest[0].decode(), 0.0) if said == b"ok" else (None, int(rest[0]) / 1000)
+
+    async def _give_back(self, model: str, batch_key: str) -> None:
+        """Of a call that was not made after all; what cannot be given back counts as used for a window."""
+        with suppress(DependencyUnavailable):
+            await self._settled(self._batch_scope(), model, batch_key, n_requests=0, tokens=0, cost_usd=0.0)
 
     async def settle(self, reservation: Reservation, *, n_requests: int, tokens: int, cost_usd: float) -> float:
         """Put what was used in the place of what was reserved; the spend of the day in USD.
 
         Raises ``DependencyUnavailable``: the reservation then counts as used.
         """
+        model, batch_key = reservation.model, reservation.batch_key
+        if batch_key is not None:
+            await self._settled(
+                self._batch_scope(), model, batch_key, n_requests=n_requests, tokens=tokens, cost_usd=cost_usd
+            )
+        return await self._settled(
+            self._scope(), model, reservation.key, n_requests=n_requests, tokens=tokens, cost_usd=cost_usd
+        )
+
+    async def _settled(
+        self, scope: "_Scope", model: str, key: str, *, n_requests: int, tokens: int, cost_usd: float
+    ) -> float:
+        """The spend of the day in ``scope``, in USD."""
         spend = await self._settle(
-            [WINDOW_PREFIX + reservation.model, OPEN_PREFIX + reservation.model],
-            [reservation.key, n_requests, tokens, _nano(cost_usd), self._window_ms, _N_TICKS, self._now()],
+            scope.windows(model),
+            [key, n_requests, tokens, _nano(cost_usd), self._window_ms, _N_TICKS, self._now()],
         )
         return int(cast("bytes", spend)) / _NANO
+
+    def _scope(self) -> "_Scope":
+        return _Scope(share=1.0, infix="", by="")
+
+    def _batch_scope(self) -> "_Scope":
+        return _Scope(share=self._batch_share, infix=BATCH_INFIX, by=" by the batch")
 
     def cost_usd(self, model: str, *, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
         """By the table of prices; 0 for a model that is not in it."""
@@ -168,9 +215,37 @@ class RedisCallBudgets:
         return "" if self._now_ms is None else str(self._now_ms())
 
 
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """What a call may use at the most."""
+
+    model: str
+    token: str
+    max_tokens: int
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """Whose calls are counted together, and their share of the limits."""
+
+    share: float
+    infix: str
+    by: str
+
+    def windows(self, model: str) -> list[str]:
+        """The keys of what was settled, and of what is open."""
+        return [WINDOW_PREFIX + self.infix + model, OPEN_PREFIX + self.infix + model]
+
+
+def _part(limit: int, share: float) -> int:
+    """``share`` of ``limit``, at least one; 0 stays no limit."""
+    return max(1, int(limit * share)) if limit else 0
+
+
 def _nano(usd: float) -> int:
     return round(usd * _NANO)
 
 
-def _spend_key(day: datetime) -> str:
-    return f"{SPEND_PREFIX}{day:%Y-%m-%d}"
+def _spend_key(day: datetime, infix: str) -> str:
+    return f"{SPEND_PREFIX}{infix}{day:%Y-%m-%d}"

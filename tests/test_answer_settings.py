@@ -11,7 +11,6 @@ from config.token_price import TokenPrice
 from workers import runtime
 
 BY_VERSION: dict[str, object] = {
-    "delivery_limit": 9,
     "discovery_mix": {"hidden_gem": 1.0},
     "discovery_share": 0.1,
     "diversity": 0.1,
@@ -72,6 +71,7 @@ NEVER: dict[str, object] = {
     "llm_batch_refresh": True,
     "llm_batch_requests": 9,
     "llm_batch_rest": "other",
+    "llm_batch_share": 0.9,
     "llm_breaker_cool_down_s": 9.0,
     "llm_breaker_failures": 9,
     "llm_breaker_window_s": 9.0,

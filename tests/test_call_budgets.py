@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from config.rate_limit import RateLimit
 from config.token_price import TokenPrice
 from core.errors import ConfigurationError, DependencyUnavailable, LanguageModelFailed
+from core.lanes import Lane, in_lane
 from services.call_budgets import SPEND_PREFIX, RedisCallBudgets, Reservation
 from services.clock import SystemClock
 from services.redis_client import open_redis
@@ -34,6 +35,7 @@ class Limits(TypedDict, total=False):
     requests_per_call: int
     lease_s: float
     window_s: float
+    batch_share: float
 
 
 def budgets(client: Redis, clock: HandClock | None = None, **given: Unpack[Limits]) -> RedisCallBudgets:
@@ -99,6 +101,56 @@ class CallBudgetsContract:
         await reserved(there, "b")
         await used(here, await reserved(here, "c"))
         assert await refusal(there) == "over_budget"
+
+    async def test_the_batch_keeps_to_its_share_and_leaves_the_rest_to_those_who_wait(
+        self, client: Redis, clock: HandClock
+    ) -> None:
+        here, there = (budgets(client, clock, requests_per_minute=4, batch_share=0.5) for _ in range(2))
+        with in_lane(Lane.BATCH):
+            await used(here, await reserved(here, "a"))
+            await reserved(there, "b")
+            assert await refusal(here) == "over_budget"
+        await reserved(here, "c")
+        await reserved(there, "d")
+        assert await refusal(here) == "over_budget"
+
+    async def test_what_those_who_wait_have_used_is_not_there_for_the_batch(
+        self, client: Redis, clock: HandClock
+    ) -> None:
+        each = budgets(client, clock, requests_per_minute=4, batch_share=0.5)
+        for call in "abcd":
+            await reserved(each, call)
+        with in_lane(Lane.BATCH):
+            assert await refusal(each) == "over_budget"
+
+    async def test_a_batch_call_that_found_no_room_takes_none_of_the_batchs_share(
+        self, client: Redis, clock: HandClock
+    ) -> None:
+        each = budgets(client, clock, requests_per_minute=2, batch_share=0.5)
+        taken = [await reserved(each, "a"), await reserved(each, "b")]
+        with in_lane(Lane.BATCH):
+            assert await refusal(each) == "over_budget"
+        for reservation in taken:
+            await each.settle(reservation, n_requests=0, tokens=0, cost_usd=0.0)
+        with in_lane(Lane.BATCH):
+            await reserved(each, "c")
+
+    async def test_a_batch_that_spends_its_share_of_the_day_stops_and_others_go_on(
+        self, client: Redis, clock: HandClock
+    ) -> None:
+        each = budgets(client, clock, daily_usd=0.001, batch_share=0.3)
+        with in_lane(Lane.BATCH):
+            reservation = await reserved(each, "a", prompt=100, completion=25)  # 0.0002 USD
+            assert await refusal(each, prompt=110) == "over_spend"
+            assert await each.settle(reservation, n_requests=1, tokens=125, cost_usd=0.0002) == pytest.approx(0.0002)
+            assert await refusal(each, prompt=110) == "over_spend"
+        other = await reserved(each, "b", prompt=100, completion=25)
+        assert await each.settle(other, n_requests=1, tokens=125, cost_usd=0.0002) == pytest.approx(0.0004)
+
+    async def test_a_small_limit_leaves_the_batch_one_request(self, client: Redis, clock: HandClock) -> None:
+        each = budgets(client, clock, requests_per_minute=1, batch_share=0.1)
+        with in_lane(Lane.BATCH):
+            await reserved(each, "a")
 
     async def test_what_was_settled_counts_for_a_whole_minute_after_that(self, client: Redis, clock: HandClock) -> None:
         each = budgets(client, clock, requests_per_minute=1)

@@ -687,6 +687,7 @@ def _call_guard(settings: Settings, redis: Redis, clock: SystemClock, metrics: P
         requests_per_call=1 + settings.llm_max_retries,
         lease_s=longest_s,
         time_zone=settings.time_zone,
+        batch_share=settings.llm_batch_share,
     )
     is_counted = (
         settings.llm_requests_per_minute
