@@ -100,7 +100,8 @@ class DatabaseItemIndex:
         if self._prepared.denied:
             reason = f"the account may not use the vector index of {self.server} ({self._prepared.denied}; {_NEEDED})"
         else:
-            reason = "it is to" if has_vector_index(self.server) else f"{self.server} has no vector index"
+            asked = has_vector_index(self.server)
+            reason = "signs were asked for, not the vector index" if asked else f"{self.server} has no vector index"
         return f"since {reason}; searches for {AT} compare {self.width:,} candidates exactly"
 
     @property

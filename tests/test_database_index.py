@@ -472,7 +472,7 @@ class TestVectorIndex(OnVectorIndex, DatabaseIndexTests):
     async def test_signs_are_no_lack_of_the_server_where_they_were_asked_for(self, database: Database) -> None:
         provider = provider_on(database, SIGN_CODES)
         await provider.load()
-        assert provider.current().why.startswith("since it is to; ")
+        assert provider.current().why.startswith("since signs were asked for, not the vector index; ")
 
     async def test_a_vector_without_direction_does_not_spoil_the_graph(self, url: str, database: Database) -> None:
         vectors = vectors_of(6000)
