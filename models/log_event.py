@@ -51,5 +51,6 @@ class LogEvent(StrEnum):
     DEPENDENCY_CHECK_FAILED = "dependency_check_failed"
     REDIS_NOT_DURABLE = "redis_not_durable"
     ITEMS_INGESTED = "items_ingested"
+    ROWS_LEFT_OUT = "rows_left_out"
     ITEMS_EMBEDDED = "items_embedded"
     MIGRATIONS_APPLIED = "migrations_applied"

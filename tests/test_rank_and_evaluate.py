@@ -329,7 +329,7 @@ def test_repeated_pairs_add_up_and_dislikes_are_left_out(tmp_path: Path) -> None
         (["user_id,item_id,weight", "1,2,much"], "line 2: weight is no number, got 'much'"),
         (["user_id,item_id", ""], "no interaction"),
         (["user_id", "1"], "no column item_id; it has user_id"),
-        (["user_id,item_id", "1,2", ",2"], "line 3: user_id is empty, got ''"),
+        (["user_id,item_id", ",2"], "line 2: user_id is empty, got ''"),
         (["user_id,item_id", "1,"], "line 2: item_id is empty, got ''"),
         (["user_id,item_id,occurred_at", "1,2,soon"], "line 2: occurred_at is no instant, got 'soon'"),
     ],

@@ -116,15 +116,19 @@ def test_a_file_that_is_not_there_is_refused_naming_it(tmp_path: Path) -> None:
     [
         ({"track_name": "  "}, "track_name is empty"),
         ({"track_id": ""}, "track_id is empty"),
-        ({"track_id": "x" * 192}, "track_id is longer than 191 characters"),
+        ({"track_id": "x" * 192}, f"track_id is longer than 191 characters: '{'x' * 40}...'"),
         ({"energy": "loud"}, "energy is not a number: 'loud'"),
+        ({"duration_ms": "-1"}, "duration_ms is not from 1 to 8.64e+07: -1"),
+        ({"duration_ms": "200_000"}, "duration_ms is not a number: '200_000'"),
+        ({"popularity": "9" * 500}, f"popularity is not from 0 to 100: {'9' * 40}"),
+        ({"track_name": "x" * 140_000}, "is no CSV: field larger than field limit (131072)"),
         ({"energy": "1.01"}, "energy is not from 0 to 1: 1.01"),
         ({"valence": "-0.1"}, "valence is not from 0 to 1: -0.1"),
         ({"tempo": "nan"}, "tempo is not from 0 to 400: nan"),
         ({"loudness": "-inf"}, "loudness is not from -100 to 10: -inf"),
         ({"duration_ms": "0"}, "duration_ms is not from 1 to 8.64e+07: 0"),
         ({"popularity": "101"}, "popularity is not from 0 to 100: 101"),
-        ({"artist_name": "a\0b"}, "artist_name holds a NUL character"),
+        ({"artist_name": "a\0b"}, "artist_name holds a NUL character: 'a\\x00b'"),
     ],
 )
 def test_a_bad_row_is_said_with_its_line_and_reason(path: Path, cells: Mapping[str, str], reason: str) -> None:
@@ -141,7 +145,7 @@ def test_a_row_of_another_number_of_cells_is_bad(path: Path, line: str, n: int) 
 def test_a_row_that_is_no_utf_8_is_bad_and_alone_so(path: Path) -> None:
     content = songs({"track_name": "Caf@"}, {"track_id": "t2"}).encode().replace(b"@", b"\xe9")
     first, second = read(path, content)
-    assert first == RowProblem(2, "track_name is not UTF-8")
+    assert first == RowProblem(2, "track_name is not UTF-8: 'Caf\\udce9'")
     assert isinstance(second, Track)
 
 

@@ -4,28 +4,32 @@ Commas or, where the first line holds any, tabs (unquoted, as in the HetRec data
 columns are compared without case and underscores, and some that other data sets use are taken too: ``userID``,
 ``artistID``. A first line of tabs and digits alone is no header: the columns are user, item, weight and
 (as in MovieLens) the instant.
+
+A bad row is left out, said with its line, and stops no other; only a file without any good row is refused.
 """
 
-import csv
 import math
-import sys
 from array import array
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import numpy as np
+import structlog
 
 from core.collaborative import Likes
 from core.errors import ConfigurationError
 from core.splits import Interactions
-
-if TYPE_CHECKING:
-    from _csv import Reader
+from models.log_event import LogEvent
+from training.track_files import RecordLines, RowProblem
 
 _MILLISECONDS_FROM = 1e11
+_GREATEST_WEIGHT = 1e15  # a sum of these stays finite
+_MAX_SHOWN_CHARS = 40
+_MAX_PROBLEMS_TOLD = 3
 _HEADLESS = ("user_id", "item_id", "weight", "occurred_at")
 _INTERACTIONS, _ITEMS = "interactions.csv", "items.csv"
 _ALIASES = {
@@ -35,6 +39,41 @@ _ALIASES = {
     **dict.fromkeys(("weight", "plays", "rating"), "weight"),
     **dict.fromkeys(("occurredat", "timestamp"), "occurred_at"),
 }
+
+_log = structlog.get_logger()
+
+
+class _BadRow(ValueError):
+    """What is wrong with one row."""
+
+
+class _LeftOut(AbstractContextManager[None]):
+    """Takes what is wrong with rows, one after the other, and tells it at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._problems: list[str] = []
+        self._n = 0
+        self.line = 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, _BadRow):
+            self.add(RowProblem(self.line, str(error)))
+            return True
+        return False
+
+    def add(self, problem: RowProblem) -> None:
+        self._n += 1
+        if len(self._problems) < _MAX_PROBLEMS_TOLD:
+            self._problems.append(str(problem))
+
+    def tell(self, *, is_empty: bool, otherwise: str = "") -> None:
+        """Raises ``ConfigurationError`` where nothing is left, with the first problem or ``otherwise``."""
+        if is_empty and (self._problems or otherwise):
+            first = f", {self._problems[0]}" if self._problems else f": {otherwise}"
+            raise ConfigurationError(f"{self._path}{first}")
+        if self._n:
+            _log.warning(LogEvent.ROWS_LEFT_OUT, file=self._path.name, n_rows=self._n, first=self._problems)
 
 
 def dataset_files(dataset: Path, items: Path | None = None) -> tuple[Path, Path | None]:
@@ -50,17 +89,18 @@ def read_interactions(path: Path) -> Interactions:
 
     Weights that are not above 0 say nothing that is liked, and are left out. Raises ``ConfigurationError``.
     """
-    users, items = _Names(), _Names()
+    users, items, left_out = _Names(), _Names(), _LeftOut(path)
     rows, columns, weights, times = array("q"), array("q"), array("d"), array("d")
-    for line, row in _rows(path, ("user_id", "item_id")):
-        weight = _weight(row.get("weight"), path, line)
-        if weight > 0:
-            rows.append(users.place(_id(row, "user_id", path, line)))
-            columns.append(items.place(_id(row, "item_id", path, line)))
-            weights.append(weight)
-            times.append(_seconds(row.get("occurred_at"), path, line))
-    if not rows:
-        raise ConfigurationError(f"{path}: no interaction of a weight above 0")
+    for row in _rows(path, ("user_id", "item_id"), left_out):
+        with left_out:
+            weight, user, item = _weight(row.get("weight")), _id(row, "user_id"), _id(row, "item_id")
+            occurred_at = _seconds(row.get("occurred_at"))
+            if weight > 0:
+                rows.append(users.place(user))
+                columns.append(items.place(item))
+                weights.append(weight)
+                times.append(occurred_at)
+    left_out.tell(is_empty=not rows, otherwise="no interaction of a weight above 0")
     return _distinct(rows, columns, weights, times, users.ids, items.ids)
 
 
@@ -98,17 +138,19 @@ def read_queries(path: Path, item_places: Mapping[str, int]) -> tuple[Queries, l
     Weights add up over repeated items. A line of a weight not above 0 (or without an item) still makes its query
     known. Raises ``ConfigurationError``.
     """
-    queries, unknown = _Names(), _Names()
+    queries, unknown, left_out = _Names(), _Names(), _LeftOut(path)
     lists: list[dict[int, float]] = []
-    for line, row in _rows(path, ("query_id", "item_id")):
-        place = queries.place(_id(row, "query_id", path, line))
-        if place == len(lists):
-            lists.append({})
-        item, weight = row["item_id"], _weight(row.get("weight"), path, line)
-        if item and weight > 0:
-            known = item_places.get(item)
-            index = len(item_places) + unknown.place(item) if known is None else known
-            lists[place][index] = lists[place].get(index, 0.0) + weight
+    for row in _rows(path, ("query_id", "item_id"), left_out):
+        with left_out:
+            place = queries.place(_id(row, "query_id"))
+            if place == len(lists):
+                lists.append({})
+            item, weight = row["item_id"] and _id(row, "item_id"), _weight(row.get("weight"))
+            if item and weight > 0:
+                known = item_places.get(item)
+                index = len(item_places) + unknown.place(item) if known is None else known
+                lists[place][index] = lists[place].get(index, 0.0) + weight
+    left_out.tell(is_empty=not lists)
     weights = np.array([weight for row in lists for weight in row.values()], np.float32)
     return Queries(queries.ids, replace(Likes.of([list(row) for row in lists]), weights=weights)), unknown.ids
 
@@ -137,9 +179,12 @@ def read_items(path: Path) -> ItemTable:
     Rows of the same item are one, their different texts side by side (an item may stand in a row for each genre).
     """
     rows: dict[str, dict[str, str]] = {}
-    for line, row in _rows(path, ("item_id",)):
-        item = _id(row, "item_id", path, line)
-        rows[item] = _joined(rows[item], row) if item in rows else row
+    left_out = _LeftOut(path)
+    for row in _rows(path, ("item_id",), left_out):
+        with left_out:
+            item, cells = _id(row, "item_id"), {name: _in_utf8(cell) for name, cell in row.items()}
+            rows[item] = _joined(rows[item], cells) if item in rows else cells
+    left_out.tell(is_empty=not rows)
     columns = list(dict.fromkeys(name for row in rows.values() for name in row if name and name != "item_id"))
     texts: dict[str, list[str]] = {}
     numbers: dict[str, list[float]] = {}
@@ -178,37 +223,47 @@ def _joined_cells(first: str, further: str) -> str:
     return f"{first} {further}".strip()
 
 
-def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows by column name with stripped cells, and their lines."""
-    csv.field_size_limit(sys.maxsize)
+def _rows(path: Path, needed: Sequence[str], left_out: _LeftOut) -> Iterator[dict[str, str]]:
+    """Rows by column name with stripped cells; what is no row is left out."""
     try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            reader, header = _reader(file)
+        # What is no UTF-8 becomes lone surrogates, for which that row alone is refused.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            records, header = _records(file, path)
             columns = _columns(header)
             missing = [name for name in needed if name not in columns]
             if missing:
                 raise ConfigurationError(
-                    f"{path}, line 1: no column {', '.join(missing)}; it has {', '.join(header) or 'none'}"
+                    f"{path}, line 1: no column {', '.join(missing)}; it has {_shown_columns(header) or 'none'}"
                 )
-            for cells in reader:
-                if cells:
+            while (cells := records.record()) is not None:
+                left_out.line = records.first
+                if not isinstance(cells, RowProblem) and records.n_lines > 1 and len(cells) != len(columns):
+                    cells = RowProblem(records.first, f"has {len(cells)} cells, the header has {len(columns)}")
+                if isinstance(cells, RowProblem):
+                    left_out.add(cells)
+                    records.go_back()  # a quote that was not closed costs one row
+                elif cells:
                     row = {name: cell.strip() for name, cell in zip(columns, cells, strict=False)}
-                    yield reader.line_num, {**dict.fromkeys(needed, ""), **row}
+                    yield {**dict.fromkeys(needed, ""), **row}
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
 
 
-def _reader(file: TextIO) -> "tuple[Reader, Sequence[str]]":
-    """Rows, and the names of their columns."""
+def _records(file: TextIO, path: Path) -> tuple[RecordLines, Sequence[str]]:
+    """Records, and the names of their columns."""
     first = file.readline()
     file.seek(0)
-    if "\t" not in first:
-        reader = csv.reader(file)
-        return reader, [name.strip() for name in next(reader, [])]
-    reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-    if first.replace("\t", "").strip().isdigit():
-        return reader, _HEADLESS
-    return reader, [name.strip() for name in next(reader)]
+    records = RecordLines(file, tabs="\t" in first)
+    if "\t" in first and first.replace("\t", "").strip().isdigit():
+        return records, _HEADLESS
+    header = records.record() or []
+    if isinstance(header, RowProblem):
+        raise ConfigurationError(f"{path}, {header}")
+    return records, [name.strip() for name in header]
+
+
+def _shown_columns(header: Sequence[str]) -> str:
+    return ", ".join(_in_utf8(name)[:_MAX_SHOWN_CHARS] for name in header[:20])
 
 
 def _columns(header: Sequence[str]) -> list[str]:
@@ -219,18 +274,32 @@ def _columns(header: Sequence[str]) -> list[str]:
     return [name if name in known or alias in taken else alias for name, alias in zip(header, meant, strict=True)]
 
 
-def _id(row: Mapping[str, str], column: str, path: Path, line: int) -> str:
-    if not row[column]:
-        raise ConfigurationError(f"{path}, line {line}: {column} is empty, got {row[column]!r}")
-    return row[column]
+def _id(row: Mapping[str, str], column: str) -> str:
+    text = row[column]
+    if not text:
+        raise _BadRow(f"{column} is empty, got {text!r}")
+    if not text.isascii() and _in_utf8(text) != text:
+        raise _BadRow(f"{column} is not UTF-8, got {_shown(text)}")
+    return text
 
 
-def _weight(cell: str | None, path: Path, line: int) -> float:
+def _in_utf8(cell: str) -> str:
+    """``cell`` with what was not UTF-8 replaced."""
+    return cell if cell.isascii() else cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}...")
+
+
+def _weight(cell: str | None) -> float:
     if not cell:
         return 1.0
     value = _number(cell)
     if value is None:
-        raise ConfigurationError(f"{path}, line {line}: weight is no number, got {cell!r}")
+        raise _BadRow(f"weight is no number, got {_shown(cell)}")
+    if value > _GREATEST_WEIGHT:
+        raise _BadRow(f"weight is above {_GREATEST_WEIGHT:g}, got {_shown(cell)}")
     return 0.0 if math.isnan(value) else value
 
 
@@ -245,15 +314,15 @@ def _number(cell: str) -> float | None:
     return value if math.isfinite(value) else math.nan
 
 
-def _seconds(cell: str | None, path: Path, line: int) -> float:
+def _seconds(cell: str | None) -> float:
     """Unix time in seconds or milliseconds, or ISO 8601 (UTC where no zone is said); -inf where there is none."""
     if not cell:
         return -math.inf
     value = _number(cell)
-    if value is not None:
+    if value is not None and not math.isnan(value):
         return value / 1000 if value > _MILLISECONDS_FROM else value
     try:
         instant = datetime.fromisoformat(cell)
-    except ValueError as error:
-        raise ConfigurationError(f"{path}, line {line}: occurred_at is no instant, got {cell!r}") from error
-    return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
+        return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise _BadRow(f"occurred_at is no instant, got {_shown(cell)}") from None

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from core.errors import ConfigurationError
 
@@ -27,6 +28,7 @@ FEATURE_BOUNDS: Mapping[str, tuple[float, float]] = {
 }
 _POPULARITY_BOUNDS = (0, 100)
 _MAX_ID_CHARS = 191
+_MAX_SHOWN_CHARS = 40
 _ARTIST_SEPARATOR = ";"
 # A quoted cell may hold line breaks, but beyond this a quote was not closed.
 _MAX_RECORD_LINES = 50
@@ -108,7 +110,7 @@ class TrackFile:
         try:
             # What is no UTF-8 becomes lone surrogates, for which that row alone is refused.
             with self._path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-                lines = _RecordLines(file)
+                lines = RecordLines(file)
                 while (record := lines.record()) is not None:
                     yield lines.first, record
                     if isinstance(record, RowProblem) or len(record) != (n_cells or len(record)):
@@ -123,11 +125,13 @@ class TrackFile:
             return RowProblem(line, str(error))
 
 
-class _RecordLines:
-    """Hands lines to the CSV reader, and remembers those of the record under way."""
+class RecordLines:
+    """Hands lines to the CSV reader, and remembers those of the record under way; ``tabs`` part unquoted cells."""
 
-    def __init__(self, lines: Iterable[str]) -> None:
+    def __init__(self, lines: Iterable[str], *, tabs: bool = False) -> None:
         self._lines = iter(lines)
+        self._delimiter = "\t" if tabs else ","
+        self._quoting: Literal[0, 3] = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
         self._waiting: deque[str] = deque()
         self._taken: list[str] = []
         self.first = 1
@@ -137,9 +141,14 @@ class _RecordLines:
         self.first += len(self._taken)
         self._taken = []
         try:
-            return next(csv.reader(self), None)
+            return next(csv.reader(self, delimiter=self._delimiter, quoting=self._quoting), None)
         except csv.Error as error:
             return RowProblem(self.first, f"is no CSV: {error}")
+
+    @property
+    def n_lines(self) -> int:
+        """How many lines the record took."""
+        return len(self._taken)
 
     def go_back(self) -> None:
         """Let the next record begin on the second line of this one."""
@@ -191,9 +200,9 @@ def _track(layout: Layout, header: Sequence[str], cells: Sequence[str]) -> Track
 
 def _clean(name: str, cell: str) -> str:
     if not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell):
-        raise _InvalidRow(f"{name} is not UTF-8")
+        raise _InvalidRow(f"{name} is not UTF-8: {_shown(cell)}")
     if "\0" in cell:
-        raise _InvalidRow(f"{name} holds a NUL character")
+        raise _InvalidRow(f"{name} holds a NUL character: {_shown(cell)}")
     return cell.strip()
 
 
@@ -205,7 +214,7 @@ def _required(name: str, text: str) -> str:
 
 def _identifier(text: str) -> str:
     if len(text) > _MAX_ID_CHARS:
-        raise _InvalidRow(f"track_id is longer than {_MAX_ID_CHARS} characters")
+        raise _InvalidRow(f"track_id is longer than {_MAX_ID_CHARS} characters: {_shown(text)}")
     return _required("track_id", text)
 
 
@@ -216,8 +225,14 @@ def _number(name: str, text: str, bounds: tuple[float, float]) -> float | None:
     try:
         number = float(text)
     except ValueError:
-        raise _InvalidRow(f"{name} is not a number: {text[:40]!r}") from None
+        raise _InvalidRow(f"{name} is not a number: {_shown(text)}") from None
+    if "_" in text:  # Python's own way of writing 1_000, and nobody else's
+        raise _InvalidRow(f"{name} is not a number: {_shown(text)}")
     low, high = bounds
     if not low <= number <= high:
-        raise _InvalidRow(f"{name} is not from {low:g} to {high:g}: {text[:40]}")
+        raise _InvalidRow(f"{name} is not from {low:g} to {high:g}: {text[:_MAX_SHOWN_CHARS]}")
     return number
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}...")
