@@ -718,17 +718,20 @@ class ResultCache(Protocol):
     async def report_progress(self, job: Job, progress: int) -> None:
         """Raise ``progress`` (0..100) of a running job; it never falls."""
 
-    async def succeed(self, job: Job, documents: ResultDocuments, *, token: str) -> None:
+    async def succeed(self, job: Job, documents: ResultDocuments, *, token: str) -> bool:
         """Write result, ``latest:``, ``recommend:`` and ``preference:``, then ``succeeded``, and end the lease.
 
-        A job that already succeeded is left as it is. An older job of the member writes its own result, and leaves
-        ``latest:`` and ``recommend:`` to the newer one.
+        A job that already succeeded is left as it is; so is one that failed, and then the answer is False: it has its
+        end, and its message is on the way to the dead-letter queue. An older job of the member writes its own result,
+        and leaves ``latest:`` and ``recommend:`` to the newer one.
         """
 
     async def fail(
         self, job_id: str, *, code: str, message: str, token: str | None = None, dead_letter: bool = False
-    ) -> None:
-        """``failed`` with ``error.code`` and ``error.message``, unless it succeeded; ends the lease.
+    ) -> bool:
+        """``failed`` with ``error.code`` and ``error.message``; ends the lease. False where nothing was written.
+
+        That is so where the job has ended before, or another worker holds it.
 
         Without a ``token`` nothing happens while the job runs: who asks has not claimed it. With ``dead_letter`` its
         message is yet to be dead-lettered, and the lease stays: until ``dead_lettered`` is called, a claim is

@@ -14,6 +14,8 @@ from core.ports import Claim, Clock, JobView, ProvisionalDocuments, ResultDocume
 from models.job import Job, JobStatus
 from services.redis_client import RedisScript, redis_errors
 
+_PLAIN = re.compile(r"[!-~]{1,200}")
+
 STATUS_PREFIX = "job:status:"
 RESULT_PREFIX = "job:result:"
 LATEST_PREFIX = "latest:recommendation:"
@@ -26,6 +28,7 @@ VIEWS_PREFIX = "songs_ai:views:"
 PROVISIONAL_PREFIX = "songs_ai:provisional:"
 DEAD_LETTER_DUE_PREFIX = "songs_ai:dead_letter_due:"
 
+_FAILED_BEFORE = -1
 _NS_PER_S = 1_000_000_000
 _LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 
@@ -43,6 +46,11 @@ def _sortable(at_ns: int) -> str:
 
 def _requested_at(job: Job) -> str:
     return "" if job.requested_at_ns is None else _sortable(job.requested_at_ns)
+
+
+def _in_a_name(text: str) -> str:
+    """``text`` as it is where it is short and plain, else its digest: a publisher may write whatever it likes there."""
+    return text if _PLAIN.fullmatch(text) else blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class RedisResultCache:
@@ -96,7 +104,7 @@ class RedisResultCache:
         """
         keys = [prefix + job.job_id for prefix in (STATUS_PREFIX, LEASE_PREFIX, DEAD_LETTER_DUE_PREFIX)]
         if job.idempotency_key:
-            keys.append(f"{IDEMPOTENCY_PREFIX}{job.member_id}:{job.idempotency_key}")
+            keys.append(f"{IDEMPOTENCY_PREFIX}{job.member_id}:{_in_a_name(job.idempotency_key)}")
         prefixes = [STATUS_PREFIX, RESULT_PREFIX, LEASE_PREFIX, VIEWS_PREFIX]
         outcome = await self._claim(
             keys, [job.job_id, token, replay, self._now(), self._lease_ms, self._job_ttl_s, *prefixes]
@@ -137,7 +145,7 @@ class RedisResultCache:
         times = (self._now(), self._provisional_ttl_s, _requested_at(job))
         return await self._provisional(keys, [token, *times, *documents]) == 1
 
-    async def succeed(self, job: Job, documents: ResultDocuments, *, token: str) -> None:
+    async def succeed(self, job: Job, documents: ResultDocuments, *, token: str) -> bool:
         """See ``ResultCache.succeed``. A worker that lost its lease may still bring the result: it ends any lease.
 
         A job without ``requested_at_ns`` ranks by the ``submittedAt`` of its status, else by its first start.
@@ -149,21 +157,23 @@ class RedisResultCache:
         if job.idempotency_key:
             keys.append(VIEWS_PREFIX + job.job_id)
         parts = [documents.result, documents.cached_view, documents.preference]
-        await self._succeed(
+        outcome = await self._succeed(
             keys, [self._now(), self._job_ttl_s, member_ttl_s, _requested_at(job), *parts, int(documents.degraded)]
         )
+        return outcome != _FAILED_BEFORE
 
     async def fail(
         self, job_id: str, *, code: str, message: str, token: str | None = None, dead_letter: bool = False
-    ) -> None:
+    ) -> bool:
         """See ``ResultCache.fail``. With a ``token``, nothing happens while another worker holds the job.
 
         Without one, the message that failed may not be the job's own: a job that was begun is left as it is.
         """
         keys = [prefix + job_id for prefix in (STATUS_PREFIX, LEASE_PREFIX, DEAD_LETTER_DUE_PREFIX)]
-        await self._fail(
+        outcome = await self._fail(
             keys, [self._now(), self._job_ttl_s, code, message, token or "", int(dead_letter), self._lease_ms]
         )
+        return outcome == 1
 
     async def dead_lettered(self, job_id: str, *, token: str) -> None:
         """See ``ResultCache.dead_lettered``."""

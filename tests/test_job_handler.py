@@ -120,20 +120,29 @@ class InMemoryResults:
             self.shown.append((job.job_id, self.status[job.job_id], documents))
         return self.is_wanted
 
-    async def succeed(self, job: Job, documents: ResultDocuments, *, token: str) -> None:
+    async def succeed(self, job: Job, documents: ResultDocuments, *, token: str) -> bool:
         self._ask("succeed")
+        if self.status.get(job.job_id) is JobStatus.FAILED:
+            return False
         self.status[job.job_id] = JobStatus.SUCCEEDED
         self.leases.pop(job.job_id, None)
+        return True
 
     async def fail(
         self, job_id: str, *, code: str, message: str, token: str | None = None, dead_letter: bool = False
-    ) -> None:
+    ) -> bool:
         self._ask("fail")
+        if (
+            self.status.get(job_id) in {JobStatus.SUCCEEDED, JobStatus.FAILED}
+            or self.leases.get(job_id, token) != token
+        ):
+            return False
         self.status[job_id], self.errors[job_id] = JobStatus.FAILED, (code, message)
         self.leases.pop(job_id, None)
         if dead_letter and token:
             self.due.add(job_id)
             self.leases[job_id] = token
+        return True
 
     async def dead_lettered(self, job_id: str, *, token: str) -> None:
         self._ask("dead_lettered")
@@ -167,6 +176,9 @@ class ScriptedRecommender:
             await on_ranked(self._provisional)
         await report(50)
         return DOCUMENTS if self._recommend is None else await self._recommend(job, report)
+
+    def script(self, recommend: Recommend) -> None:
+        self._recommend = recommend
 
     async def _provisional(self) -> ProvisionalDocuments:
         self.n_made += 1
@@ -579,6 +591,45 @@ async def test_a_bug_is_dead_lettered_with_its_digest_and_logged_with_its_traceb
     assert caught["digest"] == outcome.error.digest
     assert isinstance(caught["exc_info"], ZeroDivisionError)
     assert desk.observer.finished == [("dead_lettered", "none")]
+
+
+async def test_what_another_worker_took_over_is_not_dead_lettered_by_the_one_that_lost_it() -> None:
+    desk = Desk()
+
+    async def lose(job: Job, report: ProgressReporter) -> ResultDocuments:
+        desk.results.leases[job.job_id] = "its successor's"
+        raise ZeroDivisionError
+
+    desk.recommender.script(lose)
+    with capture_logs():
+        outcome = await desk.handle(attempt=3)
+    assert outcome == RetryLater(RetryReason.RUNNING_ELSEWHERE, 5.0, None)
+    assert desk.results.status["j"] is JobStatus.RUNNING
+
+
+@pytest.mark.parametrize("end", [JobStatus.SUCCEEDED, JobStatus.FAILED])
+async def test_what_another_delivery_has_ended_is_not_dead_lettered_by_a_slower_one(end: JobStatus) -> None:
+    desk = Desk()
+
+    async def too_slow(job: Job, report: ProgressReporter) -> ResultDocuments:
+        desk.results.status[job.job_id] = end
+        raise REDIS_AWAY
+
+    desk.recommender.script(too_slow)
+    assert await desk.handle(attempt=3) == RetryLater(RetryReason.RUNNING_ELSEWHERE, 5.0, None)
+    assert desk.results.status["j"] is end
+
+
+async def test_a_result_that_comes_after_the_job_failed_is_not_a_success() -> None:
+    desk = Desk()
+
+    async def too_slow(job: Job, report: ProgressReporter) -> ResultDocuments:
+        desk.results.status[job.job_id] = JobStatus.FAILED
+        return DOCUMENTS
+
+    desk.recommender.script(too_slow)
+    assert await desk.handle() == Ack(AckReason.FAILED_BEFORE)
+    assert desk.results.status["j"] is JobStatus.FAILED
 
 
 async def test_a_failure_that_cannot_be_recorded_waits_until_it_can() -> None:

@@ -268,10 +268,10 @@ class MemberModel:
                 self.status[number] = "running"
             case "show" if status == "running" and kind != "final" and number >= owner:
                 self.shown = ("provisional", number)
-            case "succeed" if status != "succeeded":
+            case "succeed" if status not in {"succeeded", "failed"}:
                 self.status[number] = "succeeded"
                 self.shown = ("final", number) if number >= owner else self.shown
-            case "fail" if status != "succeeded":
+            case "fail" if status not in {"succeeded", "failed"}:
                 self.status[number] = "failed"
             case "expire" if kind == "provisional":
                 self.shown = None

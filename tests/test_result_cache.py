@@ -498,15 +498,26 @@ class ResultCacheContract:
         await cache.fail("job-1", code="INVALID_JOB", message="topK: must be an integer")
         assert (await status_of(client))[b"status"] == b"failed"
 
-    async def test_a_result_that_comes_after_a_failure_makes_good(self, client: Redis, cache: RedisResultCache) -> None:
+    async def test_a_result_that_comes_after_a_failure_is_refused(self, client: Redis, cache: RedisResultCache) -> None:
         await cache.claim(JOB, token="slow")
         await cache.release(JOB, token="slow")
         await cache.claim(JOB, token="b")
         await cache.fail("job-1", code="MODEL_ERROR", message="no", token="b")
-        await cache.succeed(JOB, DOCUMENTS, token="slow")
-        status = await status_of(client)
-        assert status[b"status"] == b"succeeded"
-        assert not {b"error.code", b"error.message"} & status.keys()
+        before = await everything(client)
+        assert not await cache.succeed(JOB, DOCUMENTS, token="slow")
+        assert await everything(client) == before
+
+    async def test_a_failure_that_comes_after_the_end_is_refused(self, client: Redis, cache: RedisResultCache) -> None:
+        failed = replace(JOB, job_id="job-2")
+        for job in (JOB, failed):
+            await cache.claim(job, token="a")
+        assert await cache.succeed(JOB, DOCUMENTS, token="a")
+        assert await cache.fail(failed.job_id, code="MODEL_ERROR", message="no", token="a")
+        before = await everything(client)
+        for job in (JOB, failed):
+            for token in ("a", "b", None):
+                assert not await cache.fail(job.job_id, code="MODEL_ERROR", message="late", token=token)
+        assert await everything(client) == before
 
     # --- idempotency keys ---
 
@@ -673,7 +684,9 @@ async def do(  # noqa: C901 - one case for each call
 
 
 _ORDER = [None, JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.FAILED, JobStatus.SUCCEEDED]
+_ENDS = {JobStatus.FAILED, JobStatus.SUCCEEDED}
 LAWFUL = {(a, b) for i, a in enumerate(_ORDER) for b in _ORDER[i:]} | {(JobStatus.FAILED, JobStatus.RUNNING)}
+LAWFUL -= {(JobStatus.FAILED, JobStatus.SUCCEEDED)}
 
 
 class JobModel:
@@ -697,9 +710,9 @@ class JobModel:
                 self.holder = None if (self.status, self.holder) == (JobStatus.FAILED, token) else self.holder
             case "report" if self.status is JobStatus.RUNNING:
                 self.progress = max(self.progress, progress)
-            case "succeed" if self.status is not JobStatus.SUCCEEDED:
+            case "succeed" if self.status not in _ENDS:
                 self.status, self.progress, self.holder = JobStatus.SUCCEEDED, 100, None
-            case "fail" | "dead-letter" if self.status is not JobStatus.SUCCEEDED and self.holder in {None, token}:
+            case "fail" | "dead-letter" if self.status not in _ENDS and self.holder in {None, token}:
                 self.status, self.holder = JobStatus.FAILED, token if call == "dead-letter" else None
                 self.is_due = self.is_due or call == "dead-letter"
             case "release":

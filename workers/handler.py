@@ -161,10 +161,10 @@ class JobHandler:
         try:
             documents = await self._run(job, arrived_s)
             with self._observer.stage("save"):
-                await self._save(job, documents)
+                is_saved = await self._save(job, documents)
         except Exception as error:  # noqa: BLE001 - see _handled; here, so that the outcome is timed and counted
             return await self._failed(job, error)
-        return self._disposition_of(Saved(), job)
+        return self._disposition_of(Saved() if is_saved else Claim.FAILED_BEFORE, job)
 
     async def _run(self, job: Job, arrived_s: float) -> ResultDocuments:
         scope = asyncio.timeout(self._job_timeout_s)
@@ -188,7 +188,7 @@ class JobHandler:
         except DependencyUnavailable as error:
             log.debug(LogEvent.DEPENDENCY_CHECK_FAILED, error=str(error))
 
-    async def _save(self, job: Job, documents: ResultDocuments) -> None:
+    async def _save(self, job: Job, documents: ResultDocuments) -> bool:
         for pause_s in self._save_pauses_s:
             try:
                 return await self._results.succeed(job, documents, token=self._token)
@@ -216,12 +216,20 @@ class JobHandler:
     async def _recorded(
         self, job_id: str, disposition: Disposition, error: ErrorNote, token: str | None
     ) -> Disposition:
-        """``disposition`` once the failure is where the poller looks; while Redis is away the delivery waits for it."""
+        """``disposition`` once the failure is where the poller looks; while Redis is away the delivery waits for it.
+
+        What another delivery of the job has ended, or a worker that took it over is about to, is not given up here:
+        it comes again, and is done with once that one is.
+        """
         is_due = token is not None and isinstance(disposition, DeadLetter)
         try:
-            await self._results.fail(job_id, code=error.code, message=error.message, token=token, dead_letter=is_due)
+            is_recorded = await self._results.fail(
+                job_id, code=error.code, message=error.message, token=token, dead_letter=is_due
+            )
         except DependencyUnavailable:
             return disposition_of(NotRecorded(disposition), attempt=0, max_attempts=1, delays_s=self._delays_s)
+        if token is not None and not is_recorded:
+            return disposition_of(Claim.RUNNING_ELSEWHERE, attempt=0, max_attempts=1, delays_s=self._delays_s)
         return disposition
 
     async def dead_lettered(self, delivery: Delivery) -> None:

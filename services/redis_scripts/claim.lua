@@ -1,6 +1,6 @@
 -- Makes a job running and leases it to one worker, unless it is finished, leased to another, or a repetition: of a job
 -- that repeats a finished one the answer is {result, cached view, preference, '1' where they are degraded}, and nothing
--- is written.
+-- is written, but that a failed one runs again.
 -- KEYS: job:status, lease, the mark that a dead letter is due and, for a job with an idempotency key, the key that names
 -- that key's owner.
 -- ARGV: job id, token, number of the replay (0: none), now, lease in ms, lifetime in s, and the prefixes of status, result, lease and
@@ -37,6 +37,10 @@ if owner and owner ~= job_id then
   local result = is_done and redis.call('GET', result_prefix .. owner)
   local views = result and redis.call('HMGET', views_prefix .. owner, 'view', 'preference', 'degraded')
   if views and views[1] and views[2] and views[3] then
+    if status == 'failed' then
+      redis.call('HSET', status_key, 'status', 'running')
+      redis.call('DEL', due_key)
+    end
     return {result, views[1], views[2], views[3]}
   end
   -- Only a live lease keeps others out: an owner that waits for a retry, or never comes back, is overtaken, and finds

@@ -1,4 +1,4 @@
--- Makes a job failed, unless it succeeded or a worker other than the caller holds it.
+-- Makes a job failed and returns 1, unless it has ended before or a worker other than the caller holds it: 0.
 -- KEYS: job:status, lease, the mark that a dead letter is due. ARGV: now, lifetime in s, error code, error message, token
 -- (empty: the caller could not read its message and claimed nothing, so that a job which runs, or waits for a retry, is
 -- another message's), '1' where a dead letter is due, and how long the caller has for that, in ms.
@@ -7,7 +7,7 @@ local now, ttl_s, code, message, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARG
 
 local status = redis.call('HGET', status_key, 'status')
 local holder = redis.call('GET', lease_key)
-if status == 'succeeded' or (holder and holder ~= token) or (token == '' and status == 'running') then
+if status == 'succeeded' or status == 'failed' or (holder and holder ~= token) or (token == '' and status == 'running') then
   return 0
 end
 redis.call('HSET', status_key, 'status', 'failed', 'finishedAt', now, 'error.code', code, 'error.message', message)

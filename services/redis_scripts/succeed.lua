@@ -1,4 +1,5 @@
--- Writes what a job found, and then that it succeeded. Only the member's newest job writes the member's own keys.
+-- Writes what a job found, then that it succeeded, and returns 1; where it succeeded before 0, and where it has failed
+-- -1, since a poller may have seen that and its message may be in the dead-letter queue. Only the member's newest job writes the member's own keys.
 -- A newer job's provisional documents stand in for its result. job_order.lua goes before this.
 -- KEYS: job:status, job:result, lease, latest:recommendation, recommend, preference, order, provisional (a hash: order and
 -- status key of the job whose provisional documents are shown) and, for a job with an idempotency key, the views that
@@ -14,6 +15,9 @@ local result, view, preference, degraded = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local known = redis.call('HMGET', status_key, 'status', 'submittedAt', 'startedAt')
 if known[1] == 'succeeded' then
   return 0
+end
+if known[1] == 'failed' then
+  return -1
 end
 local order = job_order(requested_at, known[2], known[3], now)
 local owner_order = redis.call('GET', order_key)
