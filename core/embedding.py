@@ -81,6 +81,7 @@ class HashingEmbedder:
         self._statistics = statistics or CatalogueStatistics.plain()
         self._name = f"hashing-{_VERSION}-{dim}" + (f"-{statistics.version[:8]}" if statistics else "")
         n_features = len(self._statistics.features)
+        self._weight_of_one = min(1.0, _N_FULL / max(n_features, 1))
         n_pairs = int(dim * _NUMBERS_SHARE) // 2
         self._n_harmonics = min(max(n_pairs // max(n_features, 1), 1), len(HARMONICS))
         self._n_planes = min(n_features, n_pairs // self._n_harmonics)
@@ -183,8 +184,7 @@ class HashingEmbedder:
         return numbers + self._heaviest.mean_square
 
     def _amplitudes(self) -> Doubles:
-        fewer = min(1.0, _N_FULL / max(len(self._statistics.features), 1))
-        return _AMPLITUDES[: 2 * self._n_harmonics] * math.sqrt(fewer)
+        return _AMPLITUDES[: 2 * self._n_harmonics] * math.sqrt(self._weight_of_one)
 
     def _scores(self, items: Sequence[Item]) -> Iterator[tuple[str, Feature, Doubles]]:
         """Of each feature that is known: its name, and the items' scores, NaN where one has no such number."""
@@ -232,7 +232,8 @@ class HashingEmbedder:
         for name, feature, scores in self._scores(items):
             # Frequencies of a Cauchy distribution.
             frequencies = np.tan(math.pi * (self._draws(f"number {name}") - 0.5))
-            angles += np.nan_to_num(scores)[:, None] * (_LAPLACIAN * feature.weight * frequencies)
+            weight = _LAPLACIAN * self._weight_of_one * feature.weight
+            angles += np.nan_to_num(scores)[:, None] * (weight * frequencies)
             n_known += np.isfinite(scores)
         phases = 2 * math.pi * self._draws("phases of all features")
         return np.asarray(np.cos(angles + phases) * (n_known > 0)[:, None], np.float64)

@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.catalogue_statistics import CatalogueCount, CatalogueStatistics
 from core.embedding import HashingEmbedder, content_hash
+from core.item_tokens import style_of
 from core.ports import Embedder
 from core.text_features import NGRAM_LENGTHS, piece_features, token_features, words
 from models.catalogue import Item
@@ -26,7 +29,7 @@ texts = st.text(max_size=30)
 numbers = st.floats(allow_nan=True, allow_infinity=True) | st.floats(-1, 1)
 items = st.builds(
     Item,
-    item_id=st.integers(),
+    item_id=st.integers(-(2**63), 2**63 - 1),
     titles=st.dictionaries(st.sampled_from(["ko", "en", "ja"]), texts, max_size=3),
     creator=st.none() | texts,
     creator_local=st.none() | texts,
@@ -235,6 +238,159 @@ def test_text_columns_are_read_where_they_are_named() -> None:
 
 def test_a_lone_surrogate_stops_nothing() -> None:
     assert np.any(HashingEmbedder().embed_now([song("broken \ud800 title")]))
+
+
+# --- by statistics of a catalogue ---
+
+WORDS = ("love", "night", "fire", "heart", "moon", "rain", "road", "dream", "gold", "home")
+
+
+def generated(n: int, seed: int = 5) -> tuple[list[Item], list[int]]:
+    """Songs and their artists: each has a taste in numbers, some words, and a way of writing titles."""
+    chance = np.random.default_rng(seed)
+    songs, artists = [], [number % (n // 8) for number in range(n)]
+    for number, artist in enumerate(artists):
+        own = np.random.default_rng(artist)
+        favourites, taste, is_lower = own.choice(WORDS, 3, replace=False), own.normal(size=3), own.random() < 0.5
+        title = f"{chance.choice(favourites)} {chance.choice(WORDS)} {chance.choice(['(remix)', 'again', ''])}".title()
+        values = (taste + 0.5 * chance.normal(size=3)).tolist()
+        songs.append(
+            Item(
+                item_id=number,
+                titles={"en": title.lower() if is_lower else title},
+                genres=("rock" if artist % 3 else "pop",),
+                features=dict(zip(("energy", "tempo", "playtime"), values, strict=True)),
+            )
+        )
+    return songs, artists
+
+
+def fitted(songs: list[Item], dim: int = 256, salt: int = 0) -> HashingEmbedder:
+    counting = CatalogueCount()
+    counting.add(songs)
+    return HashingEmbedder.fitted(counting, dim, salt=salt)
+
+
+def hits(vectors: npt.NDArray[np.float32], artists: list[int], n: int = 10) -> float:
+    """The share of songs among whose nearest ``n`` is one of the same artist."""
+    near = vectors @ vectors.T
+    np.fill_diagonal(near, -1)
+    nearest = np.argsort(-near, axis=1)[:, :n]
+    return float(np.mean(np.any(np.array(artists)[nearest] == np.array(artists)[:, None], axis=1)))
+
+
+@given(st.lists(items, min_size=1, max_size=8), st.lists(items, max_size=4), st.sampled_from([64, 101, 256]))
+def test_by_any_statistics_every_vector_is_of_unit_length_or_zero(
+    catalogue: list[Item], later: list[Item], dim: int
+) -> None:
+    embedder = fitted(catalogue, dim)
+    lengths = np.linalg.norm(embedder.embed_now([*catalogue, *later]), axis=1)
+    assert np.all(np.isclose(lengths, 1, atol=1e-5) | (lengths == 0))
+    assert not np.any(embedder.embed_now([song()]))
+
+
+@given(st.lists(items, min_size=2, max_size=6))
+def test_by_statistics_too_an_items_vector_does_not_depend_on_its_batch(batch: list[Item]) -> None:
+    embedder = fitted(batch, 64)
+    alone = np.concatenate([embedder.embed_now([item]) for item in batch])
+    np.testing.assert_allclose(embedder.embed_now(batch), alone, atol=1e-5)
+
+
+def test_its_name_is_of_its_statistics() -> None:
+    songs, _ = generated(80)
+    one, again, more, other = fitted(songs), fitted(songs), fitted(songs[1:]), fitted(songs, salt=1)
+    assert one.name == again.name == f"hashing-2-256-{one.statistics.version[:8]}"
+    assert len({one.name, more.name, other.name, HashingEmbedder().name}) == 4
+
+
+def test_statistics_that_were_stored_make_the_same_vectors() -> None:
+    songs, _ = generated(80)
+    embedder = fitted(songs)
+    stored = CatalogueStatistics.from_bytes(embedder.statistics.to_bytes())
+    read = HashingEmbedder(256, statistics=stored)
+    assert read.name == embedder.name
+    np.testing.assert_array_equal(read.embed_now(songs), embedder.embed_now(songs))
+
+
+def test_another_process_fits_the_same() -> None:
+    program = (
+        "from core.embedding import HashingEmbedder; from core.catalogue_statistics import CatalogueCount;"
+        "from models.catalogue import Item; import sys;"
+        "items = [Item(item_id=n, titles={'ko': '봄날 %d' % (n % 3)}, genres=('pop', 'k'), features={'x': n % 7})"
+        " for n in range(40)];"
+        "counting = CatalogueCount(); counting.add(items); embedder = HashingEmbedder.fitted(counting, 64);"
+        "sys.stdout.write(embedder.name + embedder.embed_now(items).tobytes().hex())"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, env={"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_songs_of_one_artist_are_found_better_by_statistics() -> None:
+    songs, artists = generated(800)
+    plain, by_fit = HashingEmbedder().embed_now(songs), fitted(songs).embed_now(songs)
+    by_chance = 10 * 7 / 800
+    assert hits(by_fit, artists) > hits(plain, artists) > 3 * by_chance
+
+
+def test_songs_that_come_after_the_fit_are_found_as_well() -> None:
+    songs, artists = generated(800)
+    before, after = fitted(songs[:600]), fitted(songs)
+    vectors = before.embed_now(songs)
+    assert hits(vectors, artists) > 0.9 * hits(after.embed_now(songs), artists)
+
+
+def test_short_titles_are_not_near_everything() -> None:
+    songs, _ = generated(600)
+    songs = [*songs[:300], *(replace(item, titles={"en": "Zyx"}) for item in songs[300:])]
+    vectors = fitted(songs).embed_now(songs)
+    near = vectors @ vectors.T
+    np.fill_diagonal(near, -1)
+    n_short = np.mean(np.argsort(-near[:300], axis=1)[:, :10] >= 300)
+    assert n_short < 0.6
+
+
+def test_more_numbers_than_there_are_dimensions_for_share_them() -> None:
+    values = np.random.default_rng(1).normal(size=(200, 70)).tolist()
+    names = [f"number {place}" for place in range(70)]
+    songs = [
+        Item(item_id=row, titles={}, features=dict(zip(names, each, strict=True))) for row, each in enumerate(values)
+    ]
+    near = replace(songs[0], item_id=999, features={name: v + 0.05 for name, v in songs[0].features.items()})
+    embedder = fitted(songs)
+    cosines = np.sort(embedder.embed_now(songs) @ embedder.embed_now([near])[0])
+    assert embedder.embed_now([songs[0]])[0] @ embedder.embed_now([near])[0] == pytest.approx(cosines[-1], abs=1e-5)
+    assert cosines[-1] > 2 * cosines[-2]
+
+
+def test_a_number_that_the_statistics_know_nothing_of_changes_nothing() -> None:
+    embedder = fitted([song(title, features={"x": n}) for n, title in enumerate(["one two", "two one", "one"])])
+    with_more = song("one two", features={"x": 1, "unknown": 5.0})
+    np.testing.assert_array_equal(*embedder.embed_now([with_more, replace(with_more, features={"x": 1})]))
+
+
+async def test_a_wish_is_near_what_has_it_by_statistics_too() -> None:
+    songs, _ = generated(800)
+    embedder = fitted(songs)
+    wish = Item(item_id=0, titles={"": "moon"}, genres=("rock",))
+    order = np.argsort(-(embedder.embed_now(songs) @ await embedder.embed_wish("", wish)))[:20]
+    assert all(songs[place].genres == ("rock",) for place in order)
+    assert np.mean(["moon" in songs[place].titles["en"].lower() for place in order]) > 0.8
+    assert not np.any(await embedder.embed_wish("", Item(item_id=0, titles={"": "qwertz"})))
+
+
+def test_style_tells_how_a_title_is_written() -> None:
+    assert set(style_of("all i want...")) == {"lower", "marks ...", "words 3"}
+    assert set(style_of("HUMBLE.")) == {"upper", "marks .", "words 1"}
+    assert set(style_of("Let it Be 2")) == {"case mixed", "digit", "words 4"}
+    assert set(style_of("Let it be")) == {"case sentence", "words 3"}
+    assert set(style_of("Corazón Latino")) == {"accent", "case title", "words 2"}
+    assert {"script", "lower"} <= set(style_of("봄날"))
+    assert not set(style_of(" ...! "))
 
 
 # --- features of text ---

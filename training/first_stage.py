@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core.catalogue_statistics import MIN_ITEMS, CatalogueCount
 from core.collaborative import CollaborativeModel
 from core.embedding import HashingEmbedder
 from core.errors import ConfigurationError
@@ -99,7 +100,7 @@ def prepare(
     ours = fit_ours(
         data, split, "new" if protocol == "cold" else protocol, counts, budget_s=budget_s, seed=seed, tell=tell
     )
-    embedder = HashingEmbedder()
+    embedder = _embedder(catalogue)
     vectors = _embedded(embedder, catalogue)
     popularity = np.log1p(popularity_of(train_matrix(data, split))).astype(np.float32)
     tell("choosing what each source weighs")
@@ -180,6 +181,16 @@ def _column(table: ItemTable, names: Sequence[str]) -> str | None:
 
 def _tags(cell: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in _SEPARATORS.split(cell) if part.strip()))[:_MAX_TAGS]
+
+
+def _embedder(items: Sequence[Item]) -> HashingEmbedder:
+    """As ``main.py embed`` has it."""
+    if len(items) < MIN_ITEMS:
+        return HashingEmbedder()
+    counting = CatalogueCount()
+    for start in range(0, len(items), _ITEMS_AT_ONCE):
+        counting.add(items[start : start + _ITEMS_AT_ONCE])
+    return HashingEmbedder.fitted(counting)
 
 
 def _embedded(embedder: HashingEmbedder, items: Sequence[Item]) -> Floats:
