@@ -9,6 +9,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
+from core.errors import DependencyUnavailable
 from models.job import Job, JobStatus
 from tests.support.backend import Document, job_body
 from tests.support.crew import Kitchen, Worker, crew, publish
@@ -279,3 +280,66 @@ async def is_idle(workers: list[Worker]) -> bool:
     others = [queue.name for queue in topology.queues if queue.name != topology.main.dead_letter_queue]
     unsettled = any(each.consumer.n_unsettled for each in workers)
     return not unsettled and not any((await workers[0].broker.waiting(others)).values())
+
+
+# --- a worker that dies while it gives a job up ---
+
+
+@pytest.mark.parametrize("moment", ["before the failure is told", "before the dead letter", "before the ack"])
+async def test_a_worker_that_dies_while_it_gives_a_job_up_leaves_exactly_one_dead_letter(
+    amqp_url: str,
+    redis_url: str,
+    topology: Topology,
+    kitchen: Kitchen,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    async def break_down(_: Job) -> None:
+        raise DependencyUnavailable("database", "does not answer")
+
+    kitchen.before = break_down
+    job = job_body(7)
+    dead = topology.main.dead_letter_queue
+    is_reached = asyncio.Event()
+
+    async def die(*_: object, **__: object) -> None:
+        is_reached.set()
+        await asyncio.Event().wait()
+
+    async with crew(amqp_url, redis_url, topology, kitchen, n=1, max_attempts=1) as (mortal,):
+        match moment:
+            case "before the failure is told":
+                monkeypatch.setattr(mortal.results, "fail", die)
+            case "before the dead letter":
+                monkeypatch.setattr(mortal.broker, "publish", die)
+            case _:
+                monkeypatch.setattr(mortal.broker, "ack", die)
+        await backend_publishes(amqp_url, topology, job)
+        async with asyncio.timeout(PATIENCE_S):
+            await is_reached.wait()
+        # As a kill does: its deliveries unsettled, its lease not given up.
+        monkeypatch.setattr(mortal.results, "release", nothing_done)
+        await mortal.consumer.stop(0)
+    async with crew(amqp_url, redis_url, topology, kitchen, n=2, max_attempts=1) as workers:
+        await until(partial(has_dead_letters, workers[0].broker, dead, 1), within_s=PATIENCE_S)
+        await until(partial(is_idle, workers), within_s=PATIENCE_S)
+        view = await workers[0].results.job(job["jobId"])
+        assert view is not None
+        assert (view.status, view.fields["error.code"]) == (JobStatus.FAILED, "DEPENDENCY_UNAVAILABLE")
+        async with workers[0].broker.browse(dead) as deliveries:
+            (letter,) = [delivery async for delivery in deliveries]
+    assert orjson.loads(letter.body) == job
+    assert letter.headers["x-dead-letter-reason"] == "attempts_used_up"
+    assert letter.headers["x-last-error"] == "database: does not answer"
+    assert kitchen.n_calls == (2 if moment == "before the failure is told" else 1)
+
+
+async def backend_publishes(amqp_url: str, topology: Topology, job: Document) -> None:
+    broker = AmqpBroker(amqp_url, topology)
+    await broker.start()
+    await publish(broker, [job])
+    await broker.close()
+
+
+async def nothing_done(*_: object, **__: object) -> None:
+    pass
