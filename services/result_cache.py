@@ -4,8 +4,10 @@ Every write is one Lua script, so a poller sees all of it or nothing, and a comm
 first answer was lost, changes nothing the second time.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import cast
 
 from redis.asyncio import Redis
