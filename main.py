@@ -864,7 +864,7 @@ def _telling() -> Iterator[Callable[[str], None]]:
         task = progress.add_task("")
 
         def tell(line: str) -> None:
-            complaints.print(line, style="dim", markup=False, highlight=False)
+            complaints.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
             progress.reset(task, description=line.partition(":")[0])
 
         yield tell
