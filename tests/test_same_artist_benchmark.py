@@ -5,7 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.same_artist import Songs, by_vectors, queries_of, ranks, read_songs, without_name
+from benchmarks.same_artist import (
+    Songs,
+    by_vectors,
+    contestants,
+    half_of,
+    main,
+    queries_of,
+    ranks,
+    read_songs,
+    without_name,
+)
 
 HEADER = (
     "track_name,artist_name,genre,danceability,energy,loudness,speechiness,acousticness,instrumentalness,liveness,"
@@ -50,3 +60,56 @@ def test_neither_artist_nor_popularity_is_embedded(tmp_path: Path) -> None:
     (item,) = read_songs(file).items
     assert (item.creator, item.popularity, "popularity" in item.features) == (None, 0.0, False)
     assert "Abba" not in item.titles["en"]
+
+
+def written(directory: Path, n: int = 400) -> Path:
+    chance = np.random.default_rng(2)
+    lines = []
+    for number in range(n):
+        artist = number % (n // 8)
+        taste = np.random.default_rng(artist).random(10)
+        near = np.clip(taste + 0.05 * chance.normal(size=10), 0, 1)
+        numbers = ",".join(f"{value:.4f}" for value in near)
+        lines.append(f"w{number} x{artist % 20},Artist {artist},pop,{numbers},50,t{number}\n")
+    file = directory / "songs.csv"
+    file.write_text(HEADER + "".join(lines), encoding="utf-8")
+    return file
+
+
+def test_fitted_vectors_find_nearly_what_the_exact_kernel_finds(tmp_path: Path) -> None:
+    songs = read_songs(written(tmp_path))
+    queries = queries_of(songs)
+    found = {
+        name: float(np.mean(ranks(songs, queries, make()) <= 20))
+        for name, make in contestants(songs.items, {"liveness": 0.5}, salts=2).items()
+        if "L1 of quantiles" in name or "256" in name
+    }
+    exact, plain, *fitted = found.values()
+    assert len(fitted) == 2
+    assert plain > 20 * 7 / 400
+    assert all(0.85 * exact < each for each in fitted)
+
+
+def test_the_halves_are_all_songs_and_share_none(tmp_path: Path) -> None:
+    songs = read_songs(written(tmp_path, 80))
+    halves = [half_of(songs, which) for which in (0, 1)]
+    ids = [{item.item_id for item in half.items} for half in halves]
+    assert ids[0] | ids[1] == set(range(80))
+    assert not ids[0] & ids[1]
+    for half in halves:
+        assert half.artists.tolist() == [songs.artists[item.item_id] for item in half.items]
+
+
+def test_the_table_prints_each_contestant_with_its_intervals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["same_artist", str(written(tmp_path, 80)), "--queries", "20", "--salts", "1", "--half", "1"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--only", "256"])
+    main()
+    first, _, *rows = capsys.readouterr().out.splitlines()
+    assert first == "40 songs, 20 queries"
+    assert [row.split("  ")[0] for row in rows] == [
+        "hashing, 256 dimensions, plain",
+        "hashing, 256 dimensions, fitted, salt 0",
+    ]
+    assert all(row.count(" to ") == 2 for row in rows)
