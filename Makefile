@@ -6,7 +6,7 @@ PYTEST := $(RUN) -m pytest
 TRACKS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-long lint format pins clean
+.PHONY: help demo install test test-long fuzz lint format pins clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: $(VENV)/.development ## Run the tests on real servers
 
 test-long: $(VENV)/.development ## Run all tests, those that take minutes too
 	@$(PYTEST)
+
+fuzz: $(VENV)/.development ## Change good input at random for FUZZ_MINUTES (10) and see that nothing breaks
+	@$(RUN) -m tests.fuzz.run
 
 lint: $(VENV)/.development ## Check style and types
 	@$(RUN) -m ruff check
