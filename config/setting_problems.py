@@ -2,12 +2,14 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsError
 
 MAX_SHOWN_CHARS = 60
+MAX_PROBLEMS_EACH = 3
 HIDDEN = "a value that is not shown"
 
 # What stands in the wrong variable may be a key or a URL with a password all the same.
@@ -18,7 +20,7 @@ _FIELD = re.compile(r'field "(\w+)"')
 def setting_problems(
     error: ValidationError | SettingsError | UnicodeDecodeError, settings: type[BaseSettings]
 ) -> list[str]:
-    """A sentence for each setting that is wrong, such as ``CONCURRENCY: must be a valid integer, ..., got 'many'``."""
+    """Sentences such as ``CONCURRENCY: must be a valid integer, ..., got 'many'``, three of one setting at the most."""
     if isinstance(error, ValidationError):
         return list(_invalid(error, settings))
     if isinstance(error, SettingsError):
@@ -27,11 +29,15 @@ def setting_problems(
 
 
 def _invalid(error: ValidationError, settings: type[BaseSettings]) -> Iterator[str]:
+    n_told = Counter[str]()
     for detail in error.errors():
         problem = detail["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
         name, *part = map(str, detail["loc"] or ("",))
         if not name:
             yield problem  # about several settings at once, which it names; its input holds all secrets
+            continue
+        n_told[name] += 1
+        if n_told[name] > MAX_PROBLEMS_EACH:
             continue
         where = "".join(f"{each}: " for each in (name.upper(), ".".join(part)) if each)
         yield f"{where}{problem}, got {_shown(name, detail['input'], settings)}"

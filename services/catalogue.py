@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
-from math import nan
+from math import isfinite, nan
 from typing import Any
 
 import orjson
@@ -85,7 +85,7 @@ class SqlCatalogue:
         text = sa.type_coerce(item_feature.c.features, sa.Text).label("text")
         query: sa.Select[Any] = sa.select(item_feature.c.item_id, text).where(item_feature.c.item_id.in_(ids))
         rows = await self._rows(query, item_ids)
-        return {row.item_id: features for row in rows if (features := _features(orjson.loads(row.text)))}
+        return {row.item_id: features for row in rows if (features := _features_in(row.text))}
 
     async def _rows(self, query: sa.Select[Any], item_ids: Collection[int]) -> Sequence[sa.Row[Any]]:
         if not item_ids:
@@ -173,7 +173,9 @@ def parts(text: str | None) -> tuple[str, ...]:
 
 
 def _text(value: object) -> str | None:
-    return str(value).strip() or None if value is not None else None
+    """Text of a column, of a binary one too."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text.strip() or None if value is not None else None
 
 
 def _number(value: float | None) -> float:
@@ -181,9 +183,24 @@ def _number(value: float | None) -> float:
 
 
 def _features(value: object) -> dict[str, float]:
+    """The numbers in it that are any: one odd value of one row must not stop a whole catalogue."""
     if not isinstance(value, Mapping):
         return {}
-    return {str(name): float(number) for name, number in value.items() if isinstance(number, int | float)}
+    return {str(name): float(number) for name, number in value.items() if _is_finite(number)}
+
+
+def _is_finite(number: object) -> bool:
+    try:
+        return isinstance(number, int | float) and isfinite(number)
+    except OverflowError:  # an integer beyond all floats: MariaDB keeps JSON as it is written
+        return False
+
+
+def _features_in(text: str) -> dict[str, float]:
+    try:
+        return _features(orjson.loads(text))
+    except orjson.JSONDecodeError:  # NaN, in which SQLite sees no harm
+        return {}
 
 
 def _scalar(value: object) -> Scalar:

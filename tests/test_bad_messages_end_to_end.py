@@ -59,7 +59,8 @@ async def publish_all(site: Site, good: list[Document], bad: list[bytes], chance
             await site.backend.publish_raw(body)
         else:
             exchange, key = f"{site.prefix}.exchange", "recommendation.generate"
-            await publish_raw(site.amqp_url, exchange, key, *odd[job_id], body)
+            flags, properties = odd[job_id]
+            await publish_raw(site.amqp_url, exchange, key, flags, properties, body)
 
 
 async def n_left(site: Site) -> int:

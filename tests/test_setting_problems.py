@@ -140,6 +140,11 @@ def test_a_long_value_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(shown) == MAX_SHOWN_CHARS
 
 
+def test_of_a_list_that_is_all_wrong_three_parts_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRY_DELAYS_S", ",".join(["x"] * 500))
+    assert [sentence.split(": ")[1] for sentence in problems()] == ["0", "1", "2"]
+
+
 def test_every_wrong_setting_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CONCURRENCY", "DIVERSITY", "LOG_LEVEL"):
         monkeypatch.setenv(name, "wrong")
