@@ -112,7 +112,7 @@ class HashingEmbedder:
     @property
     def is_anchored(self) -> bool:
         """Whether its statistics have a sample of items that was embedded with as many dimensions."""
-        return self._statistics.anchors.shape[1] == self._n_content
+        return bool(self._statistics.anchors.shape[1] == self._n_content)
 
     @classmethod
     def fitted(
