@@ -102,7 +102,7 @@ async def test_a_wire_that_holds_everything_is_noticed_by_the_heartbeat_and_ends
     inbox = await rig.consume()
     await rig.broker.publish(rig.message(b"before"))
     await inbox.get()
-    rig.broker._connection.timings = replace(FAST, confirm_timeout_s=60)
+    rig.broker._publishing.timings = replace(FAST, confirm_timeout_s=60)
     rig.wire.hold()
     publishing = asyncio.create_task(rig.broker.publish(rig.message(b"held")))
     await eventually(lambda: not rig.broker.health().connected, within_s=15)
@@ -129,7 +129,7 @@ async def test_a_publish_waits_for_a_connection_that_is_coming_back(rig: Rig) ->
 
 async def test_a_publish_that_is_not_confirmed_in_time_is_refused(rig: Rig) -> None:
     await rig.broker.publish(rig.message())
-    rig.broker._connection.timings = replace(FAST, confirm_timeout_s=0.1)
+    rig.broker._publishing.timings = replace(FAST, confirm_timeout_s=0.1)
     rig.wire.hold()
     with pytest.raises(PublishRefused, match="not confirmed within"):
         await rig.broker.publish(rig.message())

@@ -11,6 +11,7 @@ import aio_pika
 import orjson
 import pytest
 
+from config.settings import Settings
 from core.embedding import HashingEmbedder
 from services.catalogue import SqlCatalogue
 from services.database import Database
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.timeout(120)
 
 N_SONGS = 300
 CATALOGUE = range(1, N_SONGS + 1)
+DIM = int(Settings.model_fields["embedding_dim"].default)
 REPAIRABLE = {
     *(Fault.UNKNOWN_HANDLES, Fault.REPEATED_HANDLES, Fault.WRONG_LANGUAGE),
     *(Fault.TEXT_TOKENS, Fault.NEGATIVE_TOKENS, Fault.HUGE_TOKENS),
@@ -60,7 +62,7 @@ async def fill_catalogue(url: str) -> None:
 async def embed(url: str) -> None:
     database = Database(url)
     try:
-        embedder, store = HashingEmbedder(128, text_columns=SONGS.item.text), SqlEmbeddingStore(database, SONGS)
+        embedder, store = HashingEmbedder(DIM, text_columns=SONGS.item.text), SqlEmbeddingStore(database, SONGS)
         await embed_catalogue(SqlCatalogue(database, SONGS), embedder, store, text_columns=SONGS.item.text)
     finally:
         await database.close()

@@ -1,4 +1,9 @@
-"""The ``Broker`` of a RabbitMQ server: one connection, one publisher, a subscription for each route consumed."""
+"""The ``Broker`` of a RabbitMQ server: one connection to consume, one to publish, a subscription for each route.
+
+A broker that is short of memory or disk reads nothing more from connections that publish
+(https://www.rabbitmq.com/docs/alarms): over one for both, no job could be acked until the shortage is over, and the
+queue that caused it would never be emptied.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -30,8 +35,11 @@ class AmqpBroker:
         ca_file: str = "",
     ) -> None:
         timings = timings or AmqpTimings()
-        self._connection = AmqpConnection(url, topology, topology_mode, timings, connection_name, ca_file)
-        self._publisher = AmqpPublisher(self._connection)
+        self._connection, self._publishing = (
+            AmqpConnection(url, topology, topology_mode, timings, name, ca_file)
+            for name in (connection_name, f"{connection_name} publisher")
+        )
+        self._publisher = AmqpPublisher(self._publishing)
         self._subscriptions: list[AmqpSubscription] = []
 
     @property
@@ -42,6 +50,11 @@ class AmqpBroker:
     async def start(self, *, within_s: float = 30.0) -> None:
         """See ``Broker``."""
         await self._connection.start(within_s)
+        try:
+            await self._publishing.start(within_s, prepares=False)
+        except BaseException:
+            await self._connection.close()
+            raise
 
     async def consume(self, route: Route, *, prefetch: int, on_delivery: OnDelivery) -> AmqpSubscription:
         """See ``Broker``."""
@@ -76,7 +89,7 @@ class AmqpBroker:
 
     def health(self) -> BrokerHealth:
         """See ``Broker``."""
-        if not self._connection.connected:
+        if not (self._connection.connected and self._publishing.connected):
             return BrokerHealth(connected=False, consuming=False, reason="not connected to the broker")
         self._subscriptions = [subscription for subscription in self._subscriptions if not subscription.closed]
         reasons = [subscription.reason for subscription in self._subscriptions if not subscription.live]
@@ -88,6 +101,7 @@ class AmqpBroker:
             await subscription.close()
         self._subscriptions.clear()
         await self._publisher.close()
+        await self._publishing.close()
         await self._connection.close()
 
 

@@ -36,6 +36,8 @@ TopologyMode = Literal["declare", "passive"]
 
 LIBRARY_ERRORS = (AMQPError, OSError, RuntimeError)  # aiormq raises a bare RuntimeError on a closed connection
 
+# Ready at once where it is not blocked; aiormq has no other way to ask.
+_UNBLOCKED_WITHIN_S = 0.02
 _VHOST_OPENED = "Connection.OpenOk"
 _EXAMPLE = "amqp://user:password@host:5672/vhost"
 
@@ -78,8 +80,8 @@ class AmqpConnection:
         """Whether the topology is ours to declare."""
         return self._mode == "declare"
 
-    async def start(self, within_s: float) -> None:
-        """See ``Broker.start``."""
+    async def start(self, within_s: float, *, prepares: bool = True) -> None:
+        """See ``Broker.start``; unless it ``prepares``, the topology is another connection's to declare."""
         forgive_unreadable_properties()
         try:
             async with asyncio.timeout(within_s):
@@ -87,7 +89,8 @@ class AmqpConnection:
         except TimeoutError as error:
             raise DependencyUnavailable("broker", f"no connection within {within_s:g} s") from error
         try:
-            await self.prepare()
+            if prepares:
+                await self.prepare()
         except BaseException:
             await self.close()
             raise
@@ -128,6 +131,18 @@ class AmqpConnection:
     def _on_disconnect(self, error: BaseException | None) -> None:
         if self._connection is not None:
             log.warning(LogEvent.BROKER_DISCONNECTED, error=error and sentence(error))
+
+    async def refuses_messages(self) -> bool:
+        """Whether the broker has said that it takes none, for it is short of memory or disk."""
+        connection = self._connection
+        if connection is None or not self.connected or connection.transport is None:
+            return False
+        try:
+            async with asyncio.timeout(_UNBLOCKED_WITHIN_S):
+                await connection.transport.ready()
+        except TimeoutError:
+            return True
+        return False
 
     # --- channels ---
 

@@ -65,6 +65,8 @@ class AmqpPublisher:
             yield
 
     async def _publish(self, message: OutgoingMessage) -> None:
+        if await self._connection.refuses_messages():
+            raise PublishRefused("the broker is short of memory or disk, and takes no messages")
         timeout_s = self._connection.timings.confirm_timeout_s
         try:
             async with asyncio.timeout(timeout_s):

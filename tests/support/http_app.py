@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from api.app import create_app
 from api.health import HealthReporter
 from core.errors import DependencyUnavailable, PublishRefused
-from core.ports import Clock, HealthCheck, ResultCache
+from core.ports import Clock, HealthCheck, JobPublisher, ResultCache
 from models.job import Job
 from services.metrics import PrometheusMetrics
 from services.redis_client import open_redis
@@ -86,6 +86,7 @@ async def http_bench(
     *,
     checks: Mapping[str, HealthCheck] | None = None,
     results: object = None,
+    publishes_to: JobPublisher | None = None,
     api_key: str = "",
     keyed_reads: bool = False,
     answer_timeout_s: float = 30.0,
@@ -101,7 +102,7 @@ async def http_bench(
             expose_metrics=metrics.expose,
             observer=metrics,
             results=cast("ResultCache", results or cache),
-            publisher=publisher,
+            publisher=publishes_to or publisher,
             members=members,
             clock=clock,
             api_key=SecretStr(api_key),

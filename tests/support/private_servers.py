@@ -239,9 +239,12 @@ class PrivateRabbitMQ(PrivateServer):
     kind = "rabbitmq"
     handshake = staticmethod(amqp_handshake)
 
-    def __init__(self) -> None:
+    def __init__(self, *, first: "PrivateRabbitMQ | None" = None) -> None:
+        """A node of its own, or one that joins the cluster of the ``first``."""
         super().__init__()
-        self._distribution_port, self._epmd_port = free_port(), free_port()
+        self._first = first
+        self._distribution_port = free_port()
+        self._epmd_port: int = first._epmd_port if first else free_port()
         self._epmd: subprocess.Popen[bytes] | None = None
 
     @staticmethod
@@ -259,15 +262,28 @@ class PrivateRabbitMQ(PrivateServer):
 
     def _prepare(self) -> None:
         (self.directory / "plugins").write_text("[].")
+        if self._first is not None:
+            self._join(self._first)
+            return
         # in the foreground: the daemon that the node would start by itself outlives every test run
         self._epmd = self._spawn([find_program("epmd") or "epmd", "-port", str(self._epmd_port)], {})
         wait_until_ready(_accepts, f":{self._epmd_port}", timeout_s=10, check_alive=lambda: None)
+
+    def _join(self, first: "PrivateRabbitMQ") -> None:
+        shutil.copy2(first.directory / ".erlang.cookie", self.directory / ".erlang.cookie")
+        formation = f"cluster_formation.classic_config.nodes.1 = {first.node}\n"
+        (self.directory / "rabbitmq.conf").write_text(formation)
+
+    @property
+    def node(self) -> str:
+        """Its name among nodes."""
+        return f"songs-ai-{self.port}@localhost"
 
     def _environment(self) -> Mapping[str, str]:
         return {
             "HOME": str(self.directory),
             "ERL_EPMD_PORT": str(self._epmd_port),
-            "RABBITMQ_NODENAME": f"songs-ai-{self.port}@localhost",
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
@@ -282,9 +298,8 @@ class PrivateRabbitMQ(PrivateServer):
 
     def control(self, *arguments: str) -> str:
         """What ``rabbitmqctl`` prints; raises ``CalledProcessError`` where it fails."""
-        node = f"songs-ai-{self.port}@localhost"
         done = subprocess.run(
-            [str(_RABBITMQ_SERVER.with_name("rabbitmqctl")), "--quiet", "--node", node, *arguments],
+            [str(_RABBITMQ_SERVER.with_name("rabbitmqctl")), "--quiet", "--node", self.node, *arguments],
             env=os.environ | self._environment(),
             cwd=self.directory,
             capture_output=True,
