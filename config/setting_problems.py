@@ -9,6 +9,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsError
 
 MAX_SHOWN_CHARS = 60
+MAX_PROBLEM_CHARS = 300
 MAX_PROBLEMS_EACH = 3
 HIDDEN = "a value that is not shown"
 
@@ -31,7 +32,7 @@ def setting_problems(
 def _invalid(error: ValidationError, settings: type[BaseSettings]) -> Iterator[str]:
     n_told = Counter[str]()
     for detail in error.errors():
-        problem = detail["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+        problem = _shortened(detail["msg"].removeprefix("Value error, ").replace("Input should", "must", 1))
         name, *part = map(str, detail["loc"] or ("",))
         if not name:
             yield problem  # about several settings at once, which it names; its input holds all secrets
@@ -39,7 +40,8 @@ def _invalid(error: ValidationError, settings: type[BaseSettings]) -> Iterator[s
         n_told[name] += 1
         if n_told[name] > MAX_PROBLEMS_EACH:
             continue
-        where = "".join(f"{each}: " for each in (name.upper(), ".".join(part)) if each)
+        place = ".".join(part)[:MAX_SHOWN_CHARS]
+        where = "".join(f"{each}: " for each in (name.upper(), place) if each)
         yield f"{where}{problem}, got {_shown(name, detail['input'], settings)}"
 
 
@@ -59,3 +61,8 @@ def _shown(name: str, value: object, settings: type[BaseSettings]) -> str:
     if isinstance(value, SecretStr) or field is None or field.annotation is SecretStr or _SECRET_LOOKING.search(shown):
         return HIDDEN
     return shown if len(shown) <= MAX_SHOWN_CHARS else f"{shown[: MAX_SHOWN_CHARS - 3]}..."
+
+
+def _shortened(problem: str) -> str:
+    """A validator of ours may say the value in its sentence."""
+    return problem if len(problem) <= MAX_PROBLEM_CHARS else f"{problem[: MAX_PROBLEM_CHARS - 3]}..."

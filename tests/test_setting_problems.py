@@ -145,6 +145,16 @@ def test_of_a_list_that_is_all_wrong_three_parts_are_told(monkeypatch: pytest.Mo
     assert [sentence.split(": ")[1] for sentence in problems()] == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("TIME_ZONE", "Z" * 5000), ("LLM_STRATEGIES", f'{{"deep": {{"{"k" * 5000}": 1}}}}')]
+)
+def test_a_sentence_is_short_where_its_own_words_hold_the_value(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert all(len(sentence) < 450 for sentence in problems())
+
+
 def test_every_wrong_setting_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CONCURRENCY", "DIVERSITY", "LOG_LEVEL"):
         monkeypatch.setenv(name, "wrong")
