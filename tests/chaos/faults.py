@@ -88,7 +88,7 @@ async def broker_killed(scene: Scene) -> None:
 
 async def connections_closed(scene: Scene) -> None:
     """The broker closes every connection, the publisher's too; side by side, for some clients are slow to answer."""
-    close = "rabbit_networking:close_connection(Each, \"closed by chaos\")"
+    close = 'rabbit_networking:close_connection(Each, "closed by chaos")'
     await scene.site.control("eval", f"[spawn(fun() -> {close} end) || Each <- rabbit_networking:connections()].")
 
 
@@ -262,6 +262,9 @@ FAULTS: dict[str, Fault] = {
         duplicates,
     )
 }
+
+SLOW = frozenset({"workers_rolled", "worker_frozen", "mysql_away"})
+"""Those that take too long for a round of a minute."""
 
 
 def draw(seed: int, times: int) -> list[str]:
