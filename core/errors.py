@@ -80,7 +80,7 @@ class NotEncodable(PublishRefused):
 
 LANGUAGE_MODEL_FAILURES = (
     "timeout", "rate_limited", "quota_exhausted", "unavailable", "refused", "filtered", "truncated", "malformed",
-    "breaker_open", "over_budget", "over_spend",
+    "breaker_open", "over_capacity", "over_budget", "over_spend",
 )  # fmt: skip
 
 

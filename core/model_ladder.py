@@ -1,10 +1,13 @@
 """From one model to the next where a call fails, within one limit of time and with leave for every call."""
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from core.errors import LanguageModelFailed
+from core.lanes import LaneSlots
 from core.ports import CallGuard, CallUse, Clock, Completion, Prompt, TimedLanguageModel
 
 FINAL_REASONS = frozenset({"quota_exhausted", "truncated", "over_spend"})
@@ -12,6 +15,7 @@ FINAL_REASONS = frozenset({"quota_exhausted", "truncated", "over_spend"})
 cut short the part that came is used."""
 
 _FALLBACK_SHARE = 0.4
+_QUEUE_SHARE = 0.5
 _LEAST_S = 0.05
 _MESSAGE_TOKENS = 64
 
@@ -19,9 +23,11 @@ _MESSAGE_TOKENS = 64
 class ModelLadder:
     """A ``LanguageModel`` that asks each of ``rungs`` in turn until one answers.
 
-    All calls and waits of one question take ``timeout_s`` at the most. A rung that has others below it may use
-    six tenths of what is left, so that these have time; waiting for room in the budget counts as its time, and
-    takes ``patience_s`` at the most.
+    All calls and waits of one question take ``timeout_s`` at the most. ``max_concurrency`` questions are under way at
+    once, a quarter of them of batch jobs; a further one waits for half of its time, and is ``over_capacity`` then:
+    with less, a call would seldom end in time and be paid for all the same. Breaker and budgets are asked after that
+    wait, as they are when the call is made. A rung that has others below it may use six tenths of what is left, so
+    that these have time; waiting for room in the budget counts as its time, and takes ``patience_s`` at the most.
     """
 
     def __init__(
@@ -32,6 +38,7 @@ class ModelLadder:
         *,
         timeout_s: float,
         patience_s: float,
+        max_concurrency: int,
     ) -> None:
         if not rungs:
             raise ValueError("a ladder needs a rung")
@@ -40,6 +47,8 @@ class ModelLadder:
         self._clock = clock
         self._timeout_s = timeout_s
         self._patience_s = patience_s
+        # A batch call holds its slot for seconds: three of four are kept for those who come meanwhile.
+        self._slots = LaneSlots(max_concurrency, n_batch=max(1, max_concurrency // 4))
 
     def name(self, *, deep: bool) -> str:
         """The model that ``complete`` would ask first."""
@@ -52,6 +61,23 @@ class ModelLadder:
         where nothing came of the last one.
         """
         deadline_s = self._clock.monotonic_s() + self._timeout_s
+        async with self._slot():
+            return await self._descend(prompt, deadline_s, deep=deep)
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        async with AsyncExitStack() as held:
+            wait_s = self._timeout_s * _QUEUE_SHARE
+            try:
+                async with asyncio.timeout(wait_s):
+                    await held.enter_async_context(self._slots.slot())
+            except TimeoutError as error:
+                raise _Ledger().failed(
+                    LanguageModelFailed("over_capacity", f"no slot within {wait_s:.3g} s")
+                ) from error
+            yield
+
+    async def _descend(self, prompt: Prompt, deadline_s: float, *, deep: bool) -> Completion:
         ledger = _Ledger()
         failure = LanguageModelFailed("timeout", "no time was left for a call")
         rungs = self._distinct(deep=deep)
@@ -87,10 +113,10 @@ class ModelLadder:
         outcome, use = "cancelled", CallUse()
         try:
             left_s = max(_LEAST_S, deadline_s - self._clock.monotonic_s())
-            completion = await rung.complete(prompt, deep=deep, within_s=left_s)
-            outcome, use = "ok", _use(completion)
+            completion = await rung.complete(prompt, deep=deep, within_s=left_s, use=use)
+            outcome = "ok"
         except LanguageModelFailed as failure:
-            outcome, use = failure.reason, _use(failure)
+            outcome = failure.reason
             raise
         finally:
             ledger.add(use, await self._guard.settle(admission, outcome, use))
@@ -108,15 +134,6 @@ def max_prompt_tokens(prompt: Prompt) -> int:
     """What the prompt takes at the most: a token of a byte-level BPE stands for one byte or more."""
     schema = json.dumps(prompt.schema, separators=(",", ":"))
     return len((prompt.system + prompt.user + prompt.schema_name + schema).encode()) + _MESSAGE_TOKENS
-
-
-def _use(end: Completion | LanguageModelFailed) -> CallUse:
-    return CallUse(
-        prompt_tokens=end.prompt_tokens,
-        completion_tokens=end.completion_tokens,
-        cached_tokens=end.cached_tokens,
-        n_requests=end.n_requests,
-    )
 
 
 @dataclass(slots=True)

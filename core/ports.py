@@ -422,29 +422,35 @@ class LanguageModel(Protocol):
 class TimedLanguageModel(LanguageModel, Protocol):
     """A ``LanguageModel`` whose single calls may be given less time than it takes at the most."""
 
-    async def complete(self, prompt: Prompt, *, deep: bool = False, within_s: float | None = None) -> Completion:
-        """See ``LanguageModel.complete``."""
+    async def complete(
+        self, prompt: Prompt, *, deep: bool = False, within_s: float | None = None, use: "CallUse | None" = None
+    ) -> Completion:
+        """See ``LanguageModel.complete``. However the call ends, cancelled too, ``use`` then says what it used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """Leave for one call of ``model``, which uses at most so much; ``is_probe``: others wait for how it ends."""
+    """Leave for one call of ``model``, each request of which uses at most so much."""
 
     model: str
     token: str
     max_prompt_tokens: int
     max_completion_tokens: int
-    is_probe: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CallUse:
-    """What a call used, as far as the provider said."""
+    """What a call has used so far; it grows while the call is made.
+
+    Tokens are those that the provider told of. ``n_untold`` of the ``n_requests`` may have to be paid, and nothing is
+    known of what they used.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    n_requests: int = 1
+    n_requests: int = 0
+    n_untold: int = 0
 
 
 class CallGuard(Protocol):

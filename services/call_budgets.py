@@ -31,7 +31,7 @@ BATCH_INFIX = "batch:"
 
 _N_TICKS = 60
 _FIRST_POLL_S, _LONGEST_POLL_S = 0.05, 1.0
-_NANO = 1_000_000_000
+_NANO_PER_USD = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +41,6 @@ class Reservation:
     model: str
     key: str
     batch_key: str | None
-    max_tokens: int
-    max_cost_usd: float
     waited_s: float
 
 
@@ -55,7 +53,8 @@ class RedisCallBudgets:
     those who wait, whatever a refresh asks.
 
     A call may send ``requests_per_call`` requests, retries included, and end ``lease_s`` after its reservation; what a
-    dead worker reserved counts as used from then on. A call that alone is above a limit takes all of it.
+    dead worker reserved counts as used from then on. Of the limits a minute it reserves what all of them may use, and
+    of the ceiling what one may. A call that alone is above a limit takes all of it.
     ``window_s`` and ``now_ms``, which stands in for Redis' clock, are for tests. Raises ``ConfigurationError`` where
     there is a ceiling and one of ``models`` has no price.
     """
@@ -91,18 +90,18 @@ class RedisCallBudgets:
         self._lease_ms, self._window_ms = round(lease_s * 1000), round(window_s * 1000)
         self._zone = ZoneInfo(time_zone)
         self._now_ms = now_ms
-        self._reserve = RedisScript(client, "budget_reserve")
-        self._settle = RedisScript(client, "budget_settle")
+        self._reserve = RedisScript(client, "day_spend", "budget_reserve")
+        self._settle = RedisScript(client, "day_spend", "budget_settle")
 
     async def reserve(
         self, model: str, token: str, *, prompt_tokens: int, completion_tokens: int, patience_s: float
     ) -> Reservation:
-        """Room for a call that uses so much at the most, waited for up to ``patience_s``.
+        """Room for a call whose requests use so much each at the most, waited for up to ``patience_s``.
 
         Raises ``LanguageModelFailed`` (``over_budget``, ``over_spend``) and ``DependencyUnavailable``.
         """
-        max_tokens = prompt_tokens + completion_tokens
         cost_usd = self.cost_usd(model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+        max_tokens = self._requests_per_call * (prompt_tokens + completion_tokens)
         ask = _Ask(model, token, max_tokens, cost_usd)
         began_s, batch_key = self._clock.monotonic_s(), None
         if current_lane() is Lane.BATCH and self._batch_share < 1:
@@ -111,18 +110,21 @@ class RedisCallBudgets:
             key = await self._room(ask, self._scope(), patience_s, began_s)
         except (LanguageModelFailed, DependencyUnavailable, asyncio.CancelledError):
             if batch_key is not None:
-                await self._give_back(model, batch_key)
+                await self._give_back(self._batch_scope(), model, batch_key)
             raise
         waited_s = self._clock.monotonic_s() - began_s
-        return Reservation(
-            model=model, key=key, batch_key=batch_key, max_tokens=max_tokens, max_cost_usd=cost_usd, waited_s=waited_s
-        )
+        return Reservation(model=model, key=key, batch_key=batch_key, waited_s=waited_s)
 
     async def _room(self, ask: "_Ask", scope: "_Scope", patience_s: float, began_s: float) -> str:
         """The name of a reservation in ``scope``, once there is room for it."""
         poll_s = _FIRST_POLL_S
         while True:
-            key, wait_s = await self._asked(ask, scope)
+            try:
+                key, wait_s = await self._asked(ask, scope)
+            except asyncio.CancelledError:
+                # Redis may have granted it already, its answer still on the way.
+                await self._withdraw(ask, scope)
+                raise
             if key is not None:
                 return key
             left_s = patience_s - (self._clock.monotonic_s() - began_s)
@@ -135,19 +137,12 @@ class RedisCallBudgets:
     async def _asked(self, ask: "_Ask", scope: "_Scope") -> tuple[str | None, float]:
         """The name of the reservation, or None and how long there is no room for certain, in seconds."""
         day = self._day()
-        requests_limit, tokens_limit = (_part(limit, scope.share) for limit in self._limits_of(ask.model))
         daily_usd = self._daily_usd * scope.share
-        limited_tokens = min(ask.max_tokens, tokens_limit) if tokens_limit else ask.max_tokens
-        n_requests = min(self._requests_per_call, requests_limit or self._requests_per_call)
-        limits = [requests_limit, tokens_limit, _nano(daily_usd)]
         reply = await self._reserve(
+            [*scope.windows(ask.model), *_day_keys(day, scope)],
             [
-                *scope.windows(ask.model),
-                *(_spend_key(day + timedelta(days=days), scope.infix) for days in (-1, 0, 1)),
-            ],
-            [
-                *(ask.token, n_requests, limited_tokens, _nano(ask.cost_usd)),
-                *limits,
+                *(ask.token, *self._claim(ask, scope)),
+                *(*self._limits_in(scope, ask.model), nano_usd(daily_usd)),
                 *(self._window_ms, _N_TICKS, self._lease_ms),
                 *(int(day.timestamp()), int((day + timedelta(days=1)).timestamp()), self._now()),
             ],
@@ -157,10 +152,22 @@ class RedisCallBudgets:
             raise LanguageModelFailed("over_spend", f"{daily_usd:g} USD a day are spent{scope.by}")
         return (rest[0].decode(), 0.0) if said == b"ok" else (None, int(rest[0]) / 1000)
 
-    async def _give_back(self, model: str, batch_key: str) -> None:
+    def _claim(self, ask: "_Ask", scope: "_Scope") -> tuple[int, int, int]:
+        """Requests, tokens and nano-USD that are reserved."""
+        requests_limit, tokens_limit = self._limits_in(scope, ask.model)
+        n_requests = min(self._requests_per_call, requests_limit or self._requests_per_call)
+        tokens = min(ask.max_tokens, tokens_limit or ask.max_tokens)
+        return n_requests, tokens, nano_usd(ask.cost_usd)
+
+    async def _withdraw(self, ask: "_Ask", scope: "_Scope") -> None:
+        claimed = ":".join(map(str, self._claim(ask, scope)))
+        for day_key in _day_keys(self._day(), scope):
+            await self._give_back(scope, ask.model, f"{claimed}:{day_key}|{ask.token}")
+
+    async def _give_back(self, scope: "_Scope", model: str, key: str) -> None:
         """Of a call that was not made after all; what cannot be given back counts as used for a window."""
         with suppress(DependencyUnavailable):
-            await self._settled(self._batch_scope(), model, batch_key, n_requests=0, tokens=0, cost_usd=0.0)
+            await self._settled(scope, model, key, n_requests=0, tokens=0, cost_usd=0.0)
 
     async def settle(self, reservation: Reservation, *, n_requests: int, tokens: int, cost_usd: float) -> float:
         """Put what was used in the place of what was reserved; the spend of the day in USD.
@@ -182,9 +189,9 @@ class RedisCallBudgets:
         """The spend of the day in ``scope``, in USD."""
         spend = await self._settle(
             scope.windows(model),
-            [key, n_requests, tokens, _nano(cost_usd), self._window_ms, _N_TICKS, self._now()],
+            [key, n_requests, tokens, nano_usd(cost_usd), self._window_ms, _N_TICKS, self._now()],
         )
-        return int(cast("bytes", spend)) / _NANO
+        return usd_of(int(cast("bytes", spend)))
 
     def _scope(self) -> "_Scope":
         return _Scope(share=1.0, infix="", by="")
@@ -201,11 +208,12 @@ class RedisCallBudgets:
             prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cached_tokens=cached_tokens
         )
 
-    def _limits_of(self, model: str) -> tuple[int, int]:
-        """Requests and tokens a minute."""
+    def _limits_in(self, scope: "_Scope", model: str) -> tuple[int, int]:
+        """Requests and tokens a minute; 0 is no limit."""
         own = self._rate_limits.get(model, RateLimit())
-        requests, tokens = own.requests_per_minute, own.tokens_per_minute
-        return self._limits[0] if requests is None else requests, self._limits[1] if tokens is None else tokens
+        requests = self._limits[0] if own.requests_per_minute is None else own.requests_per_minute
+        tokens = self._limits[1] if own.tokens_per_minute is None else own.tokens_per_minute
+        return _part(requests, scope.share), _part(tokens, scope.share)
 
     def _day(self) -> datetime:
         """The beginning of the day by our clock; Redis knows whether it is the day before or after by its own."""
@@ -217,7 +225,7 @@ class RedisCallBudgets:
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """What a call may use at the most."""
+    """What a call may use at the most: the tokens of all its requests, and the cost of one."""
 
     model: str
     token: str
@@ -243,9 +251,21 @@ def _part(limit: int, share: float) -> int:
     return max(1, int(limit * share)) if limit else 0
 
 
-def _nano(usd: float) -> int:
-    return round(usd * _NANO)
+def _day_keys(day: datetime, scope: _Scope) -> list[str]:
+    """The spend of the day before ``day``, of it and of the day after."""
+    return [spend_key(day + timedelta(days=days), scope.infix) for days in (-1, 0, 1)]
 
 
-def _spend_key(day: datetime, infix: str) -> str:
+def spend_key(day: datetime, infix: str = "") -> str:
+    """Redis' name of what is spent on ``day``, in nano-USD."""
     return f"{SPEND_PREFIX}{infix}{day:%Y-%m-%d}"
+
+
+def nano_usd(amount_usd: float) -> int:
+    """``amount_usd`` in the unit of Redis, where sums are of integers."""
+    return round(amount_usd * _NANO_PER_USD)
+
+
+def usd_of(amount_nano_usd: int) -> float:
+    """The other way round."""
+    return amount_nano_usd / _NANO_PER_USD

@@ -16,9 +16,6 @@ from services.circuit_breaker import BreakerState, Passage, RedisCircuitBreaker
 
 log = structlog.get_logger()
 
-# The provider says that it turned these away; whatever else it does not tell the tokens of may have been paid for.
-_UNPAID = frozenset({"rate_limited", "quota_exhausted", "unavailable"})
-
 
 class GuardObserver(Protocol):
     """Counts what the guard does; ``model`` is one of those named to ``llm_guarded``."""
@@ -59,10 +56,11 @@ class RedisCallGuard:
     ) -> Admission:
         """See ``CallGuard.admit``."""
         token = secrets.token_hex(8)
-        is_probe = await self._pass_breaker(model, token)
         try:
+            await self._pass_breaker(model, token)
             await self._reserve(model, token, max_prompt_tokens, max_completion_tokens, patience_s)
         except (LanguageModelFailed, asyncio.CancelledError):
+            # A breaker whose answer is still on the way may hold a place for this call, as the one that probes.
             await self._tell_breaker(model, token, "cancelled")
             raise
         return Admission(
@@ -70,16 +68,15 @@ class RedisCallGuard:
             token=token,
             max_prompt_tokens=max_prompt_tokens,
             max_completion_tokens=max_completion_tokens,
-            is_probe=is_probe,
         )
 
     async def settle(self, admission: Admission, outcome: str, use: CallUse) -> float:
-        """See ``CallGuard.settle``. Of a call of which nothing is known, as much as it was admitted for is counted."""
+        """See ``CallGuard.settle``. Each request that nothing is told of counts as the most that it can have used."""
         await self._tell_breaker(admission.model, admission.token, outcome)
         reservation = self._reservations.pop(admission.token, None)
         if self._budgets is None or reservation is None:
             return 0.0
-        tokens, cost_usd = _spent(self._budgets, admission, reservation, outcome, use)
+        tokens, cost_usd = _spent(self._budgets, admission, use)
         spend_usd = None
         try:
             spend_usd = await self._budgets.settle(
@@ -91,21 +88,20 @@ class RedisCallGuard:
             self._observer.llm_cost(admission.model, cost_usd, spend_usd=spend_usd)
         return cost_usd
 
-    async def _pass_breaker(self, model: str, token: str) -> bool:
-        """Whether this call is a probe; raises ``LanguageModelFailed`` where the model is not to be asked."""
+    async def _pass_breaker(self, model: str, token: str) -> None:
+        """Raises ``LanguageModelFailed`` where the model is not to be asked."""
         if self._breaker is None:
-            return False
+            return
         try:
             passage = await self._breaker.admit(model, token)
         except DependencyUnavailable as error:
             self._unavailable("breaker", error)
-            return False
+            return
         with unfailing():
             state = BreakerState.HALF_OPEN if passage is Passage.PROBE else BreakerState(passage.value)
             self._observer.llm_breaker(model, state)
         if passage is Passage.OPEN:
             raise LanguageModelFailed("breaker_open", f"{model} failed too often")
-        return passage is Passage.PROBE
 
     async def _tell_breaker(self, model: str, token: str, outcome: str) -> None:
         if self._breaker is None:
@@ -149,17 +145,23 @@ class RedisCallGuard:
             self._observer.llm_guard_unavailable(part)
 
 
-def _spent(
-    budgets: RedisCallBudgets, admission: Admission, reservation: Reservation, outcome: str, use: CallUse
-) -> tuple[int, float]:
-    """Tokens and USD of a call; the most that they can be where the provider did not say and may want to be paid."""
-    tokens = use.prompt_tokens + use.completion_tokens
-    if not tokens and outcome not in _UNPAID:
-        return reservation.max_tokens, reservation.max_cost_usd
-    cost_usd = budgets.cost_usd(
+def _spent(budgets: RedisCallBudgets, admission: Admission, use: CallUse) -> tuple[int, float]:
+    """Tokens and USD of a call: as told, and the most for each request of which nothing is told.
+
+    Of those that are told of, no more counts than they can have used: a senseless number would close the day's purse.
+    """
+    most_tokens = admission.max_prompt_tokens + admission.max_completion_tokens
+    most_usd = budgets.cost_usd(
+        admission.model,
+        prompt_tokens=admission.max_prompt_tokens,
+        completion_tokens=admission.max_completion_tokens,
+    )
+    told_usd = budgets.cost_usd(
         admission.model,
         prompt_tokens=use.prompt_tokens,
         completion_tokens=use.completion_tokens,
         cached_tokens=use.cached_tokens,
     )
-    return tokens, cost_usd
+    n_told = use.n_requests - use.n_untold
+    tokens = min(use.prompt_tokens + use.completion_tokens, n_told * most_tokens) + use.n_untold * most_tokens
+    return tokens, min(told_usd, n_told * most_usd) + use.n_untold * most_usd

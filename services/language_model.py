@@ -15,7 +15,6 @@ from typing import Any, Literal, cast
 
 import openai
 import structlog
-from httpx2 import Limits
 from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_openai import ChatOpenAI
@@ -23,18 +22,15 @@ from langsmith import tracing_context
 from pydantic import SecretStr
 
 from core.errors import LanguageModelFailed
-from core.lanes import LaneSlots
 from core.observing import unfailing
-from core.ports import Clock, Completion, Observer, Prompt
+from core.ports import CallUse, Clock, Completion, Observer, Prompt
 from models.log_event import LogEvent
 from services.llm_answer import Heard
 from services.llm_dialect import Dialect, Method, refused_part
-from services.llm_failures import may_be_retried, named, no_access, retry_after_s
+from services.llm_failures import may_be_paid, may_be_retried, named, no_access, retry_after_s
+from services.llm_transport import open_transport
+from services.openai_endpoint import NO_KEY, endpoint
 
-OPENAI_URL = "https://api.openai.com/v1"
-
-_NO_KEY = "none"
-_KEEPALIVE_S = 30.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 8.0
 
 log = structlog.get_logger()
@@ -43,11 +39,11 @@ log = structlog.get_logger()
 class OpenAILanguageModel:
     """A ``LanguageModel`` behind an OpenAI-compatible server; opens connections when it is first asked.
 
-    One call, with the client's retries and whatever the server asks to wait, takes ``timeout_s`` at the most; beyond
-    ``max_concurrency`` calls under way (a quarter of them for batch jobs), further ones queue before their time begins.
-    Without a key a placeholder is sent, for servers that want none. Parts of the request that the server refuses are
-    left out from then on; the ``structured_output`` only where that is ``auto``. ``{model}`` in ``base_url`` stands for
-    the model's name. With an ``api_version`` (Azure), that is sent with every request and the key as ``api-key``.
+    One call, with the client's retries and whatever the server asks to wait, takes ``timeout_s`` at the most; it has
+    ``max_concurrency`` connections, for which who makes more calls at once waits within that time. Without a key a
+    placeholder is sent, for servers that want none. Parts of the request that the server refuses are left out from then
+    on; the ``structured_output`` only where that is ``auto``. ``{model}`` in ``base_url`` stands for the model's name.
+    With an ``api_version`` (Azure), that is sent with every request and the key as ``api-key``.
     """
 
     def __init__(
@@ -70,8 +66,6 @@ class OpenAILanguageModel:
         self._names = {False: model, True: deep_model}
         self._timeout_s = timeout_s
         self._max_retries = max_retries
-        # A batch call holds its slot for seconds: three of four are kept for those who come meanwhile.
-        self._slots = LaneSlots(max_concurrency, n_batch=max(1, max_concurrency // 4))
         self._observer = observer
         self._clock = clock
         self._streaming = streaming
@@ -80,7 +74,9 @@ class OpenAILanguageModel:
         first = Dialect() if structured_output == "auto" else Dialect(method=structured_output)
         self._dialects = dict.fromkeys(self._names.values(), first)
         self._without_access: set[str] = set()
-        self._http = _transport(max_concurrency, api_key, api_version)
+        self._http = open_transport(
+            max_concurrency=max_concurrency, api_key=api_key, api_version=api_version, streaming=streaming
+        )
         self._chats = {name: _chat(name, api_key, base_url, self._http) for name in self._names.values()}
 
     def name(self, *, deep: bool) -> str:
@@ -91,32 +87,43 @@ class OpenAILanguageModel:
         """Close the connections."""
         await self._http.aclose()
 
-    async def complete(self, prompt: Prompt, *, deep: bool = False, within_s: float | None = None) -> Completion:
+    async def complete(
+        self, prompt: Prompt, *, deep: bool = False, within_s: float | None = None, use: CallUse | None = None
+    ) -> Completion:
         """The answer, by the contract of ``core.ports.TimedLanguageModel``. Each call is counted, failed ones too."""
-        heard, name = Heard(), self._names[deep]
+        heard, name = Heard(use or CallUse()), self._names[deep]
         timeout_s = min(self._timeout_s, within_s or self._timeout_s)
-        async with self._slots.slot():
-            with self._counted(heard):
-                try:
-                    async with asyncio.timeout(timeout_s):
-                        await self._ask(prompt, name, heard, timeout_s)
-                except TimeoutError as error:
-                    raise heard.failure("timeout", f"no answer within {timeout_s:.3g} s") from error
+        with self._counted(heard):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._ask(prompt, name, heard, timeout_s)
                 return heard.completion(name)
+            except TimeoutError as error:
+                raise heard.failure("timeout", f"no answer within {timeout_s:.3g} s") from error
+            except LanguageModelFailed:
+                raise
+            except Exception as error:
+                # What names failures reads what the server said, too: none of that may fail a job.
+                log.error(  # noqa: TRY400 - a traceback holds what the server said
+                    LogEvent.UNEXPECTED_ERROR_CAUGHT, part="language_model", error=type(error).__name__
+                )
+                raise heard.failure("malformed", type(error).__name__) from error
 
     async def _ask(self, prompt: Prompt, name: str, heard: Heard, timeout_s: float) -> None:
         """Fill ``heard``, with as many requests as that takes; raises the first failure that no further one mends."""
         course = _Course(self._dialects[name], asyncio.get_running_loop().time() + timeout_s)
         while True:
-            heard.clear()
-            heard.n_requests += 1
+            heard.begin()
             try:
                 await self._request(prompt, name, course.dialect, heard)
             except Exception as error:
                 # The boundary to a server that may say anything: none of it may fail a job.
                 if heard.is_finished:  # what came after the end of the answer does not matter
                     return
-                if not (self._adapted(error, course) or await self._waited(error, course)):
+                is_adapted = self._adapted(error, course)
+                if is_adapted or not may_be_paid(error):
+                    heard.unpaid()
+                if not (is_adapted or await self._waited(error, course)):
                     raise self._named(error, name, heard) from error
             else:
                 self._learnt(name, course.dialect)
@@ -197,9 +204,9 @@ class OpenAILanguageModel:
                 self._observer.llm_call(
                     outcome=outcome,
                     seconds=self._clock.monotonic_s() - started_s,
-                    prompt_tokens=heard.prompt_tokens,
-                    completion_tokens=heard.completion_tokens,
-                    cached_tokens=heard.cached_tokens,
+                    prompt_tokens=heard.use.prompt_tokens,
+                    completion_tokens=heard.use.completion_tokens,
+                    cached_tokens=heard.use.cached_tokens,
                 )
 
     def _retried(self, cause: str) -> None:
@@ -231,23 +238,13 @@ class _Chat(ChatOpenAI):
         return generated
 
 
-def _transport(max_concurrency: int, api_key: SecretStr, api_version: str) -> openai.DefaultAioHttpClient:
-    limits = Limits(
-        max_connections=max_concurrency, max_keepalive_connections=max_concurrency, keepalive_expiry=_KEEPALIVE_S
-    )
-    if not api_version:
-        return openai.DefaultAioHttpClient(limits=limits)
-    headers = {"api-key": api_key.get_secret_value()}
-    return openai.DefaultAioHttpClient(limits=limits, headers=headers, params={"api-version": api_version})
-
-
 def _chat(name: str, api_key: SecretStr, base_url: str, http: openai.DefaultAioHttpClient) -> ChatOpenAI:
     # LangChain prints advice about ``with_structured_output``, which is not used here.
     warnings.filterwarnings("ignore", r"(This model does not support|Invalid schema for) OpenAI's structured output")
     return _Chat(
         model=name,
-        api_key=api_key if api_key.get_secret_value() else SecretStr(_NO_KEY),
-        base_url=(base_url or OPENAI_URL).replace("{model}", name),
+        api_key=api_key if api_key.get_secret_value() else SecretStr(NO_KEY),
+        base_url=endpoint(base_url, name),
         timeout=None,
         max_retries=0,
         temperature=None,

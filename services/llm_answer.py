@@ -3,45 +3,71 @@
 import json
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from langchain_core.messages import AIMessage, AIMessageChunk
 
 from core.errors import LanguageModelFailed
 from core.json_salvage import read_object
-from core.ports import Completion
+from core.ports import CallUse, Completion
+from services.llm_failures import AnswerTooLong
 
 _MAX_TOKENS = 2**53
+_MAX_CHARS = 65_536
 _THOUGHTS = re.compile(r"\s*(?:<think>)?.*?</think>", re.DOTALL)
 
 
 @dataclass(slots=True)
 class Heard:
-    """What has come of an answer so far; the tokens are paid for whether or not it is usable."""
+    """What has come of an answer so far, and what ``use`` was made; that is paid for whether or not it is usable."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    n_requests: int = 0
+    use: CallUse = field(default_factory=CallUse)
     _content: list[str] = field(default_factory=list)
     _arguments: list[str] = field(default_factory=list)
+    _n_chars: int = 0
     _refusal: object = None
     _finish_reason: object = None
+    _told: "_Told | None" = None
 
-    def clear(self) -> None:
-        """Forget the answer, for another is asked for; not its tokens until that one names its own."""
+    def begin(self) -> None:
+        """A request is about to be sent: forget what came of the one before, but not what that used."""
         self._content.clear()
         self._arguments.clear()
-        self._refusal = self._finish_reason = None
+        self._n_chars = 0
+        self._refusal = self._finish_reason = self._told = None
+        self.use.n_requests += 1
+        self.use.n_untold += 1
+
+    def unpaid(self) -> None:
+        """The request that has ended costs nothing."""
+        if self._told is None:
+            self.use.n_untold -= 1
 
     def add(self, message: AIMessage) -> None:
-        """Take in an answer, or the next chunk of one."""
-        self._content.append(str(message.text))
-        self._arguments.extend(_arguments(message))
+        """Take in an answer, or the next chunk of one; raises ``AnswerTooLong`` before it takes in too much."""
+        self._count(message)
+        content, arguments = str(message.text), _arguments(message)
+        self._n_chars += len(content) + sum(map(len, arguments))
+        if self._n_chars > _MAX_CHARS:
+            raise AnswerTooLong(f"more than {_MAX_CHARS} characters")
+        self._content.extend([content] if content else [])
+        self._arguments.extend(arguments)
         self._refusal = message.additional_kwargs.get("refusal") or self._refusal
         self._finish_reason = message.response_metadata.get("finish_reason") or self._finish_reason
-        if (usage := message.usage_metadata) is not None:
-            self.prompt_tokens, self.completion_tokens = _tokens(usage["input_tokens"]), _tokens(usage["output_tokens"])
-            self.cached_tokens = _tokens(usage.get("input_token_details", {}).get("cache_read"))
+
+    def _count(self, message: AIMessage) -> None:
+        """What the provider says that this request used, in the place of what it said before."""
+        if (usage := message.usage_metadata) is None:
+            return
+        cached = usage.get("input_token_details", {}).get("cache_read")
+        told = _Told(_tokens(usage["input_tokens"]), _tokens(usage["output_tokens"]), _tokens(cached))
+        if not told.prompt + told.completion:
+            return
+        before, self._told = self._told or _Told(), told
+        self.use.n_untold -= before == _Told()
+        self.use.prompt_tokens += told.prompt - before.prompt
+        self.use.completion_tokens += told.completion - before.completion
+        self.use.cached_tokens += told.cached - before.cached
 
     @property
     def is_finished(self) -> bool:
@@ -61,16 +87,16 @@ class Heard:
             raise self.failure("refused", f"finish_reason {self._finish_reason}")
         text = self.text
         if self._finish_reason == "length" or (self._finish_reason is None and _is_broken(text)):
-            raise self.failure("truncated", f"{self.completion_tokens} tokens")
+            raise self.failure("truncated", f"{self.use.completion_tokens} tokens")
         if not text:
             raise self.failure("malformed", "empty content")
         return Completion(
             text=text,
             model=model,
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            cached_tokens=self.cached_tokens,
-            n_requests=self.n_requests,
+            prompt_tokens=self.use.prompt_tokens,
+            completion_tokens=self.use.completion_tokens,
+            cached_tokens=self.use.cached_tokens,
+            n_requests=self.use.n_requests,
         )
 
     def failure(self, reason: str, problem: str) -> LanguageModelFailed:
@@ -79,11 +105,19 @@ class Heard:
             reason,
             problem,
             partial_text=None if reason in ("filtered", "refused") else self.text or None,
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            cached_tokens=self.cached_tokens,
-            n_requests=self.n_requests,
+            prompt_tokens=self.use.prompt_tokens,
+            completion_tokens=self.use.completion_tokens,
+            cached_tokens=self.use.cached_tokens,
+            n_requests=self.use.n_requests,
         )
+
+
+class _Told(NamedTuple):
+    """Tokens of one request."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
 
 
 def _arguments(message: AIMessage) -> list[str]:

@@ -23,13 +23,13 @@ from core.errors import ConfigurationError, DependencyUnavailable, LanguageModel
 from core.ports import BatchReply, BatchState, Completion, Prompt
 from services.llm_answer import Heard
 from services.llm_dialect import Dialect, Method
+from services.llm_failures import AnswerTooLong
+from services.openai_endpoint import NO_KEY, endpoint
 
-OPENAI_URL = "https://api.openai.com/v1"
 MARK = "songs_ai_part"
 LOST = "lost"
 
 _URL: Literal["/v1/chat/completions"] = "/v1/chat/completions"
-_NO_KEY = "none"
 _ENDED = frozenset({"failed", "completed", "expired", "cancelled"})
 _NOT_THERE = 404
 _NO_SUCH_API = frozenset({404, 405, 501})
@@ -63,8 +63,8 @@ class OpenAIBatches:
         self._dialect = Dialect() if structured_output == "auto" else Dialect(method=structured_output)
         self._temperature = temperature
         self._client = openai.AsyncOpenAI(
-            api_key=api_key.get_secret_value() or _NO_KEY,
-            base_url=base_url.replace("{model}", model) or OPENAI_URL,
+            api_key=api_key.get_secret_value() or NO_KEY,
+            base_url=endpoint(base_url, model),
             timeout=timeout_s,
             http_client=openai.DefaultAioHttpClient(timeout=timeout_s),
         )
@@ -255,12 +255,13 @@ def _end(said: Mapping[str, Any], model: str) -> Completion | LanguageModelFaile
         response = said["response"] or {}
         if said.get("error") or response.get("status_code") != 200:  # noqa: PLR2004 - as the guide has it
             return LanguageModelFailed("unavailable", f"status {response.get('status_code')} in a batch")
-        heard = Heard(n_requests=1)
+        heard = Heard()
+        heard.begin()
         heard.add(_message(response["body"]))
         return heard.completion(model)
     except LanguageModelFailed as failure:
         return failure
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, AnswerTooLong) as error:
         return LanguageModelFailed("malformed", type(error).__name__)
 
 

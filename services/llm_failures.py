@@ -1,6 +1,7 @@
 """Names what goes wrong with a call: the closed list of ``core.errors.LANGUAGE_MODEL_FAILURES``."""
 
 import math
+from collections.abc import Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
@@ -27,6 +28,10 @@ _FILTER = frozenset({"content_filter", "content_policy_violation"})
 _NO_JSON = frozenset({"json_validate_failed", "tool_use_failed"})  # Groq: what the model wrote did not fit
 
 
+class AnswerTooLong(Exception):
+    """More came than any answer is: it is read no further."""
+
+
 class Named(NamedTuple):
     """Why a request failed, and what that was; messages stay out of it, for they may hold prompts or parts of keys."""
 
@@ -36,6 +41,8 @@ class Named(NamedTuple):
 
 def named(error: Exception) -> Named:
     """``error`` by its name."""
+    if any(isinstance(each, AnswerTooLong) for each in _chain(error)):
+        return Named("malformed", "an answer that is too long")
     if isinstance(error, openai.APIStatusError):
         return Named(_reason(_said(error), error.status_code), f"status {error.status_code}, code {_code(error)}")
     if isinstance(error, openai.APIError) and _code(error):  # said in the middle of a stream
@@ -49,6 +56,13 @@ def named(error: Exception) -> Named:
         return Named(_reason(said, None), "an error in the body of an answer")
     # The SDK and LangChain trip over a body that is no chat completion in as many ways as there are such bodies.
     return Named("malformed", type(error).__name__)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """``error`` and what it was raised from: the SDK wraps whatever its transport raises."""
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _code(error: openai.APIError) -> str | None:
@@ -77,6 +91,19 @@ def no_access(error: Exception) -> int | None:
     return None
 
 
+def may_be_paid(error: Exception) -> bool:
+    """Whether the provider may want to be paid for the request that ended with ``error``.
+
+    Not without a connection, nor where it says 4xx, a limit or a quota: then no model was asked. A 5xx may come of a
+    gateway that has lost its patience with a model at work, and whatever breaks off had begun.
+    """
+    if any(isinstance(each, aiohttp.ClientConnectorError) for each in _chain(error)):
+        return False
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code >= 500  # noqa: PLR2004
+    return named(error).reason not in ("rate_limited", "quota_exhausted")
+
+
 def may_be_retried(error: Exception) -> bool:
     """Whether the same request may succeed a little later."""
     if named(error).reason not in ("rate_limited", "unavailable"):
@@ -100,10 +127,10 @@ def retry_after_s(error: Exception, now: datetime) -> float | None:
         return seconds
     try:
         at = parsedate_to_datetime(told or "")
-    except ValueError:
+        # A zone of -0000 gives a naive instant, which is UTC all the same.
+        return max(0.0, (at.replace(tzinfo=at.tzinfo or now.tzinfo) - now).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    # A zone of -0000 gives a naive instant, which is UTC all the same.
-    return max(0.0, (at.replace(tzinfo=at.tzinfo or now.tzinfo) - now).total_seconds())
 
 
 def _number(header: str | None) -> float | None:

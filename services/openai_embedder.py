@@ -9,8 +9,7 @@ from openai.types import CreateEmbeddingResponse
 from core.errors import DependencyUnavailable
 from core.ports import Floats
 from models.catalogue import Item
-
-OPENAI_URL = "https://api.openai.com/v1"
+from services.openai_endpoint import NO_KEY, OPENAI_URL
 
 # The API takes at most 2,048 inputs and 300,000 tokens a request (API reference, "Create embeddings"): 256 items of
 # about 100 tokens stay far below both, and a lost answer costs little.
@@ -43,8 +42,7 @@ class OpenAIEmbedder:
         self._batch_size = min(batch_size, _MAX_BATCH)
         self._text_columns = tuple(text_columns)
         self._client = openai.AsyncOpenAI(
-            # For servers that want no key; the SDK refuses to start without one.
-            api_key=api_key or "none",
+            api_key=api_key or NO_KEY,
             base_url=base_url or OPENAI_URL,
             timeout=timeout_s,
             max_retries=max_retries,

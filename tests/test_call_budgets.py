@@ -17,7 +17,7 @@ from config.rate_limit import RateLimit
 from config.token_price import TokenPrice
 from core.errors import ConfigurationError, DependencyUnavailable, LanguageModelFailed
 from core.lanes import Lane, in_lane
-from services.call_budgets import SPEND_PREFIX, RedisCallBudgets, Reservation
+from services.call_budgets import OPEN_PREFIX, SPEND_PREFIX, RedisCallBudgets, Reservation
 from services.clock import SystemClock
 from services.redis_client import open_redis
 from tests.support.hand_clock import HandClock
@@ -232,6 +232,34 @@ class CallBudgetsContract:
         await reserved(each, "a")
         assert await refusal(each) == "over_budget"
 
+    async def test_tokens_are_reserved_for_each_request_that_a_call_may_send(
+        self, client: Redis, clock: HandClock
+    ) -> None:
+        each = budgets(client, clock, tokens_per_minute=350, requests_per_call=3)
+        first = await reserved(each, "a")
+        assert await refusal(each) == "over_budget"
+        await used(each, first, tokens=50)
+        await reserved(each, "b")
+
+    async def test_a_call_that_is_cancelled_while_it_reserves_leaves_nothing_reserved(
+        self, client: Redis, clock: HandClock
+    ) -> None:
+        each = budgets(client, clock, requests_per_minute=1000, daily_usd=1, batch_share=0.5)
+        n_granted = 0
+        for number in range(60):
+            with in_lane(Lane.BATCH if number % 2 else Lane.INTERACTIVE):
+                task = asyncio.create_task(reserved(each, f"t{number}"))
+            for _ in range(number // 2):
+                await asyncio.sleep(0)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await each.settle(await task, n_requests=0, tokens=0, cost_usd=0.0)
+                n_granted += 1
+        assert n_granted < 60
+        assert [await client.zcard(key) for key in await client.keys(OPEN_PREFIX + "*")] == []
+        spent = [await client.get(key) for key in await client.keys(SPEND_PREFIX + "*")]
+        assert [int(each or 0) for each in spent] == [0] * len(spent)
+
     async def test_a_reservation_that_is_sent_twice_or_settled_twice_counts_once(
         self, client: Redis, clock: HandClock
     ) -> None:
@@ -262,7 +290,7 @@ class CallBudgetsContract:
     ) -> None:
         each = budgets(client, clock, daily_usd=0.001)
         first = await reserved(each, "a", prompt=600, completion=50)
-        assert first.max_cost_usd == pytest.approx(0.0008)
+        assert int(await client.get(f"{SPEND_PREFIX}2026-03-01") or 0) == 800_000
         assert await refusal(each, prompt=300) == "over_spend"
         cost_usd = each.cost_usd("small", prompt_tokens=600, completion_tokens=50, cached_tokens=400)
         assert cost_usd == pytest.approx(0.0005)
@@ -325,19 +353,20 @@ async def _sent(client: Redis, steps: list[tuple[str, int]]) -> list[tuple[float
     """What two workers sent, as time and tokens."""
     clock = HandClock()
     workers = [budgets(client, clock, requests_per_minute=4, tokens_per_minute=300, lease_s=1e6) for _ in range(2)]
-    under_way: list[Reservation] = []
+    under_way: list[tuple[Reservation, int]] = []
     sent: list[tuple[float, int]] = []
     for number, (step, amount) in enumerate(steps):
         if step == "move":
             clock.move(amount * 0.7)
         elif step == "reserve":
             with suppress(LanguageModelFailed):
-                under_way.append(await reserved(workers[number % 2], f"t{number}", prompt=2 * amount))
+                reservation = await reserved(workers[number % 2], f"t{number}", prompt=2 * amount)
+                under_way.append((reservation, 2 * amount + 10))
         elif under_way:
             # As late as can be: what the provider sees of a call comes at some time before it is settled.
-            reservation = under_way.pop(amount % len(under_way))
-            sent.append((clock.monotonic_s(), reservation.max_tokens))
-            await used(workers[number % 2], reservation, tokens=reservation.max_tokens)
+            reservation, tokens = under_way.pop(amount % len(under_way))
+            sent.append((clock.monotonic_s(), tokens))
+            await used(workers[number % 2], reservation, tokens=tokens)
     return sent
 
 

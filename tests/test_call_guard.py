@@ -120,6 +120,7 @@ def open_ladder(llm_server: LLMServer, client: Redis, seen: Seen) -> Opener:
             CLOCK,
             timeout_s=timeout_s,
             patience_s=0.1,
+            max_concurrency=64,
         )
         for rung in rungs:
             await rung.aclose()
@@ -262,7 +263,7 @@ async def away() -> AsyncIterator[Redis]:
 async def test_without_redis_the_breaker_lets_calls_pass_and_says_so(away: Redis, seen: Seen) -> None:
     open_guard = guard(away, seen, with_budgets=False)
     admission = await open_guard.admit("first", max_prompt_tokens=1, max_completion_tokens=1, patience_s=0)
-    assert await open_guard.settle(admission, "ok", CallUse()) == 0
+    assert await open_guard.settle(admission, "ok", CallUse(n_requests=1)) == 0
     assert seen.unavailable == ["breaker", "breaker"]
 
 
@@ -280,7 +281,7 @@ async def test_a_call_that_ends_while_redis_is_away_has_its_cost_all_the_same(
     # The same guard, whose Redis goes away between the two.
     gone = guard(away, seen)
     gone._reservations = each._reservations
-    cost_usd = await gone.settle(admission, "ok", CallUse(prompt_tokens=50, completion_tokens=5))
+    cost_usd = await gone.settle(admission, "ok", CallUse(prompt_tokens=50, completion_tokens=5, n_requests=1))
     assert cost_usd == pytest.approx(0.0001)
     assert seen.spend_usd is None
     assert seen.costs == [("first", cost_usd)]

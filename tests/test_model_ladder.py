@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import LANGUAGE_MODEL_FAILURES, LanguageModelFailed
+from core.lanes import Lane, in_lane
 from core.model_ladder import FINAL_REASONS, ModelLadder, max_prompt_tokens
 from core.ports import Admission, CallUse, Completion, Prompt
 from tests.support.hand_clock import HandClock
@@ -28,15 +29,19 @@ class Rung:
     def name(self, *, deep: bool) -> str:
         return f"{self._name}-deep" if deep else self._name
 
-    async def complete(self, prompt: Prompt, *, deep: bool = False, within_s: float | None = None) -> Completion:
+    async def complete(
+        self, prompt: Prompt, *, deep: bool = False, within_s: float | None = None, use: CallUse | None = None
+    ) -> Completion:
         assert within_s is not None
+        assert use == CallUse()
         self.given_s.append(within_s)
         self._clock.move(min(self._takes_s, within_s))
+        use.prompt_tokens = 100
         if self._reason is not None:
-            raise LanguageModelFailed(self._reason, partial_text=self._partial or None, prompt_tokens=100, n_requests=3)
-        return Completion(
-            text="{}", model=self._name, prompt_tokens=100, completion_tokens=20, cached_tokens=10, n_requests=2
-        )
+            use.n_requests, use.n_untold = 3, 2
+            raise LanguageModelFailed(self._reason, partial_text=self._partial or None)
+        use.completion_tokens, use.cached_tokens, use.n_requests = 20, 10, 2
+        return Completion(text="{}", model=self._name, prompt_tokens=100, completion_tokens=20)
 
 
 class Guard:
@@ -70,8 +75,10 @@ def clock() -> HandClock:
     return HandClock()
 
 
-def ladder(clock: HandClock, guard: Guard, *rungs: Rung, timeout_s: float = 20.0) -> ModelLadder:
-    return ModelLadder(rungs, guard, clock, timeout_s=timeout_s, patience_s=5.0)
+def ladder(
+    clock: HandClock, guard: Guard, *rungs: Rung, timeout_s: float = 20.0, max_concurrency: int = 8
+) -> ModelLadder:
+    return ModelLadder(rungs, guard, clock, timeout_s=timeout_s, patience_s=5.0, max_concurrency=max_concurrency)
 
 
 async def failure_of(model: ModelLadder) -> LanguageModelFailed:
@@ -165,21 +172,75 @@ async def test_a_fallback_that_is_the_same_model_is_not_asked_again(clock: HandC
 
 
 async def test_a_cancelled_call_is_settled_too(clock: HandClock) -> None:
-    started = asyncio.Event()
-
-    class Endless(Rung):
-        async def complete(self, prompt: Prompt, *, deep: bool = False, within_s: float | None = None) -> Completion:
-            started.set()
-            await asyncio.Event().wait()
-            raise AssertionError
-
-    guard = Guard(clock)
-    call = asyncio.create_task(ladder(clock, guard, Endless("a", clock)).complete(PROMPT))
-    await started.wait()
+    guard, rung = Guard(clock), Endless("a", clock)
+    call = asyncio.create_task(ladder(clock, guard, rung).complete(PROMPT))
+    await rung.started.acquire()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert [(model, outcome) for model, outcome, _ in guard.settled] == [("a", "cancelled")]
+    assert guard.settled == [("a", "cancelled", CallUse(n_requests=2, n_untold=1))]
+
+
+class Endless(Rung):
+    """A model that never answers the second of its requests, until ``let_go``."""
+
+    def __init__(self, name: str, clock: HandClock) -> None:
+        super().__init__(name, clock)
+        self.started, self.let_go = asyncio.Semaphore(0), asyncio.Event()
+
+    async def complete(
+        self, prompt: Prompt, *, deep: bool = False, within_s: float | None = None, use: CallUse | None = None
+    ) -> Completion:
+        assert use is not None
+        use.n_requests, use.n_untold = 2, 1
+        self.started.release()
+        await self.let_go.wait()
+        return Completion(text="{}", model=self.name(deep=deep), prompt_tokens=0, completion_tokens=0)
+
+
+async def test_a_question_that_finds_no_slot_in_half_of_its_time_asks_nobody(clock: HandClock) -> None:
+    guard, rung = Guard(clock), Endless("a", clock)
+    model = ladder(clock, guard, rung, timeout_s=0.2, max_concurrency=1)
+    under_way = asyncio.create_task(model.complete(PROMPT))
+    await rung.started.acquire()
+    failures = await asyncio.gather(*(failure_of(model) for _ in range(3)))
+    assert [(each.reason, each.n_calls, each.n_requests, each.cost_usd) for each in failures] == [
+        ("over_capacity", 0, 0, 0.0)
+    ] * 3
+    assert guard.admitted == ["a"]
+    rung.let_go.set()
+    await under_way
+    assert (await model.complete(PROMPT)).model == "a"
+
+
+async def test_who_is_cut_off_while_waiting_for_a_slot_has_used_nothing_and_holds_none(clock: HandClock) -> None:
+    guard, rung = Guard(clock), Endless("a", clock)
+    model = ladder(clock, guard, rung, max_concurrency=1)
+    under_way = asyncio.create_task(model.complete(PROMPT))
+    await rung.started.acquire()
+    waiting = asyncio.create_task(model.complete(PROMPT))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert guard.admitted == ["a"]
+    rung.let_go.set()
+    await under_way
+    await model.complete(PROMPT)
+
+
+async def test_of_a_batch_a_quarter_of_the_questions_may_be_under_way(clock: HandClock) -> None:
+    guard, rung = Guard(clock), Endless("a", clock)
+    model = ladder(clock, guard, rung, max_concurrency=8)
+    with in_lane(Lane.BATCH):
+        batch = [asyncio.create_task(model.complete(PROMPT)) for _ in range(3)]
+    others = [asyncio.create_task(model.complete(PROMPT)) for _ in range(6)]
+    for _ in range(8):
+        await rung.started.acquire()
+    assert guard.admitted == ["a"] * 8
+    assert rung.started.locked()
+    rung.let_go.set()
+    await asyncio.gather(*batch, *others)
 
 
 @given(

@@ -619,7 +619,14 @@ async def _open_language_model(
         for rung in rungs:
             stack.push_async_callback(rung.aclose)
         timeout_s, patience_s = settings.llm_timeout_s, settings.llm_budget_wait_s
-        yield ModelLadder(rungs, guard, clock, timeout_s=timeout_s, patience_s=patience_s)
+        yield ModelLadder(
+            rungs,
+            guard,
+            clock,
+            timeout_s=timeout_s,
+            patience_s=patience_s,
+            max_concurrency=settings.llm_max_concurrency,
+        )
 
 
 def _client(

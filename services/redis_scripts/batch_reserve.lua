@@ -11,7 +11,6 @@ end
 redis.call('HSET', note_key, 'nano_usd', ARGV[1], 'day_key', day_key)
 redis.call('EXPIRE', note_key, ttl_s)
 if cost > 0 then
-  redis.call('INCRBY', day_key, ARGV[1])
-  redis.call('EXPIRE', day_key, 259200)
+  add_spend(day_key, cost)
 end
 return 1

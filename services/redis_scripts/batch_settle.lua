@@ -9,8 +9,7 @@ local day_key = note[2] or today_key
 local change = tonumber(ARGV[1]) - tonumber(note[1] or '0')
 -- What is long past is not counted any more.
 if change ~= 0 and (day_key == today_key or redis.call('EXISTS', day_key) == 1) then
-  redis.call('INCRBY', day_key, string.format('%.0f', change))
-  redis.call('EXPIRE', day_key, 259200)
+  add_spend(day_key, change)
 end
 redis.call('HSET', note_key, 'settled', '1')
 redis.call('EXPIRE', note_key, ARGV[2])

@@ -81,7 +81,6 @@ redis.call('HINCRBY', window_key, 'open_t', whole(n_tokens))
 redis.call('PEXPIRE', window_key, whole(2 * (lease_ms + window_ms)))
 redis.call('PEXPIRE', open_key, whole(2 * (lease_ms + window_ms)))
 if cost > 0 then
-  redis.call('INCRBY', day_key, whole(cost))
-  redis.call('EXPIRE', day_key, 259200)
+  add_spend(day_key, cost)
 end
 return {'ok', member}

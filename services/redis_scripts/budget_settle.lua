@@ -15,7 +15,6 @@ if redis.call('ZREM', open_key, member) == 1 then
   redis.call('HINCRBY', window_key, 'open_t', '-' .. tokens)
   redis.call('HINCRBY', window_key, 'r' .. tick, ARGV[2])
   redis.call('HINCRBY', window_key, 't' .. tick, ARGV[3])
-  redis.call('INCRBY', day_key, string.format('%.0f', tonumber(ARGV[4]) - tonumber(nano_usd)))
-  redis.call('EXPIRE', day_key, 259200)
+  add_spend(day_key, tonumber(ARGV[4]) - tonumber(nano_usd))
 end
 return redis.call('GET', day_key) or '0'

@@ -97,7 +97,7 @@ async def _call_on(
         sent.append(Sent(time.monotonic(), tokens))
         await asyncio.sleep(random.uniform(0, plan.call_s))
         failed = fails_at_s is not None and time.monotonic() >= fails_at_s
-        use = CallUse(prompt_tokens=tokens)
+        use = CallUse(prompt_tokens=tokens, n_requests=1)
         await guard.settle(admission, "unavailable" if failed else "ok", use)
 
 
