@@ -60,6 +60,9 @@ SETTINGS = {
     "LOG_LEVEL": "WARNING",
 }
 
+# For a worker whose acks are kept back: a try that failed would keep its place in the prefetch.
+PATIENT = {"DEPENDENCY_TIMEOUT_S": "30", "JOB_TIMEOUT_S": "100", "LLM_TIMEOUT_S": "20", "DATABASE_POOL": "10"}
+
 
 @dataclass(frozen=True, slots=True)
 class ChaosServers:
@@ -203,7 +206,7 @@ def _song(song_id: int) -> Mapping[str, object]:
 async def _embed(url: str) -> None:
     database = Database(url)
     try:
-        embedder, store = HashingEmbedder(128, text_columns=SONGS.item.text), SqlEmbeddingStore(database, SONGS)
+        embedder, store = HashingEmbedder(text_columns=SONGS.item.text), SqlEmbeddingStore(database, SONGS)
         await embed_catalogue(SqlCatalogue(database, SONGS), embedder, store, text_columns=SONGS.item.text)
     finally:
         await database.close()
