@@ -7,6 +7,7 @@ from typing import Protocol
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,7 +15,7 @@ from api.access import AccessRule
 from api.body_limit import BodyLimit
 from api.health import HealthReporter, health_router
 from api.recommendations import JobDesk, recommendation_router
-from api.responses import RETRY_AFTER_S, install_problem_handlers, problem
+from api.responses import RETRY_AFTER_S, documented, install_problem_handlers, problem
 from core.ports import ActiveMembers, Clock, JobPublisher, ResultCache
 from models.log_event import LogEvent
 
@@ -76,9 +77,9 @@ def create_app(
 
 
 def _metrics_router(health: HealthReporter, expose: Expose) -> APIRouter:
-    router = APIRouter(tags=["metrics"])
+    router = APIRouter(tags=["metrics"], responses=documented(HTTPStatus.UNAUTHORIZED))
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         """Every metric, in the format that the ``Accept`` header asks for."""
         await health.report()  # so that the gauges of the dependencies are of now, whoever else probes

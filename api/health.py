@@ -5,12 +5,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from http import HTTPStatus
+from typing import Any, Protocol
 
 import structlog
 from fastapi import APIRouter, Response
 
-from api.responses import json_response
+from api.responses import documented, json_response
 from core.errors import DependencyUnavailable
 from core.ports import Clock, HealthCheck
 from models.log_event import LogEvent
@@ -132,15 +133,17 @@ class HealthReporter:
 
 def health_router(reporter: HealthReporter) -> APIRouter:
     """``/health/live``, ``/health/ready`` and, the same as the latter, ``/health``."""
-    router = APIRouter(tags=["health"])
+    router = APIRouter(tags=["health"], responses=documented(HTTPStatus.UNAUTHORIZED))
 
     @router.get("/health/live")
     async def live() -> Response:
         """200 as long as the event loop turns; asks no dependency, since a restart would mend none."""
         return json_response({"status": Health.OK})
 
-    @router.get("/health/ready")
-    @router.get("/health")
+    not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "Jobs cannot be taken; the body says why."}}
+
+    @router.get("/health/ready", responses=not_ready)
+    @router.get("/health", responses=not_ready)
     async def ready() -> Response:
         """200 where jobs can be taken, else 503; says of every dependency how it stands, and why."""
         report = await reporter.report()

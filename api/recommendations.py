@@ -5,18 +5,28 @@ import re
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from starlette.exceptions import HTTPException
 
-from api.responses import json_response
+from api.responses import documented, json_response
 from core.ports import ActiveMembers, Clock, JobPublisher, ResultCache
 from core.submission import submit
 from models.job import Job
 
 MAX_REFRESHED = 1000
+REFUSALS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
 # Confirms are awaited together, window by window: one at a time would run at a tenth of the rate.
 PUBLISH_WINDOW = 64
 
@@ -117,7 +127,7 @@ class JobDesk:
 
 def recommendation_router(desk: JobDesk) -> APIRouter:
     """The routes of the wire contract."""
-    router = APIRouter(tags=["recommendations"])
+    router = APIRouter(tags=["recommendations"], responses=documented(*REFUSALS))
 
     @router.post("/recommend")
     async def recommend(body: LikesBody) -> Response:
@@ -129,7 +139,7 @@ def recommendation_router(desk: JobDesk) -> APIRouter:
         job = await desk.submit(body.member_id, likes, "http")
         return _answer("queued", "The recommendation is being made.", None, job_id=job.job_id)
 
-    @router.post("/recommend/cached")
+    @router.post("/recommend/cached", responses=documented(HTTPStatus.NOT_FOUND))
     async def cached(body: MemberBody) -> Response:
         """The member's cached view, which says whether it is provisional, and ``cached: true``, or 404."""
         view = await desk.cached_view(body.member_id)

@@ -1,0 +1,91 @@
+"""Requests made from the OpenAPI document, valid and not, over a real socket: every answer is as the document says."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from api.server import HttpServer
+from tests.support.http_app import HttpBench, Unavailable, http_bench
+
+OPERATIONS = (
+    "GET /health",
+    "GET /health/live",
+    "GET /health/ready",
+    "GET /metrics",
+    "POST /recommend",
+    "POST /recommend/cached",
+    "POST /favorites/updated",
+    "POST /warm/active",
+)
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[tuple[HttpBench, str]]:
+    async with http_bench() as bench, HttpServer(bench.app, "127.0.0.1", 0) as server:
+        yield bench, f"http://127.0.0.1:{server.port}"
+
+
+def exercise(document: dict[str, Any], base_url: str, label: str, mode: GenerationMode) -> int:
+    """Ask what ``label`` names in as many ways as Hypothesis finds; how many requests that were."""
+    schema = schemathesis.openapi.from_dict(document)
+    operation = next(each.ok() for each in schema.get_all_operations() if each.ok().label == label)
+    n_requests = 0
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=25, suppress_health_check=list(HealthCheck), database=None)
+    def ask(case: schemathesis.Case) -> None:
+        nonlocal n_requests
+        n_requests += 1
+        case.call_and_validate(base_url=base_url, checks=CHECKS)
+
+    ask()
+    return n_requests
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+async def test_every_answer_to_a_valid_request_is_as_the_document_says(
+    served: tuple[HttpBench, str], label: str
+) -> None:
+    bench, base_url = served
+    assert await asyncio.to_thread(exercise, bench.app.openapi(), base_url, label, GenerationMode.POSITIVE) > 0
+
+
+@pytest.mark.parametrize("label", [label for label in OPERATIONS if label.startswith("POST")])
+async def test_every_invalid_request_is_refused_as_the_document_says(served: tuple[HttpBench, str], label: str) -> None:
+    bench, base_url = served
+    assert await asyncio.to_thread(exercise, bench.app.openapi(), base_url, label, GenerationMode.NEGATIVE) > 10
+
+
+@pytest.mark.parametrize("label", [label for label in OPERATIONS if label.startswith("POST")])
+async def test_a_dependency_that_is_away_is_in_the_document_too(label: str) -> None:
+    async with http_bench(results=Unavailable()) as bench:
+        bench.members.member_ids = [1]
+        path = label.removeprefix("POST ")
+        answer = await bench.client.post(path, json={"memberId": 1, "favorite_song_ids": [1]})
+        said = bench.app.openapi()["paths"][path]["post"]["responses"]
+    assert answer.status_code == 503
+    assert list(said[str(answer.status_code)]["content"]) == [answer.headers["content-type"]]
+
+
+async def test_the_document_names_every_operation(served: tuple[HttpBench, str]) -> None:
+    paths = served[0].app.openapi()["paths"]
+    assert {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods} == set(OPERATIONS)
