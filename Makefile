@@ -6,7 +6,7 @@ PYTEST := $(RUN) -m pytest
 TRACKS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-long fuzz lint format pins clean
+.PHONY: help demo install test test-long chaos fuzz lint format pins clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ test-long: $(VENV)/.development ## Run all tests, those that take minutes too
 
 fuzz: $(VENV)/.development ## Change good input at random for FUZZ_MINUTES (10) and see that nothing breaks
 	@$(RUN) -m tests.fuzz.run
+
+chaos: $(VENV)/.development ## Break servers and workers under load for half an hour; SEED=7: go on with that seed
+	@$(RUN) -m tests.chaos rounds $(if $(SEED),--seed $(SEED))
+	@$(RUN) -m tests.chaos kills $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/.development ## Check style and types
 	@$(RUN) -m ruff check

@@ -25,13 +25,15 @@ Tell = Callable[[str], None]
 class Plan:
     """What a round does: at least ``n_jobs`` jobs, at most ``n_outstanding`` at once, and these faults in this order.
 
-    ``seed`` decides everything about the jobs, whom a fault hits and how long it holds on; not how threads interleave.
+    ``seed`` (and ``part``, where it has several) decides everything about the jobs, whom a fault hits and how long it
+    holds on; not how processes interleave.
     """
 
     seed: int
     n_jobs: int
     faults: Sequence[str]
     n_outstanding: int = 60
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ class ChaosFailure(AssertionError):
 async def play(site: ChaosSite, plan: Plan, tell: Tell) -> Report:
     """Play ``plan``; raises ``ChaosFailure`` where an invariant does not hold or work does not go on after a fault."""
     started_s = time.monotonic()
-    load = Load(site, Random(f"jobs {plan.seed}"), n_outstanding=plan.n_outstanding)
-    scene = Scene(site, load, Random(f"faults {plan.seed}"))
+    load = Load(site, Random(f"jobs {plan.seed} {plan.part}"), n_outstanding=plan.n_outstanding)
+    scene = Scene(site, load, Random(f"faults {plan.seed} {plan.part}"))
     try:
         async with _flowing(load):
             await _until_over(load, _WARM_UP_JOBS, _PROGRESS_WITHIN_S)

@@ -48,7 +48,7 @@ async def check(site: ChaosSite, load: Load, before: Sequence[Vitals]) -> Findin
         *site.trace.faults,
         *_without_end(site, load.ledger.jobs, statuses),
         *await _bad_results(site, succeeded),
-        *_wrong_dead_letters(letters, failed, load.ledger.poison, statuses),
+        *wrong_dead_letters(letters, failed, load.ledger.poison, statuses),
         *_bugs(site),
         *await _not_back(site, before),
     ]
@@ -114,7 +114,7 @@ async def _limbo(site: ChaosSite) -> list[str]:
         await asyncio.sleep(_POLL_S)
 
 
-def _wrong_dead_letters(
+def wrong_dead_letters(
     letters: Sequence[DeadLetterSeen],
     failed: Sequence[Letter],
     poison: Sequence[Letter],

@@ -7,7 +7,7 @@ import pytest
 
 from tests.chaos.dead_letters import browse
 from tests.chaos.killed_before_ack import kill_before_acks
-from tests.chaos.site import SETTINGS, ChaosServers, open_site
+from tests.chaos.site import PATIENT, SETTINGS, ChaosServers, open_site
 
 PREFETCH = 100
 
@@ -17,9 +17,7 @@ PREFETCH = 100
 async def test_jobs_whose_worker_is_killed_between_save_and_ack_are_done_once(
     chaos_servers: ChaosServers, tmp_path: Path, n_kills: int
 ) -> None:
-    # patient: a try that fails would keep its place in the prefetch, for its ack is kept back too
-    patient = {"DEPENDENCY_TIMEOUT_S": "30", "JOB_TIMEOUT_S": "100", "LLM_TIMEOUT_S": "20", "DATABASE_POOL": "10"}
-    settings = {**SETTINGS, **patient, "CONCURRENCY": str(PREFETCH)}
+    settings = {**SETTINGS, **PATIENT, "CONCURRENCY": str(PREFETCH)}
     async with open_site(chaos_servers, tmp_path, n_workers=1, settings=settings) as site:
         found = await kill_before_acks(site, Random(n_kills), n_kills=n_kills, n_jobs=PREFETCH)
         assert (found.n_jobs, found.n_killed_before_ack) == (n_kills * PREFETCH, n_kills * PREFETCH)
