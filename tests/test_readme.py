@@ -31,10 +31,13 @@ def test_it_is_short_and_in_order() -> None:
 
 def test_every_command_that_it_names_exists_with_its_options() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]  # a group, since the app has many commands
-    named = re.findall(r"main\.py ([a-z]+)([^#\n]*)", README)
+    named = re.findall(r"main\.py ([a-z-]+)([^#\n]*)", README)
     assert named
     for name, rest in named:
-        options = {option for parameter in commands[name].params for option in parameter.opts}
+        command = commands[name]
+        if hasattr(command, "commands"):
+            command = command.commands[rest.split()[0]]
+        options = {option for parameter in command.params for option in parameter.opts}
         assert set(re.findall(r"--[a-z-]+", rest)) <= options
 
 
