@@ -237,16 +237,22 @@ def _rows(path: Path, needed: Sequence[str], left_out: _LeftOut) -> Iterator[dic
                 )
             while (cells := records.record()) is not None:
                 left_out.line = records.first
-                if not isinstance(cells, RowProblem) and records.n_lines > 1 and len(cells) != len(columns):
-                    cells = RowProblem(records.first, f"has {len(cells)} cells, the header has {len(columns)}")
-                if isinstance(cells, RowProblem):
-                    left_out.add(cells)
+                if problem := _problem_of(cells, records, len(columns)):
+                    left_out.add(problem)
                     records.go_back()  # a quote that was not closed costs one row
-                elif cells:
+                elif cells and not isinstance(cells, RowProblem):
                     row = {name: cell.strip() for name, cell in zip(columns, cells, strict=False)}
                     yield {**dict.fromkeys(needed, ""), **row}
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
+
+
+def _problem_of(cells: list[str] | RowProblem, records: RecordLines, n_columns: int) -> RowProblem | None:
+    if isinstance(cells, RowProblem):
+        return cells
+    if records.n_lines > 1 and len(cells) != n_columns:
+        return RowProblem(records.first, f"has {len(cells)} cells, the header has {n_columns}")
+    return None
 
 
 def _records(file: TextIO, path: Path) -> tuple[RecordLines, Sequence[str]]:

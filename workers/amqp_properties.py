@@ -15,6 +15,7 @@ from core.errors import encodable
 UNREADABLE_HEADER = "x-unreadable-properties"
 _READING_ERRORS = (ValueError, TypeError, struct.error, OverflowError, ArithmeticError, OSError, RecursionError)
 _MAX_ERROR_CHARS = 200
+_LEAST_BYTES = 14  # class, weight, size of the body, flags: without these there is nothing to go on with
 
 _read_all = ContentHeader.unmarshal
 
@@ -24,7 +25,7 @@ def _read_what_can_be_read(self: ContentHeader, data: bytes) -> None:
     try:
         _read_all(self, data)
     except _READING_ERRORS as error:
-        if self.class_id != Basic.frame_id:
+        if len(data) < _LEAST_BYTES:
             raise
         problem = encodable(f"{_unreadable(self.properties, data)}: {error}")[:_MAX_ERROR_CHARS]
         self.properties.headers = {**(self.properties.headers or {}), UNREADABLE_HEADER: problem}
@@ -32,7 +33,7 @@ def _read_what_can_be_read(self: ContentHeader, data: bytes) -> None:
 
 def _unreadable(properties: Basic.Properties, data: bytes) -> str:
     """The first property that is there and was not read; they stand in the order of their names."""
-    (flags,) = struct.unpack_from(">H", data.ljust(14, b"\0"), 12)
+    (flags,) = struct.unpack_from(">H", data, 12)
     there = (name for name in properties.__slots__ if flags & properties.flags[name])
     return next((name for name in there if getattr(properties, name) is None), "properties")
 
