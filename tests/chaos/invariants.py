@@ -48,6 +48,7 @@ async def check(site: ChaosSite, load: Load, before: Sequence[Vitals]) -> Findin
         *site.trace.faults,
         *_without_end(site, load.ledger.jobs, statuses),
         *await _bad_results(site, succeeded),
+        *await _stale_members(site, succeeded),
         *wrong_dead_letters(letters, failed, load.ledger.poison, statuses),
         *_bugs(site),
         *await _not_back(site, before),
@@ -97,6 +98,21 @@ async def _bad_results(site: ChaosSite, letters: Sequence[Letter]) -> list[str]:
         if result["status"] != "completed" or result["provisional"]:
             wrong.append("not a final result")
         faults += [f"{letter.key}: {each}" for each in wrong]
+    return faults
+
+
+async def _stale_members(site: ChaosSite, letters: Sequence[Letter]) -> list[str]:
+    """Members who are not shown the result of their newest job; provisional ones stand until their time is over."""
+    newest: dict[int, Letter] = {}
+    for letter in sorted(letters, key=lambda each: each.requested_at):
+        newest[letter.member_id] = letter
+    faults = []
+    for member_id, letter in newest.items():
+        latest = await site.redis.get(f"latest:recommendation:{member_id}")
+        if latest is None:
+            faults.append(f"member {member_id} is shown nothing, though {letter.key} succeeded")
+        elif not orjson.loads(latest)["provisional"] and latest != await site.redis.get(f"job:result:{letter.key}"):
+            faults.append(f"member {member_id} is not shown the result of their newest job {letter.key}")
     return faults
 
 

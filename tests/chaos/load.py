@@ -28,7 +28,7 @@ _CONFIRM_TIMEOUT_S = 10
 class Letter:
     """One message. ``job_id`` is None where nobody can read one from ``body``, ``key`` tells it from all others.
 
-    ``has`` are the songs that its member must not be shown.
+    ``has`` are the songs that its member must not be shown. The later ``requested_at`` is the newer job of a member.
     """
 
     key: str
@@ -36,6 +36,8 @@ class Letter:
     job_id: str | None
     is_poison: bool = False
     has: frozenset[int] = frozenset()
+    member_id: int = 0
+    requested_at: str = ""
 
 
 @dataclass(slots=True)
@@ -74,7 +76,7 @@ class LetterWriter:
         key = self._id()
         body = self._body(member_id, favorites) | {"jobId": key}
         has = frozenset(favorites or ()) | frozenset(LIKED_BY_MEMBERS.get(member_id, ()))
-        return Letter(key, orjson.dumps(body), key, has=has)
+        return Letter(key, orjson.dumps(body), key, has=has, member_id=member_id, requested_at=str(body["requestedAt"]))
 
     def _body(self, member_id: int, favorites: Sequence[int] | None) -> dict[str, object]:
         requested_at = datetime.now(UTC) - timedelta(seconds=self._chance.uniform(0, 5))
@@ -84,7 +86,7 @@ class LetterWriter:
             strategy=self._chance.choice(["default", "default", "fast", "deep", None]),
             topK=self._chance.randint(5, 15),
             locale=self._chance.choice(["ko", "en", "ja", None]),
-            requestedAt=requested_at.isoformat().replace("+00:00", "Z"),
+            requestedAt=requested_at.isoformat(timespec="microseconds").replace("+00:00", "Z"),
         )
 
     def _poison(self) -> Letter:
