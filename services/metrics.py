@@ -430,8 +430,8 @@ class _WorkerMetrics:
     def retries_watched(self, delays: Sequence[str]) -> None:
         """There are retry queues of these delays, such as ``5s``."""
         self._delays = tuple(delays)
-        for metric in (self._retries, self._waiting):
-            _labelled(metric, JOB_ROUTES, (*self._delays, OTHER))
+        _labelled(self._retries, JOB_ROUTES, (*self._delays, OTHER))
+        _labelled(self._waiting, JOB_ROUTES, (*self._delays, OTHER))
 
     def delivery_retried(self, *, route: str, delay: str) -> None:
         """A delivery was sent to the retry queue of ``delay``."""
