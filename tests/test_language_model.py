@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import traceback
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
@@ -11,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Literal
 
+import httpx2
 import openai
 import pytest
 import structlog
@@ -23,11 +25,12 @@ from config.catalogue_profile import load_profile
 from config.prompt_texts import load_prompt_texts
 from core.errors import LANGUAGE_MODEL_FAILURES, LanguageModelFailed
 from core.json_salvage import read_object
-from core.ports import Prompt
+from core.ports import CallUse, Prompt
 from core.prompting import build_prompt
 from services.clock import SystemClock
 from services.language_model import OpenAILanguageModel
-from services.llm_dialect import METHODS, Method
+from services.llm_dialect import METHODS, Dialect, Method, refused_part
+from services.llm_failures import may_be_paid, may_be_retried, named, retry_after_s
 from tests.support.builders import make_candidate, make_item
 from tests.support.llm_endpoint import Endpoint, Part
 from tests.support.llm_faults import Fault
@@ -254,6 +257,10 @@ REASONS = [
     (Fault.ANSWER_CUT, "unavailable"),
     (Fault.ANSWER_ERROR, "unavailable"),
     (Fault.ANSWER_UNFINISHED, "truncated"),
+    (Fault.GATEWAY_TIMEOUT, "unavailable"),
+    (Fault.ENDLESS_BODY, "malformed"),
+    (Fault.ENDLESS_ANSWER, "malformed"),
+    (Fault.COMPRESSED_BODY, "unavailable"),
 ]
 # A stream says what the answer cost only after it.
 IN_USAGE = (Fault.TEXT_USAGE, Fault.LIST_USAGE, Fault.TEXT_USAGE_DETAILS)
@@ -483,7 +490,10 @@ async def test_a_wait_that_the_server_asks_for_is_kept_in_every_form(
     assert observer.retries == ["rate_limited"]
 
 
-@pytest.mark.parametrize("header", ["soon", "nan", "-5", "Thu, 01 Jan 1970 00:00:00 GMT", "0", ""])
+NO_DATE = "Wed, 21 Oct 99999999999999999999 07:28:00 GMT"
+
+
+@pytest.mark.parametrize("header", ["soon", "nan", "-5", "Thu, 01 Jan 1970 00:00:00 GMT", "0", "", NO_DATE])
 async def test_a_senseless_wait_is_replaced_by_the_clients_own(
     open_model: Opener, llm_server: LLMServer, header: str
 ) -> None:
@@ -568,6 +578,190 @@ async def test_a_cancelled_call_is_cancelled_and_leaves_its_slot_to_the_next(
             await call
         assert (await model.complete(question())).text
     assert [outcome for outcome, _, _ in observer.calls] == ["cancelled", "ok"]
+
+
+# --- answers without an end ---
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("fault", [Fault.ENDLESS_BODY, Fault.ENDLESS_ANSWER, Fault.COMPRESSED_BODY])
+async def test_no_more_is_held_of_an_answer_than_answers_have(
+    open_model: Opener, llm_server: LLMServer, fault: Fault, streaming: bool
+) -> None:
+    async with open_model(streaming=streaming) as model:
+        await model.complete(QUESTION)
+        llm_server.fail(fault)
+        tracemalloc.start()
+        try:
+            with pytest.raises(LanguageModelFailed):
+                await model.complete(QUESTION)
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak_bytes < 16 * 2**20
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_an_answer_of_too_many_characters_is_malformed_and_still_paid_for(
+    open_model: Opener, llm_server: LLMServer, streaming: bool
+) -> None:
+    llm_server.scripted = '{"taste": "' + "la " * 30_000 + '"}'
+    use = CallUse()
+    async with open_model(streaming=streaming) as model:
+        with pytest.raises(LanguageModelFailed, match="malformed") as failure:
+            await model.complete(QUESTION, use=use)
+    assert len(failure.value.partial_text or "") <= 65_536
+    # The usage of a stream comes last, and is not waited for.
+    assert (use.n_requests, use.n_untold, use.completion_tokens > 20_000) == (1, int(streaming), not streaming)
+
+
+# --- what was used ---
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.language_model._FIRST_WAIT_S", 0.01)
+
+
+USES = {
+    Fault.RATE_LIMITED: (3, 0),
+    Fault.QUOTA_EXHAUSTED: (1, 0),
+    Fault.BAD_REQUEST: (1, 0),
+    Fault.PROMPT_FILTERED: (1, 0),
+    Fault.SERVER_ERROR: (3, 3),
+    Fault.GATEWAY_TIMEOUT: (3, 3),
+    Fault.CONNECTION_RESET: (3, 3),
+    Fault.CUT_BODY: (3, 3),
+    Fault.ANSWER_CUT: (3, 3),
+    Fault.ANSWER_ERROR: (3, 3),
+    Fault.NOT_JSON: (1, 1),
+    Fault.ANSWER_STALLS: (1, 1),
+    Fault.HANG: (1, 1),
+}
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("fault", USES)
+async def test_of_each_request_it_is_known_whether_it_may_have_to_be_paid(
+    open_model: Opener, llm_server: LLMServer, fault: Fault, streaming: bool
+) -> None:
+    llm_server.fail(fault)
+    use = CallUse()
+    async with open_model(max_retries=2, streaming=streaming, timeout_s=0.5) as model:
+        with pytest.raises(LanguageModelFailed) as failure:
+            await model.complete(QUESTION, use=use)
+    assert (use.n_requests, use.n_untold) == USES[fault]
+    assert failure.value.n_requests == use.n_requests == llm_server.n_calls
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_connection_that_was_refused_costs_nothing(open_model: Opener, llm_server: LLMServer) -> None:
+    await llm_server.close()
+    use = CallUse()
+    async with open_model(max_retries=2) as model:
+        with pytest.raises(LanguageModelFailed, match="unavailable"):
+            await model.complete(QUESTION, use=use)
+    assert use == CallUse(n_requests=3)
+
+
+@pytest.mark.parametrize("status", [400, 500])
+async def test_a_part_that_is_refused_costs_nothing_whatever_the_status(
+    open_model: Opener, llm_server: LLMServer, status: int
+) -> None:
+    llm_server.endpoint = Endpoint(refuses=frozenset({"json_schema"}), refusal_status=status)
+    use = CallUse()
+    async with open_model() as model:
+        await model.complete(QUESTION, use=use)
+    assert (use.n_requests, use.n_untold, use.prompt_tokens > 0) == (2, 0, True)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_an_answer_without_usage_is_one_that_nothing_is_told_of(
+    open_model: Opener, llm_server: LLMServer, streaming: bool
+) -> None:
+    llm_server.endpoint.tells_usage = False
+    use = CallUse()
+    async with open_model(streaming=streaming) as model:
+        assert (await model.complete(QUESTION, use=use)).text
+    assert use == CallUse(n_requests=1, n_untold=1)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(("fault", "n_untold"), [(Fault.RATE_LIMITED, 1), (Fault.CUT_BODY, 2)])
+async def test_a_call_that_is_cancelled_has_used_what_it_sent(
+    open_model: Opener, llm_server: LLMServer, fault: Fault, n_untold: int
+) -> None:
+    llm_server.fail(fault, times=1)
+    llm_server.fail(Fault.HANG)
+    use = CallUse()
+    async with open_model(max_retries=2) as model:
+        call = asyncio.create_task(model.complete(QUESTION, use=use))
+        await llm_server.called(2)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert use == CallUse(n_requests=2, n_untold=n_untold)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_tokens_of_all_requests_of_a_call_are_counted(open_model: Opener, llm_server: LLMServer) -> None:
+    llm_server.endpoint = Endpoint(refuses=frozenset({"temperature"}))
+    llm_server.fail(Fault.GATEWAY_TIMEOUT, times=1)
+    use = CallUse()
+    async with open_model(max_retries=2, temperature=0.5) as model:
+        completion = await model.complete(QUESTION, use=use)
+    assert (use.n_requests, use.n_untold) == (3, 1)
+    assert (use.prompt_tokens, use.completion_tokens) == (completion.prompt_tokens, completion.completion_tokens)
+
+
+# --- the boundary ---
+
+
+@pytest.mark.parametrize("part", ["may_be_paid", "may_be_retried", "named", "refused_part", "retry_after_s"])
+async def test_even_what_looks_at_a_failure_may_fail(
+    open_model: Opener, llm_server: LLMServer, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def trip(*_: object) -> None:
+        raise OverflowError("the server said sk-secret")
+
+    monkeypatch.setattr(f"services.language_model.{part}", trip)
+    llm_server.fail(Fault.RATE_LIMITED)
+    with structlog.testing.capture_logs() as lines:
+        async with open_model(max_retries=1) as model:
+            with pytest.raises(LanguageModelFailed, match="malformed"):
+                await model.complete(QUESTION)
+    assert [(line["event"], line["part"]) for line in lines] == [("unexpected_error_caught", "language_model")]
+    assert "sk-secret" not in repr(lines)
+
+
+dates = st.builds(
+    "{}, {:02d} {} {} {}:28:00 {}".format,
+    st.sampled_from(["Wed", "", "Mittwoch"]),
+    st.integers(-1, 10**20),
+    st.sampled_from(["Oct", "Foo", "13"]),
+    st.integers(-1, 10**20),
+    st.integers(-1, 10**9),
+    st.sampled_from(["GMT", "-0000", "+9999", "-999999999999", ""]),
+)
+header_values = dates | st.text(st.characters(min_codepoint=32, max_codepoint=126)) | st.floats().map(str)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    status=st.sampled_from([400, 401, 404, 408, 422, 429, 500, 503]),
+    headers=st.dictionaries(st.sampled_from(["retry-after", "retry-after-ms", "x-should-retry"]), header_values),
+    body=json_values,
+)
+def test_whatever_a_failure_says_it_can_be_read(status: int, headers: dict[str, str], body: object) -> None:
+    response = httpx2.Response(status, headers=headers, request=httpx2.Request("POST", "http://127.0.0.1/v1"))
+    error = openai.APIStatusError("said", response=response, body=body)
+    assert named(error).reason in LANGUAGE_MODEL_FAILURES
+    assert may_be_paid(error) is (status >= 500)
+    assert may_be_retried(error) in (True, False)
+    wait_s = retry_after_s(error, datetime.now(UTC))
+    assert wait_s is None or wait_s >= 0
+    assert refused_part(error, Dialect()) in (None, "stream_options", "response_format", "length_limit", "temperature")
 
 
 # --- streams ---

@@ -142,6 +142,10 @@ EXPECTED = {
     Fault.ANSWER_ERROR: "unavailable",
     Fault.ANSWER_STALLS: "timeout",
     Fault.ANSWER_UNFINISHED: "truncated",
+    Fault.GATEWAY_TIMEOUT: "unavailable",
+    Fault.ENDLESS_BODY: "malformed",
+    Fault.ENDLESS_ANSWER: "malformed",
+    Fault.COMPRESSED_BODY: "unavailable",
 }
 # A stream says what the answer cost only after it.
 STREAMED = {**EXPECTED, Fault.TEXT_USAGE: None, Fault.LIST_USAGE: None, Fault.TEXT_USAGE_DETAILS: None}

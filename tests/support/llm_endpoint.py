@@ -8,7 +8,7 @@ from typing import Literal
 
 from aiohttp import web
 
-from tests.support.llm_faults import Fault, Json, spoilt
+from tests.support.llm_faults import Fault, Json, endless, spoilt
 
 Part = Literal[
     "json_schema", "json_object", "tools", "max_tokens", "max_completion_tokens", "temperature", "stream_options"
@@ -94,14 +94,23 @@ async def send(request: web.Request, body: Json, completion: Json, fault: Fault 
     """``completion`` in the form that ``body`` asks for, broken where ``fault`` says so."""
     if fault is Fault.NESTED_BODY:
         return web.Response(text="[" * 100_000, content_type="application/json")
+    if fault is Fault.ENDLESS_ANSWER:
+        return await _send_for_ever(request, body, completion)
     if body.get("stream"):
         return await _send_stream(request, body, completion, fault)
     if fault in (Fault.ANSWER_CUT, Fault.ANSWER_STALLS):
         whole = json.dumps(completion).encode()
         return await _break_off(request, [whole[: len(whole) // 2]], fault, "application/json")
-    if fault is Fault.ANSWER_ERROR:
-        return web.json_response({"error": {"message": "the engine died", "code": "server_error"}})
-    return web.json_response(spoilt(completion, fault))
+    died = {"error": {"message": "the engine died", "code": "server_error"}}
+    return web.json_response(died if fault is Fault.ANSWER_ERROR else spoilt(completion, fault))
+
+
+async def _send_for_ever(request: web.Request, body: Json, completion: Json) -> web.StreamResponse:
+    if not body.get("stream"):
+        return await endless(request, json.dumps(completion).encode(), "application/json")
+    choice = {"index": 0, "delta": {"content": "la " * 100}, "finish_reason": None}
+    chunk = {**completion, "object": "chat.completion.chunk", "usage": None, "choices": [choice]}
+    return await endless(request, _event(chunk), "text/event-stream")
 
 
 async def _send_stream(request: web.Request, body: Json, completion: Json, fault: Fault | None) -> web.StreamResponse:

@@ -1,8 +1,11 @@
 """What can go wrong with a call of the test server, on the wire and in the body."""
 
 import asyncio
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 
 from aiohttp import web
 
@@ -60,6 +63,10 @@ class Fault(StrEnum):
     ANSWER_ERROR = "answer_error"
     ANSWER_STALLS = "answer_stalls"
     ANSWER_UNFINISHED = "answer_unfinished"
+    GATEWAY_TIMEOUT = "gateway_timeout"
+    ENDLESS_BODY = "endless_body"
+    ENDLESS_ANSWER = "endless_answer"
+    COMPRESSED_BODY = "compressed_body"
 
 
 @dataclass
@@ -85,6 +92,7 @@ _STATUS = {
     Fault.MODEL_NOT_FOUND: (404, "model_not_found"),
     Fault.NOT_TO_BE_RETRIED: (503, "server_error"),
     Fault.NO_VALID_JSON: (400, "json_validate_failed"),
+    Fault.GATEWAY_TIMEOUT: (504, "upstream_timeout"),
 }
 
 _RAW = {
@@ -119,9 +127,34 @@ async def failed_transfer(request: web.Request, fault: Planned) -> web.StreamRes
         request.transport.write(_RAW[fault.kind])
         request.transport.close()
         return web.Response()
-    if fault.kind is Fault.NOT_JSON:
+    return await _no_completion(request, fault.kind)
+
+
+async def _no_completion(request: web.Request, kind: Fault) -> web.StreamResponse | None:
+    if kind is Fault.NOT_JSON:
         return web.Response(text="<html>upstream is warming up</html>", content_type="text/html")
+    if kind is Fault.ENDLESS_BODY:
+        return await endless(request, b" " * 65_536, "application/json")
+    if kind is Fault.COMPRESSED_BODY:
+        return web.Response(body=_bomb(), content_type="application/json", headers={"Content-Encoding": "gzip"})
     return None
+
+
+@cache
+def _bomb() -> bytes:
+    """64 KiB of gzip that are 64 MiB."""
+    packer = zlib.compressobj(wbits=31)
+    return b"".join([*(packer.compress(b" " * 2**16) for _ in range(2**10)), packer.flush()])
+
+
+async def endless(request: web.Request, part: bytes, content_type: str) -> web.StreamResponse:
+    """``part`` again and again, until the client hangs up."""
+    response = web.StreamResponse(headers={"Content-Type": content_type})
+    await response.prepare(request)
+    with suppress(ConnectionError):
+        while True:
+            await response.write(part)
+    return response
 
 
 _BODIES: dict[Fault, object] = {Fault.TEXT_BODY: "hi", Fault.LIST_BODY: [], Fault.NULL_BODY: None}

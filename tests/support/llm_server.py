@@ -14,6 +14,7 @@ import asyncio
 import json
 import re
 import signal
+import time
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -56,6 +57,7 @@ class LLMServer:
         self.delay_s = delay_s
         self.stats = Stats()
         self.requests: deque[Json] = deque(maxlen=1000)
+        self.came_at_s: deque[float] = deque(maxlen=1000)
         self.headers: deque[dict[str, str]] = deque(maxlen=1000)
         self.paths: deque[str] = deque(maxlen=1000)
         self.scripted: str | None = None
@@ -141,6 +143,7 @@ class LLMServer:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.requests.append(body)
+        self.came_at_s.append(time.monotonic())
         self.headers.append(dict(request.headers))
         self.paths.append(request.path_qs)
         self.stats.in_flight += 1
