@@ -182,8 +182,8 @@ def read_items(path: Path) -> ItemTable:
     left_out = _LeftOut(path)
     for row in _rows(path, ("item_id",), left_out):
         with left_out:
-            item, cells = _id(row, "item_id"), {name: _in_utf8(cell) for name, cell in row.items()}
-            rows[item] = _joined(rows[item], cells) if item in rows else cells
+            item, described = _id(row, "item_id"), {name: _in_utf8(cell) for name, cell in row.items()}
+            rows[item] = _joined(rows[item], described) if item in rows else described
     left_out.tell(is_empty=not rows)
     columns = list(dict.fromkeys(name for row in rows.values() for name in row if name and name != "item_id"))
     texts: dict[str, list[str]] = {}
