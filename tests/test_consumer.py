@@ -347,15 +347,30 @@ async def test_a_stop_does_not_wait_for_the_pause(refusing: RefusingBroker) -> N
     assert message.redelivered
 
 
-async def test_a_dead_letter_that_is_refused_is_left_to_the_queues_own_dead_lettering(refusing: RefusingBroker) -> None:
-    refusing.refusals = [PublishRefused("not confirmed")]
+async def test_a_dead_letter_that_is_refused_is_put_back_and_sent_again_with_its_reason(
+    refusing: RefusingBroker,
+) -> None:
+    refusing.refusals = [PublishRefused("not confirmed"), PublishRefused("the connection was closed")]
     handler = GatedHandler(lambda _: DeadLetter(DeadLetterReason.UNEXPECTED, NOTE))
     consumer, observer = make_consumer(refusing, handler)
     await consumer.start()
     await publish(refusing, "j")
     await eventually(lambda: len(observer.settled) == 1)
     [letter] = refusing.dead_letters()
-    assert "x-dead-letter-reason" not in letter.headers
+    assert (letter.headers["x-dead-letter-reason"], letter.headers["x-last-error"]) == ("unexpected", NOTE.message)
+    assert (observer.n_not_settled, len(handler.ended)) == (2, 3)
+    await consumer.stop(5)
+
+
+async def test_a_dead_letter_that_no_message_can_carry_is_left_to_the_queues_own_dead_lettering(
+    refusing: RefusingBroker,
+) -> None:
+    refusing.refusals = [NotEncodable("a header that AMQP cannot say")]
+    consumer, _ = make_consumer(refusing, GatedHandler(lambda _: DeadLetter(DeadLetterReason.UNEXPECTED, NOTE)))
+    await consumer.start()
+    await publish(refusing, "j")
+    await eventually(lambda: len(refusing.dead_letters()) == 1)
+    assert "x-dead-letter-reason" not in refusing.dead_letters()[0].headers
     await consumer.stop(5)
 
 

@@ -7,9 +7,9 @@ all, and a job that comes twice is recognised by its id.
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
-from core.errors import PublishRefused
+from core.errors import NotEncodable, PublishRefused
 from core.job_codec import with_attempt
-from workers.broker import Broker, Delivery, OutgoingMessage, Unroutable
+from workers.broker import Broker, Delivery, OutgoingMessage
 from workers.delivery_count import DELIVERY_COUNT_HEADER, RETURNED_HEADER, n_returns
 from workers.disposition import Ack, DeadLetter, Disposition, ErrorNote, RetryLater
 from workers.topology import Route
@@ -67,10 +67,9 @@ async def _dead_letter(
 ) -> None:
     try:
         await broker.publish(dead_letter_message(route, delivery, disposition))
-    except Unroutable:
-        # The queue's own dead-lettering takes the same way to nowhere, and there the message would be dropped.
-        raise
-    except PublishRefused:
+    except NotEncodable:
+        # Elsewhere the queue's own dead-lettering is no way out: it would tell no reason, and where no queue takes the
+        # message, or the one that should is full, drop it.
         await broker.reject(delivery, requeue=False)
     else:
         # Before the ack: a connection that is lost between the two brings the delivery once more.

@@ -23,7 +23,10 @@ _SETTLE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a round came to; ``faults`` is empty where every invariant holds."""
+    """What a round came to; ``faults`` is empty where every invariant holds.
+
+    ``n_dead_letters`` counts the poison as often as it was published, ``n_repeated_dead_letters`` jobs alone.
+    """
 
     n_jobs: int
     n_succeeded: int
@@ -39,6 +42,8 @@ async def check(site: ChaosSite, load: Load, before: Sequence[Vitals]) -> Findin
     site.trace.read()
     limbo = await _limbo(site)
     letters = await browse(site)
+    wrong = {letter.key for letter in load.ledger.poison}
+    of_jobs = [letter.key for letter in letters if letter.key not in wrong]
     statuses = await _statuses(site, load.ledger.jobs)
     jobs = [letter for letter in load.ledger.jobs if not letter.is_poison]
     failed = [letter for letter in jobs if statuses[letter.key].get("status") == "failed"]
@@ -59,7 +64,7 @@ async def check(site: ChaosSite, load: Load, before: Sequence[Vitals]) -> Findin
         n_failed=len(failed),
         n_poison=len(load.ledger.poison),
         n_dead_letters=len(letters),
-        n_repeated_dead_letters=len(letters) - len({letter.key for letter in letters}),
+        n_repeated_dead_letters=len(of_jobs) - len(set(of_jobs)),
         faults=faults,
     )
 
