@@ -62,6 +62,6 @@ def test_no_link_is_dead(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_test_that_a_page_calls_as_a_witness_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("test_*.py"))
+    code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
     assert [name for name in re.findall(r"`(test_\w+)`", text) if f"def {name}(" not in code] == []
     assert [name for name in re.findall(r"`(tests/\w+\.py)`", text) if not (ROOT / name).exists()] == []
