@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import cast
 
 import pytest
 from pydantic import SecretStr
@@ -10,11 +11,11 @@ from redis.asyncio import Redis
 
 from config.token_price import TokenPrice
 from core.errors import LanguageModelFailed
-from core.model_ladder import ModelLadder
+from core.model_ladder import ModelLadder, max_prompt_tokens
 from core.ports import CallUse, Prompt
-from services.call_budgets import RedisCallBudgets
+from services.call_budgets import WINDOW_PREFIX, RedisCallBudgets
 from services.call_guard import RedisCallGuard
-from services.circuit_breaker import RedisCircuitBreaker
+from services.circuit_breaker import BREAKER_PREFIX, RedisCircuitBreaker
 from services.clock import SystemClock
 from services.language_model import OpenAILanguageModel
 from services.redis_client import open_redis
@@ -22,6 +23,7 @@ from tests.support.llm_faults import Fault
 from tests.support.llm_server import LLMServer
 from tests.support.private_servers import free_port
 from tests.support.scripted_language_model import RecordingObserver
+from tests.support.waiting import until
 
 PROMPT = Prompt(system="Say so.", user="so", schema_name="s", schema={"type": "object"}, max_output_tokens=40)
 PRICE = TokenPrice(input=1.0, cached_input=0.1, output=10.0)
@@ -99,6 +101,9 @@ def open_ladder(llm_server: LLMServer, client: Redis, seen: Seen) -> Opener:
         requests: int = 0,
         daily_usd: float = 0.0,
         models: Sequence[str] = ("first", "second"),
+        max_retries: int = 0,
+        streaming: bool = False,
+        max_concurrency: int = 64,
     ) -> AsyncIterator[ModelLadder]:
         rungs = [
             OpenAILanguageModel(
@@ -107,8 +112,9 @@ def open_ladder(llm_server: LLMServer, client: Redis, seen: Seen) -> Opener:
                 api_key=SecretStr("sk-test"),
                 base_url=llm_server.base_url,
                 timeout_s=timeout_s,
-                max_retries=0,
-                max_concurrency=64,
+                max_retries=max_retries,
+                max_concurrency=max_concurrency,
+                streaming=streaming,
                 observer=RecordingObserver(),
                 clock=CLOCK,
             )
@@ -120,7 +126,7 @@ def open_ladder(llm_server: LLMServer, client: Redis, seen: Seen) -> Opener:
             CLOCK,
             timeout_s=timeout_s,
             patience_s=0.1,
-            max_concurrency=64,
+            max_concurrency=max_concurrency,
         )
         for rung in rungs:
             await rung.aclose()
@@ -285,3 +291,128 @@ async def test_a_call_that_ends_while_redis_is_away_has_its_cost_all_the_same(
     assert cost_usd == pytest.approx(0.0001)
     assert seen.spend_usd is None
     assert seen.costs == [("first", cost_usd)]
+
+
+# --- what may have to be paid ---
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("fault", [Fault.ANSWER_CUT, Fault.CUT_BODY, Fault.GATEWAY_TIMEOUT])
+async def test_each_request_that_broke_off_costs_the_most_that_it_can(
+    open_ladder: Opener,
+    llm_server: LLMServer,
+    client: Redis,
+    seen: Seen,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+    streaming: bool,
+) -> None:
+    monkeypatch.setattr("services.language_model._FIRST_WAIT_S", 0.01)
+    llm_server.fail(fault)
+    async with open_ladder(models=("first",), max_retries=2, streaming=streaming) as ladder:
+        assert await reason_of(ladder) == "unavailable"
+    most_usd = PRICE.cost_usd(prompt_tokens=max_prompt_tokens(PROMPT), completion_tokens=PROMPT.max_output_tokens)
+    ((_, cost_usd),) = seen.costs
+    assert cost_usd == pytest.approx(3 * most_usd)
+    assert await settled(client) == (3, 3 * (max_prompt_tokens(PROMPT) + PROMPT.max_output_tokens))
+
+
+async def settled(client: Redis) -> tuple[int, int]:
+    """Requests and tokens of ``first`` that count as used."""
+    window = cast("dict[bytes, bytes]", await client.hgetall(WINDOW_PREFIX + "first"))
+    requests, tokens = (
+        sum(int(amount) for field, amount in window.items() if field.startswith(kind)) for kind in (b"r", b"t")
+    )
+    return requests, tokens
+
+
+@pytest.mark.parametrize("fault", [Fault.RATE_LIMITED, Fault.QUOTA_EXHAUSTED, Fault.BAD_REQUEST, None])
+async def test_what_was_turned_away_costs_nothing(
+    open_ladder: Opener, llm_server: LLMServer, client: Redis, seen: Seen, fault: Fault | None
+) -> None:
+    if fault is None:
+        await llm_server.close()
+    else:
+        llm_server.fail(fault)
+    async with open_ladder(models=("first",)) as ladder:
+        await reason_of(ladder)
+    assert seen.costs == [("first", 0.0)]
+    assert (await settled(client))[1] == 0
+
+
+async def test_a_senseless_number_of_tokens_does_not_close_the_purse(
+    open_ladder: Opener, llm_server: LLMServer, seen: Seen
+) -> None:
+    llm_server.fail(Fault.HUGE_TOKENS, times=1)
+    async with open_ladder(daily_usd=1, models=("first",)) as ladder:
+        await ladder.complete(PROMPT)
+        assert seen.costs[0][1] < 0.001
+        await ladder.complete(PROMPT)
+
+
+async def test_a_job_that_is_cut_off_after_a_retry_pays_for_both_requests(
+    open_ladder: Opener, llm_server: LLMServer, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.language_model._FIRST_WAIT_S", 0.01)
+    llm_server.fail(Fault.CUT_BODY, times=1)
+    llm_server.fail(Fault.HANG)
+    async with open_ladder(models=("first",), max_retries=2) as ladder:
+        call = asyncio.create_task(ladder.complete(PROMPT))
+        await llm_server.called(2)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert await settled(client) == (2, 2 * (max_prompt_tokens(PROMPT) + PROMPT.max_output_tokens))
+
+
+# --- more questions than slots ---
+
+
+async def test_all_questions_end_in_their_time_however_many_there_are(
+    open_ladder: Opener, llm_server: LLMServer, seen: Seen
+) -> None:
+    llm_server.fail(Fault.HANG)
+    began_s = CLOCK.monotonic_s()
+    async with open_ladder(timeout_s=0.6, models=("first",), max_concurrency=2) as ladder:
+        reasons = await asyncio.gather(*(reason_of(ladder) for _ in range(8)))
+    assert CLOCK.monotonic_s() - began_s < 2 * 0.6
+    assert sorted(reasons) == ["over_capacity"] * 6 + ["timeout"] * 2
+    assert (llm_server.n_calls, len(seen.costs)) == (2, 2)
+
+
+async def test_of_those_that_wait_for_a_slot_none_is_sent_to_a_provider_that_is_dead_by_then(
+    open_ladder: Opener, llm_server: LLMServer
+) -> None:
+    llm_server.fail(Fault.SERVER_ERROR)
+    async with open_ladder(models=("first",), max_concurrency=1) as ladder:
+        reasons = await asyncio.gather(*(reason_of(ladder) for _ in range(20)))
+    assert sorted(reasons) == ["breaker_open"] * 18 + ["unavailable"] * 2
+    assert llm_server.n_calls == 2
+
+
+async def may_probe(each: RedisCallGuard) -> bool:
+    try:
+        admission = await each.admit("first", max_prompt_tokens=1, max_completion_tokens=1, patience_s=0)
+    except LanguageModelFailed:
+        return False
+    await each.settle(admission, "cancelled", CallUse())
+    return True
+
+
+async def test_a_probe_that_is_cancelled_while_it_asks_for_leave_keeps_no_other_one_waiting(
+    client: Redis, seen: Seen
+) -> None:
+    each = guard(client, seen)
+    for _ in range(2):
+        admission = await each.admit("first", max_prompt_tokens=1, max_completion_tokens=1, patience_s=0)
+        await each.settle(admission, "unavailable", CallUse(n_requests=1))
+    await until(lambda: may_probe(each))
+    for n_steps in range(30):
+        task = asyncio.create_task(each.admit("first", max_prompt_tokens=1, max_completion_tokens=1, patience_s=0))
+        for _ in range(n_steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        try:
+            await each.settle(await task, "cancelled", CallUse())
+        except asyncio.CancelledError:
+            assert not await client.hexists(BREAKER_PREFIX + "first", "probe")

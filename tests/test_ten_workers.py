@@ -1,13 +1,28 @@
-"""Ten processes under one guard in a real Redis: never over a limit in any window, and one breaker for all of them."""
+"""Ten workers under one guard in a real Redis: never over a limit in any window, and one breaker for all of them."""
 
+import asyncio
 import multiprocessing
 import queue
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
+from pydantic import SecretStr
 
-from tests.support.guarded_worker import Plan, Sent, work
+from core.errors import LanguageModelFailed
+from core.model_ladder import ModelLadder, max_prompt_tokens
+from core.ports import Prompt
+from services.call_budgets import RedisCallBudgets
+from services.call_guard import RedisCallGuard
+from services.clock import SystemClock
+from services.language_model import OpenAILanguageModel
+from services.redis_client import open_redis
+from tests.support.guarded_worker import Plan, Sent, Unseen, work
+from tests.support.llm_faults import Fault
+from tests.support.llm_server import LLMServer
+from tests.support.scripted_language_model import RecordingObserver
 
 N_WORKERS = 10
 WINDOW_S, MAX_REQUESTS, MAX_TOKENS = 1.5, 40, 2000
@@ -67,3 +82,66 @@ def test_after_one_process_opens_the_breaker_no_other_calls(redis_url: str) -> N
     assert sum(map(bool, logs)) == N_WORKERS
     # What was under way when it opened has ended a call later; all ten had more than a second left to call in.
     assert ended_s - began_s < 1
+
+
+# --- with the client that ships, whose requests break off and are sent again ---
+
+PROMPT = Prompt(system="Say so.", user="so", schema_name="s", schema={"type": "object"}, max_output_tokens=40)
+MOST_OF_A_REQUEST = max_prompt_tokens(PROMPT) + PROMPT.max_output_tokens
+CALLS_WINDOW_S, CALLS_TOKENS = 1.0, 20 * MOST_OF_A_REQUEST
+
+
+@asynccontextmanager
+async def open_worker(redis_url: str, base_url: str) -> AsyncIterator[ModelLadder]:
+    clock = SystemClock()
+    async with open_redis(redis_url, max_connections=4, timeout_s=5) as client:
+        budgets = RedisCallBudgets(
+            client,
+            clock,
+            prices={},
+            requests_per_minute=0,
+            tokens_per_minute=CALLS_TOKENS,
+            daily_usd=0,
+            requests_per_call=3,
+            lease_s=30,
+            time_zone="UTC",
+            window_s=CALLS_WINDOW_S,
+        )
+        model = OpenAILanguageModel(
+            model="small",
+            deep_model="small",
+            api_key=SecretStr(""),
+            base_url=base_url,
+            timeout_s=5,
+            max_retries=2,
+            max_concurrency=4,
+            observer=RecordingObserver(),
+            clock=clock,
+        )
+        guard = RedisCallGuard(None, budgets, Unseen())
+        yield ModelLadder([model], guard, clock, timeout_s=5, patience_s=0.5, max_concurrency=4)
+        await model.aclose()
+
+
+@pytest.mark.parametrize("fault", [Fault.GATEWAY_TIMEOUT, Fault.CUT_BODY])
+async def test_retries_of_requests_that_broke_off_keep_ten_workers_within_the_limit_too(
+    redis_url: str, llm_server: LLMServer, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    monkeypatch.setattr("services.language_model._FIRST_WAIT_S", 0.01)
+    llm_server.scripted = '{"so": 1}'
+    llm_server.fail(fault)
+    until_s = time.monotonic() + 3 * CALLS_WINDOW_S
+
+    async def call_on(worker: ModelLadder) -> None:
+        while time.monotonic() < until_s:
+            with suppress(LanguageModelFailed):
+                await worker.complete(PROMPT)
+
+    async with AsyncExitStack() as stack:
+        workers = [
+            await stack.enter_async_context(open_worker(redis_url, llm_server.base_url)) for _ in range(N_WORKERS)
+        ]
+        await asyncio.gather(*(call_on(worker) for worker in workers))
+    # The provider may have written each of the answers to its end before the connection broke.
+    came = [(at_s, MOST_OF_A_REQUEST) for at_s in llm_server.came_at_s]
+    assert CALLS_TOKENS / 2 < most_in_any_window(came, CALLS_WINDOW_S) <= CALLS_TOKENS

@@ -43,7 +43,7 @@ class Sent:
     tokens: int
 
 
-class _Unseen:
+class Unseen:
     """A ``GuardObserver`` that looks away."""
 
     def llm_guarded(self, models: Sequence[str], *, ceiling_usd: float) -> None: ...
@@ -74,7 +74,7 @@ async def _calls(plan: Plan, fails_at_s: float | None) -> list[Sent]:
             time_zone="UTC",
             window_s=plan.window_s,
         )
-        guard, until_s = RedisCallGuard(breaker, budgets, _Unseen()), time.monotonic() + plan.run_s
+        guard, until_s = RedisCallGuard(breaker, budgets, Unseen()), time.monotonic() + plan.run_s
         async with asyncio.TaskGroup() as group:
             for number in range(plan.n_tasks):
                 random = Random(f"{plan.seed} {number}")
