@@ -167,8 +167,10 @@ async def redis_full(scene: Scene) -> None:
     """Every write is refused for some seconds: maxmemory is reached, and nothing may be evicted."""
     await scene.site.redis.config_set("maxmemory-policy", "noeviction")
     await scene.site.redis.config_set("maxmemory", 1)
-    await scene.a_while(1, 4)
-    await scene.site.redis.config_set("maxmemory", 0)
+    try:
+        await scene.a_while(1, 4)
+    finally:
+        await scene.site.redis.config_set("maxmemory", 0)
 
 
 # --- MySQL ---

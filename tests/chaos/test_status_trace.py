@@ -1,5 +1,6 @@
 """The observer of the chaos suite sees every step, and knows which of them may not be."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,19 @@ def test_no_step_is_missed_over_a_crash_and_none_is_read_twice(
     trace.read()
     trace.read()
     assert trace.statuses == {"a": ["running"] * 100}
+
+
+def test_the_file_is_found_after_it_was_switched_off_and_on(server: PrivateRedis, client: redis.Redis) -> None:
+    first = server.append_only_file
+    client.config_set("appendonly", "no")
+    client.config_set("appendonly", "yes")
+    while client.info("persistence")["aof_rewrite_in_progress"]:
+        time.sleep(0.01)
+    trace = StatusTrace(server.append_only_file)
+    client.hset("job:status:j", "status", "queued")
+    trace.read()
+    assert server.append_only_file != first
+    assert trace.statuses == {"j": ["queued"]}
 
 
 def test_what_a_crash_left_half_written_is_read_once_it_is_whole(tmp_path: Path) -> None:

@@ -160,8 +160,10 @@ class PrivateRedis(PrivateServer):
 
     @property
     def append_only_file(self) -> Path:
-        """Where every write is, in order, from the first start on; it is never rewritten."""
-        return self.directory / "appendonlydir" / "appendonly.aof.1.incr.aof"
+        """Where every write is, in order, over all restarts; another one only after ``appendonly`` was off and on."""
+        directory = self.directory / "appendonlydir"
+        manifest = (directory / "appendonly.aof.manifest").read_text()
+        return directory / [line.split()[1] for line in manifest.splitlines() if line.endswith("type i")][-1]
 
     def _command(self) -> Sequence[str]:
         # appendfsync always: by default a write waits up to two seconds for a slow disk, and is answered before
