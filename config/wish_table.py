@@ -51,7 +51,10 @@ class PartOfDay(Trait):
 class WishTable(_Section):
     """All that a profile knows to be wished for, under keys.
 
-    ``not_before`` and ``not_after`` are words that deny; ``fillers`` say nothing of what is wished for.
+    ``not_before`` and ``not_after`` are words that deny what stands after and before them; ``still_before`` and
+    ``still_after`` hold such words and deny nothing ("not only"). Between a word and what denies it may stand
+    ``stepped_over``, with ``particles``. ``joiners`` make a denial hold for both of their sides, ``qualifying`` are
+    endings by which a word says of what sort the next one is. ``fillers`` say nothing of what is wished for.
     """
 
     genres: dict[str, Trait] = {}
@@ -60,6 +63,12 @@ class WishTable(_Section):
     times: dict[str, PartOfDay] = {}
     not_before: tuple[str, ...] = ()
     not_after: tuple[str, ...] = ()
+    still_before: tuple[str, ...] = ()
+    still_after: tuple[str, ...] = ()
+    stepped_over: tuple[str, ...] = ()
+    particles: tuple[str, ...] = ()
+    joiners: tuple[str, ...] = ()
+    qualifying: tuple[str, ...] = ()
     fillers: tuple[str, ...] = ()
 
     def worded(self) -> Iterator[tuple[str, str, Trait]]:

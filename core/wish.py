@@ -4,8 +4,7 @@ Words of the profile's table, in any language, become traits: tags and ranges of
 searched for as text. Where a trait is denied ("not sad") it is not sought; the opposite is not either.
 """
 
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -13,6 +12,7 @@ from hashlib import blake2b
 import numpy as np
 
 from config.wish_table import Trait, WishTable
+from core.denials import Denials
 from core.ports import Floats, Predicate
 from core.wish_words import Lexicon, folded
 from models.catalogue import Item, ItemFacts
@@ -27,7 +27,6 @@ _TEXT_ALONE = 0.5
 _TEXT_BESIDE = 0.2
 _MAX_CATALOGUE_GENRES = 2000
 _MAX_GENRE_CHARS = 40
-_MAX_DENIAL_GAP = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +263,7 @@ class WishReader:
 
     def __init__(self, table: WishTable) -> None:
         self._table = table
-        self._not_before = _denial(r"(?<!\w)", table.not_before, rf"(?:\s+\S{{1,{_MAX_DENIAL_GAP}}})?[\s-]+$")
-        self._not_after = _denial(r"[가-힣ぁ-ん]{0,3}?\s*", table.not_after, "")
+        self._denials = Denials(table)
         self._lexicon = lru_cache(maxsize=4)(self._lexicon_with)
 
     @property
@@ -290,12 +288,16 @@ class WishReader:
 
     def _take(self, text: str, lexicon: Lexicon[Part | None], named: dict[str, Part]) -> str:
         """Add what ``text`` names to ``named``; the words that are left."""
-        line, left, end = folded(text), [], 0
-        for found in lexicon.find(line):
+        line = folded(text)
+        places = list(lexicon.find(line))
+        known = [found for found in places if found.value]
+        denials = self._denials.ends(line, known, [bool(each.value and each.value.kind == GENRE) for each in known])
+        denied = {known[place].start: end for place, end in denials.items()}
+        left, end = list[str](), 0
+        for found in places:
             left.append(line[end : found.start])
-            end = found.ending
-            is_denied = self._not_before.search(line[: found.start]) or self._not_after.match(line[found.end :])
-            if found.value and not is_denied:
+            end = max(end, found.ending, denied.get(found.start, 0))
+            if found.value and found.start not in denied:
                 named.setdefault(found.value.key, found.value)
         rest = "".join([*left, " ", line[end:]])
         return " ".join(word for word in rest.split() if any(char.isalnum() for char in word))
@@ -313,8 +315,3 @@ class WishReader:
         for word in (*table.fillers, *table.not_before, *table.not_after):
             lexicon.add(word, None)
         return lexicon
-
-
-def _denial(before: str, words: Collection[str], after: str) -> re.Pattern[str]:
-    """A pattern of any of ``words`` between two others; one that is never found where there are none."""
-    return re.compile(f"{before}(?:{'|'.join(re.escape(folded(word)) for word in words) or '(?!)'}){after}")
