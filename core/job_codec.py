@@ -33,7 +33,7 @@ _WHITESPACE = re.compile(r"[ \t\n\r]*")  # JSON's own (RFC 8259, 2), narrower th
 _DIGITS = re.compile(r"[0-9]{1,19}")
 _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d)(?:(:\d\d)(?:\.(\d{1,9}))?)?Z", re.ASCII)
 _LOCAL_TIME = re.compile(
-    r"(?:(\d{4}-\d\d-\d\d)T)?((?:[01]\d|2[0-3]):[0-5]\d)(?::[0-5]\d(?:\.\d{1,9})?)?(?:[+-]\d\d:\d\d)?", re.ASCII
+    r"(?:(\d{4}-\d\d-\d\d)T)?((?:[01]\d|2[0-3]):[0-5]\d)(?::[0-5]\d(?:\.\d{1,9})?)?(Z|[+-]\d\d:\d\d)?", re.ASCII
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -164,7 +164,10 @@ def _line(field: str, value: object, max_chars: int) -> str | None:
 
 
 def _local_time(value: object) -> time | None:
-    """The time of day, to the minute, as a clock beside the listener shows it."""
+    """The time of day, to the minute, as a clock beside the listener shows it.
+
+    None for one in UTC, such as JavaScript's ``toISOString()`` gives: it does not say what time it is for them.
+    """
     if value is None:
         return None
     text = _text("context.localTime", value)
@@ -177,7 +180,7 @@ def _local_time(value: object) -> time | None:
         date.fromisoformat(match[1] or "2000-01-01")
     except ValueError as error:
         raise InvalidMessage("context.localTime", value, f"is no time ({error})") from None
-    return time.fromisoformat(match[2])
+    return None if match[3] == "Z" else time.fromisoformat(match[2])
 
 
 def _integer(field: str, value: object, *, minimum: int, maximum: int) -> int:

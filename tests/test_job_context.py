@@ -100,8 +100,19 @@ def test_what_is_not_a_context_is_refused_by_field_and_value(context: object, fi
     assert shown in str(error)
 
 
-def test_an_instant_in_utc_is_no_local_time() -> None:
-    assert refusal(body({"localTime": "2026-01-31T09:30:00Z"})).field == "context.localTime"
+@pytest.mark.parametrize("written", ["2026-01-31T09:30:00Z", "2026-01-31T09:30:00.000Z", "2026-01-31T09:30Z", "09:30Z"])
+def test_an_instant_in_utc_is_no_local_time_and_is_ignored(written: str) -> None:
+    assert context_of({"localTime": written}) is None
+    assert context_of({"query": "calm", "localTime": written}) == JobContext(query="calm")
+
+
+@pytest.mark.parametrize("written", ["2026-02-30T09:30:00Z", "25:00Z", "Z", "09:30ZZ", "09:30+09:00Z"])
+def test_what_is_no_instant_in_utc_either_is_refused(written: str) -> None:
+    assert refusal(body({"localTime": written})).field == "context.localTime"
+
+
+def test_a_clock_that_is_at_utc_by_its_offset_is_local() -> None:
+    assert context_of({"localTime": "2026-01-31T09:30:00+00:00"}) == JobContext(local_time=time(9, 30))
 
 
 @pytest.mark.parametrize(
