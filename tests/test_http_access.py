@@ -6,12 +6,16 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
 import api.access
 from api.access import ALWAYS_OPEN
+from config.settings import Settings
+from models.log_event import LogEvent
 from tests.support.http_app import HttpBench, http_bench
+from workers.runtime import _serving_http, open_parts
 
 KEY = "k3y-Of_ours.~+/=!"
 WRITES = ["/recommend", "/recommend/cached", "/favorites/updated", "/warm/active", "/nowhere", "/openapi.json"]
@@ -177,3 +181,22 @@ async def test_no_other_key_opens_anything(key: str) -> None:
     async with http_bench(api_key=KEY) as bench:
         assert_refused(await post(bench, "/recommend", {"X-API-Key": key}))
         assert_refused(await post(bench, "/recommend", {"Authorization": f"Bearer {key}"}))
+
+
+# --- the warning at start ---
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "warned"),
+    [("0.0.0.0", "", True), ("0.0.0.0", KEY, False), ("127.0.0.1", "", False), ("localhost", "", False)],  # noqa: S104
+)
+async def test_a_port_that_others_reach_without_a_key_is_warned_of(host: str, key: str, warned: bool) -> None:
+    given = {"http_host": host, "http_port": 0, "api_key": key, "database_url": "sqlite://", "redis_url": "memory://"}
+    settings = Settings.model_validate(given)
+    async with open_parts(settings) as parts:
+        with structlog.testing.capture_logs() as logs:
+            async with _serving_http(parts, consuming=False):
+                pass
+    told = [line for line in logs if line["event"] == LogEvent.HTTP_EXPOSED]
+    assert bool(told) == warned
+    assert all("API_KEY" in line["hint"] and line["log_level"] == "warning" for line in told)

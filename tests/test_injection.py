@@ -151,7 +151,7 @@ async def test_a_name_in_redis_is_a_prefix_of_ours_and_an_id_that_was_checked(
     async with open_redis("memory://", max_connections=2, timeout_s=5) as client:
         cache = RedisResultCache(client, HandClock(), job_ttl_s=60, cache_ttl_s=60, lease_s=5)
         await cache.claim(job, token="t")
-        names = {name.decode() for name in await client.keys()}
+        names = {name if isinstance(name, str) else name.decode() for name in await client.keys()}
     assert {STATUS_PREFIX + job.job_id, LEASE_PREFIX + job.job_id} <= names
     [other] = names - {STATUS_PREFIX + job.job_id, LEASE_PREFIX + job.job_id}
     assert other.startswith(f"{IDEMPOTENCY_PREFIX}7:")
