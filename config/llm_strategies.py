@@ -23,7 +23,8 @@ _DEFAULTS: Mapping[str, Mapping[str, object]] = {
     },
 }  # fmt: skip
 
-_LEAST_PROMPT_TOKENS, _LEAST_COMPLETION_TOKENS = 1000, 800
+# Instructions and schema take 700 tokens by estimate, the longest wish as many again.
+_LEAST_PROMPT_TOKENS, _LEAST_COMPLETION_TOKENS = 1600, 800
 
 
 class StrategyLimits(BaseModel):

@@ -132,12 +132,14 @@ class Reranker:
         n_finalists = FINALISTS_PER_PICK * self._n_asked(request)
         if self._limits(request).max_calls > 1 and len(request.candidates) > n_finalists:
             return await self._in_two_calls(model, request, n_finalists)
-        asked = self._asked(request)
-        return self.answered(asked, await _ask(model, asked.prompt, deep=request.deep))
+        return await self._answer(model, self._asked(request))
 
     def prepare(self, request: RerankRequest) -> Asked | None:
         """What ``rerank`` asks the model where it asks once; None where it asks none."""
-        return self._asked(request) if self._language_model and self._asks(request) else None
+        if not (self._language_model and self._asks(request)):
+            return None
+        asked = self._asked(request)
+        return asked if asked.handles else None
 
     def _asks(self, request: RerankRequest) -> bool:
         return bool(request.candidates and self._strategies[request.strategy].max_calls)
@@ -176,6 +178,8 @@ class Reranker:
             limits=self._limits(request),
             seed=request.seed,
         )
+        if not handles:
+            return self._unasked(request)
         prompt = with_wish(prompt, handles, request.wish, self._texts.wishes)
         first = _reply(await _ask(model, prompt, deep=request.deep))
         screened = parse_screening(first.text, handles, n_finalists)
@@ -188,8 +192,7 @@ class Reranker:
             candidates=self._finalists_first(request.candidates, screened.chosen),
             seed=None if request.seed is None else f"{request.seed} finals",
         )
-        asked = self._asked(finals, n_finalists)
-        outcome = self.answered(asked, await _ask(model, asked.prompt, deep=request.deep))
+        outcome = await self._answer(model, self._asked(finals, n_finalists))
         if outcome.degraded is None:
             self._observe({}, flaw, len(screened.chosen))
         return replace(
@@ -205,6 +208,16 @@ class Reranker:
         fused = fused_order(chosen, candidates, self._order_weight)
         # Scores of the first stage are not comparable with those: who was not chosen comes after, as he stood.
         return sorted(candidates, key=lambda each: -fused.get(each.item.item_id, -1.0))
+
+    async def _answer(self, model: LanguageModel, asked: Asked) -> Reranked:
+        if not asked.handles:
+            return self._unasked(asked.request)
+        return self.answered(asked, await _ask(model, asked.prompt, deep=asked.request.deep))
+
+    def _unasked(self, request: RerankRequest) -> Reranked:
+        """The ranking, where the prompt has room for no candidate at all: a call would be paid for nothing."""
+        self._observe({}, INCOMPLETE, 0)
+        return replace(self._offline(request), degraded=INCOMPLETE)
 
     def answered(self, asked: Asked, end: Completion | LanguageModelFailed) -> Reranked:
         """What ``rerank`` makes of how the call ended."""

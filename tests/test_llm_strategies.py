@@ -21,7 +21,8 @@ from core.explanation import Explainer
 from core.ports import Prompt
 from core.reranking import Reranker, RerankRequest
 from core.screening import Screened, parse_screening
-from models.job import Strategy
+from core.wish import Wish, WishReader
+from models.job import JobContext, Strategy
 from models.recommendation import Candidate, Reranked
 from services.clock import SystemClock
 from services.metrics import PrometheusMetrics
@@ -84,7 +85,7 @@ def test_fast_asks_nobody_default_once_and_deep_a_stronger_model_twice_of_more_c
         ({"deep": {"model": ""}}, ("deep",), "model: none is named"),
         ({"deep": {"n_explained": 0}}, ("deep",), "n_explained: must be"),
         ({"default": {"n_explained": 20, "n_candidates": 10}}, ("default",), "n_explained: must be"),
-        ({"default": {"max_prompt_tokens": 999}}, ("default",), "max_prompt_tokens: must be 1000"),
+        ({"default": {"max_prompt_tokens": 1599}}, ("default",), "max_prompt_tokens: must be 1600"),
         ({"default": {"max_completion_tokens": 10}}, ("default",), "max_completion_tokens: must be 800"),
         ({"default": {"max_calls": 2}}, (), "default.max_calls: must be 1"),
     ],
@@ -161,6 +162,66 @@ def explain(*item_ids: int) -> Callable[[dict[int, int]], object]:
         return {"taste": "You like songs of all kinds.", "groups": groups}
 
     return said
+
+
+# --- a wish that takes all of the room ---
+
+
+def longest_wish(letter: str) -> Wish:
+    wish = WishReader(PROFILE.wishes).read(JobContext(query=letter * 300, mood=letter * 64, activity=letter * 64))
+    assert wish is not None
+    return wish
+
+
+@pytest.mark.parametrize("strategy", [Strategy.DEFAULT, Strategy.DEEP])
+async def test_a_prompt_without_room_for_a_candidate_is_not_paid_for(strategy: Strategy) -> None:
+    model, observer = ScriptedLanguageModel('{"taste": "", "groups": []}'), RecordingObserver()
+    least = {"max_prompt_tokens": 1600}
+    stage = Reranker(
+        model,
+        Explainer(PROFILE, TEXTS),
+        observer,
+        profile=PROFILE,
+        texts=TEXTS,
+        strategies=table(default=least, deep=least),
+    )
+    # Letters that take a token or more for each of their four bytes.
+    request = RerankRequest(
+        candidates=ranked(60), liked=LIKED, locale="ko", strategy=strategy, n_picks=4, wish=longest_wish("\U00020000")
+    )
+    outcome = await stage.rerank(request)
+    assert (model.prompts, outcome.usage.n_calls) == ([], 0)
+    assert (outcome.model, outcome.degraded, observer.degradations) == ("offline", "incomplete", ["incomplete"])
+    assert sorted(ids(outcome)) == [1, 2, 3, 4]
+    assert stage.prepare(request) is None
+
+
+@pytest.mark.parametrize("locale", ["en", "ko", "ja"])
+@pytest.mark.parametrize("letter", ["x ", "밝고 ", "明るい"])
+async def test_the_least_prompt_that_may_be_set_has_room_for_candidates_beside_the_longest_wish(
+    letter: str, locale: str
+) -> None:
+    model = ScriptedLanguageModel('{"taste": "", "groups": []}')
+    stage = Reranker(
+        model,
+        Explainer(PROFILE, TEXTS),
+        RecordingObserver(),
+        profile=PROFILE,
+        texts=TEXTS,
+        strategies=table(default={"max_prompt_tokens": 1600}),
+    )
+    await stage.rerank(
+        RerankRequest(
+            candidates=ranked(60),
+            liked=LIKED,
+            locale=locale,
+            strategy=Strategy.DEFAULT,
+            n_picks=10,
+            wish=longest_wish(letter),
+        )
+    )
+    (prompt,) = model.prompts
+    assert len(shown_songs(prompt)) >= 10
 
 
 async def deep(
