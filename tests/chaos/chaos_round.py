@@ -62,7 +62,7 @@ async def play(site: ChaosSite, plan: Plan, tell: Tell) -> Report:
             before = [vitals(worker.pid) for worker in site.workers]
             for number, name in enumerate(plan.faults):
                 await _suffer(scene, name, tell, f"{number + 1}/{len(plan.faults)}")
-            while len(load.ledger.jobs) < plan.n_jobs:
+            while load.ledger.n_valid < plan.n_jobs:
                 await _until_over(load, load.n_over + 1, _PROGRESS_WITHIN_S)
         await _at_rest(load)
         _all_alive(site)

@@ -54,6 +54,11 @@ class Ledger:
         return [letter for letter in self.sent.values() if letter.job_id is not None]
 
     @property
+    def n_valid(self) -> int:
+        """Jobs that are no poison."""
+        return len(self.sent) - len(self.poison)
+
+    @property
     def poison(self) -> list[Letter]:
         """The letters that are no valid job."""
         return [letter for letter in self.sent.values() if letter.is_poison]
