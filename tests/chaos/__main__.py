@@ -10,6 +10,7 @@ import contextlib
 import logging
 import re
 import secrets
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -158,6 +159,8 @@ def main() -> None:
     kills.set_defaults(run=run_kills)
     for step in (rounds, kills):
         step.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops it leaves no server behind
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.disable(logging.ERROR)  # the libraries tell of every connection that is lost
     arguments = parser.parse_args()
     console.print(f"seed {arguments.seed}")
