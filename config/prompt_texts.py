@@ -94,10 +94,14 @@ class ClaimWords(_Section):
 
 
 class LocaleTexts(_Section):
-    """One language: ``letters`` are the characters, as in a regular expression's set, that its sentences must have."""
+    """One language: ``letters`` are the characters, as in a regular expression's set, that its sentences consist of.
+
+    Each has one of ``telling_letters``, which no other language has; empty where any of ``letters`` will do.
+    """
 
     language: str
     letters: str
+    telling_letters: str = ""
     label_words: str
     tagline_words: str
     reason_words: str

@@ -5,16 +5,17 @@ Only handles that were sent count, and only sentences that are plain text of the
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from core.handles import Handles, read_handle
 from core.json_salvage import read_object
 from core.plain_text import has_markup, plain_line
+from core.script import Script
 from core.truth import Truth
 from models.recommendation import Candidate
 
-UNTRUE = "untrue_"
+UNTRUE, FOREIGN = "untrue_", "foreign_"
 
 _MAX_LABEL, _MAX_TAGLINE, _MAX_REASON, _MAX_TASTE = 40, 90, 160, 240
 _MIN_SENTENCE = 4
@@ -43,7 +44,8 @@ class Answer:
 
     ``dropped`` counts the rest by cause: ``unknown_handle``, ``repeated_handle``, ``bad_pick``, ``bad_group``,
     ``bad_reason``, ``bad_taste``; and sentences that name what nothing supports: ``untrue_reason``, ``untrue_label``,
-    ``untrue_tagline``, ``untrue_taste``. ``is_whole`` is False where the JSON was cut short or broken.
+    ``untrue_tagline``, ``untrue_taste``; and as ``foreign_...`` those of another language. ``is_whole`` is False where
+    the JSON was cut short or broken.
     """
 
     groups: tuple[AnswerGroup, ...]
@@ -124,14 +126,32 @@ def _titled(value: object, max_chars: int) -> str:
     return text if any(char.isalnum() for char in text) and not has_markup(text) else ""
 
 
+def only_written_in(answer: Answer, script: Script, truth: Truth) -> Answer:
+    """``answer`` without the sentences that are, beside the names of ``truth``, not written in ``script``."""
+
+    def is_kept(sentence: str, about: Sequence[Candidate], is_title: bool) -> bool:
+        return script.is_of(sentence, truth.without_names(sentence))
+
+    return _only(answer, FOREIGN, is_kept)
+
+
 def only_true(answer: Answer, truth: Truth) -> Answer:
     """``answer`` without the sentences that name what neither the likes nor the picks they are about support."""
+
+    def is_kept(sentence: str, about: Sequence[Candidate], is_title: bool) -> bool:
+        return not truth.unsupported(sentence, about, is_title=is_title)
+
+    return _only(answer, UNTRUE, is_kept)
+
+
+def _only(answer: Answer, cause: str, is_kept: Callable[[str, Sequence[Candidate], bool], bool]) -> Answer:
+    """``answer`` with only the sentences that are kept; the others are counted by ``cause`` and part."""
     dropped = Counter(answer.dropped)
 
     def kept(sentence: str, part: str, about: Sequence[Candidate] = (), *, is_title: bool = False) -> str:
-        if not sentence or not truth.unsupported(sentence, about, is_title=is_title):
+        if not sentence or is_kept(sentence, about, is_title):
             return sentence
-        dropped[UNTRUE + part] += 1
+        dropped[cause + part] += 1
         return ""
 
     def checked(group: AnswerGroup) -> AnswerGroup:

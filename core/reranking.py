@@ -18,11 +18,12 @@ from core.answer_merging import fused_order, merge
 from core.errors import LanguageModelFailed
 from core.explanation import OFFLINE, Explainer
 from core.handles import Handles
-from core.model_answer import NO_ANSWER, UNTRUE, Answer, only_true, parse_answer
+from core.model_answer import NO_ANSWER, UNTRUE, Answer, only_true, only_written_in, parse_answer
 from core.observing import unfailing
 from core.ports import Completion, LanguageModel, Observer, Prompt
 from core.prompting import affordable_picks, build_prompt, build_screening
 from core.screening import FINALISTS_PER_PICK, parse_screening
+from core.script import Script
 from core.truth import ClaimRules, Truth
 from core.wish import Wish
 from core.wish_prompt import leaving_room, with_wish
@@ -100,6 +101,7 @@ class Reranker:
         self._strategies = strategies
         self._order_weight = order_weight
         self._rules = {locale: ClaimRules(spoken.claims, profile.kinds) for locale, spoken in texts.locales.items()}
+        self._scripts = {locale: Script(spoken) for locale, spoken in texts.locales.items()}
 
     @property
     def prompt_version(self) -> str:
@@ -224,7 +226,9 @@ class Reranker:
         request, reply = asked.request, _reply(end)
         try:
             answer = parse_answer(reply.text, asked.handles, letters=self._texts.locales[request.locale].letters)
-            return self._outcome(asked, reply, only_true(answer, self._truth(asked)))
+            truth = self._truth(asked)
+            written = only_written_in(answer, self._scripts[request.locale], truth)
+            return self._outcome(asked, reply, only_true(written, truth))
         except Exception:
             # The boundary to a model that may say anything: an answer that trips us up must not cost the ranking.
             log.exception(LogEvent.UNEXPECTED_ERROR_CAUGHT, part="rerank")

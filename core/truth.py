@@ -141,6 +141,20 @@ class Truth:
             claims += self._strangers(said, supports, true_parts)
         return tuple(dict.fromkeys(claims))
 
+    def without_names(self, sentence: str) -> str:
+        """``sentence``, in NFKC, without quotations, and titles and artists that the data holds."""
+        said = _Sentence.of(_QUOTED.sub(" ", normalize("NFKC", sentence)), is_title=False)
+        left, end = list[str](), 0
+        for place in self._places(said):
+            name = next((name for name in self._index.at(said.low, place) if self._is_name(name)), None)
+            if name and place >= end:
+                left.append(said.text[end:place])
+                end = place + len(name)
+        return " ".join([*left, said.text[end:]])
+
+    def _is_name(self, name: str) -> bool:
+        return name in self._titles or name in self._creators
+
     def _about(self, candidates: Sequence[Candidate]) -> _Support:
         items = [item for candidate in candidates for item in (candidate.item, *candidate.evidence.near)]
         titles, creators = _titles_and_creators(items)

@@ -51,7 +51,8 @@ LLM_OUTCOMES = ("ok", "cancelled", *LLM_FAILURES)
 FLAWS = ("incomplete", *LLM_FAILURES, NOT_EMBEDDED)
 DROP_CAUSES = (
     "unknown_handle", "repeated_handle", "bad_pick", "bad_group", "bad_reason", "bad_taste",
-    "untrue_reason", "untrue_label", "untrue_tagline", "untrue_taste", OTHER,
+    "untrue_reason", "untrue_label", "untrue_tagline", "untrue_taste",
+    "foreign_reason", "foreign_label", "foreign_tagline", "foreign_taste", OTHER,
 )  # fmt: skip
 ARMS = (*(arm.value for arm in Arm), OTHER)
 ANSWER_KINDS = ("new", "degraded", "reused", OTHER)

@@ -14,11 +14,12 @@ from prometheus_client import CollectorRegistry
 
 from api.app import RequestObserver
 from api.health import DependencyObserver
-from config.prompt_texts import ClaimWords
+from config.prompt_texts import ClaimWords, load_prompt_texts
 from core.llm_share import Arm
-from core.model_answer import Answer, AnswerGroup, Choice, only_true, parse_answer
+from core.model_answer import Answer, AnswerGroup, Choice, only_true, only_written_in, parse_answer
 from core.ports import Observer
 from core.reranking import INCOMPLETE, MALFORMED
+from core.script import Script
 from core.truth import ClaimRules, Truth
 from core.wish_stage import NOT_EMBEDDED
 from services.call_guard import GuardObserver
@@ -300,8 +301,11 @@ def test_the_labels_are_those_that_the_reranker_uses() -> None:
     answer = parse_answer(json.dumps(spoilt), {1: make_candidate(item)})
     said = "So much like “Vogue”"
     group = AnswerGroup(said, said, (Choice(make_candidate(item), said),))
-    untrue = only_true(Answer(groups=(group,), taste=said), Truth(ClaimRules(ClaimWords(), ()), [item], []))
-    assert {*answer.dropped, *untrue.dropped, OTHER} == set(DROP_CAUSES)
+    truth = Truth(ClaimRules(ClaimWords(), ()), [item], [])
+    untrue = only_true(Answer(groups=(group,), taste=said), truth)
+    korean = Script(load_prompt_texts().locales["ko"])
+    foreign = only_written_in(Answer(groups=(group,), taste=said), korean, truth)
+    assert {*answer.dropped, *untrue.dropped, *foreign.dropped, OTHER} == set(DROP_CAUSES)
     assert {MALFORMED, INCOMPLETE, NOT_EMBEDDED} < set(FLAWS)
 
 
