@@ -333,6 +333,18 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _limits_and_prices_are_of_models_that_are_asked(self) -> Self:
+        """A name that is misspelt would be no limit, and no price."""
+        asked = self.llm_strategies.models
+        for name, of_models in (("llm_rate_limits", self.llm_rate_limits), ("llm_prices", self.llm_prices)):
+            unknown = [model for model in of_models if model not in asked]
+            if unknown and self.llm_enabled:
+                raise ValueError(
+                    f"{name} names {', '.join(unknown)}, but llm_strategies asks {', '.join(asked)} and no other model"
+                )
+        return self
+
     @property
     def llm_enabled(self) -> bool:
         """Whether there is an LLM to ask: a model, and a key or the base URL of a server that wants none."""

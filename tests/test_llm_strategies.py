@@ -108,6 +108,26 @@ def test_a_job_has_time_for_all_calls_of_its_strategy() -> None:
     assert not without.llm_enabled
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("llm_rate_limits", {"requests_per_minute": 5}), ("llm_prices", {"input": 1, "output": 1})]
+)
+def test_a_limit_or_a_price_of_a_model_that_nobody_asks_is_refused_by_name(
+    name: str, value: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"default": {"model": "small", "fallback_model": "spare"}, "deep": {"model": "large"}}
+    right = {"small": value, "spare": value, "large": value}
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.setenv("LLM_STRATEGIES", json.dumps(rows))
+    monkeypatch.setenv(name.upper(), json.dumps(right))
+    assert set(getattr(Settings(_env_file=None), name)) == set(right)
+    monkeypatch.setenv(name.upper(), json.dumps({**right, "smal": value}))
+    with pytest.raises(ValidationError, match=f"{name} names smal, but llm_strategies asks small, large, spare and no"):
+        Settings(_env_file=None)
+    # Where nobody is asked at all, what waits for it does no harm.
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    assert set(getattr(Settings(_env_file=None), name)) == {*right, "smal"}
+
+
 def test_where_no_strategy_calls_there_is_no_llm() -> None:
     quiet = table(default={"max_calls": 0}, deep={"max_calls": 0})
     assert quiet.models == ()
