@@ -133,10 +133,10 @@ def interval(with_s: Sequence[float], without_s: Sequence[float], measure: Calla
     return f"{measure(arms[0]) / measure(arms[1]):.2f} ({low:.2f} to {high:.2f})"
 
 
-def rows(arms: Mapping[bool, Arm]) -> list[tuple[str, str, str, str, str]]:
+def rows(arms: Mapping[bool, Arm]) -> list[tuple[str, ...]]:
     full, empty = arms[True], arms[False]
 
-    def percentile(q: int) -> tuple[str, str, str, str, str]:
+    def percentile(q: int) -> tuple[str, ...]:
         def measure(values: np.ndarray) -> float:
             return float(np.percentile(values, q))
 

@@ -105,8 +105,10 @@ async def test_http_answers_503_where_the_queue_is_full(amqp_url: str) -> None:
         for exchange in topology.exchanges:
             await channel.declare_exchange(exchange.name, exchange.kind, durable=True)
         for queue in topology.queues:
-            full = {"x-max-length": 2, "x-overflow": "reject-publish"} if queue is main else {}
-            declared = await channel.declare_queue(queue.name, durable=True, arguments={**queue.arguments, **full})
+            arguments: dict[str, str | int] = dict(queue.arguments)
+            if queue is main:
+                arguments |= {"x-max-length": 2, "x-overflow": "reject-publish"}
+            declared = await channel.declare_queue(queue.name, durable=True, arguments=arguments)  # type: ignore[arg-type]
             await declared.bind(queue.exchange, queue.routing_key)
     await broker.start()
     try:

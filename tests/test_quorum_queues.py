@@ -215,16 +215,14 @@ async def got(queue: AbstractQueue) -> AbstractIncomingMessage:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 async def test_a_job_that_kills_every_worker_ends_failed_and_in_the_dead_letter_queue(
     amqp_url: str,
     mysql_url: str,
     redis_url: str,
     llm_server: LLMServer,
     operator: AbstractChannel,
-    queue_type: str,
 ) -> None:
-    settings = {"QUEUE_TYPE": queue_type, "DELIVERY_LIMIT": "2"}
+    settings = {"QUEUE_TYPE": "quorum", "DELIVERY_LIMIT": "2"}
     async with open_site(amqp_url, mysql_url, redis_url, llm_server, **settings) as site:
         poison, good = job_body(7, [3, 4, 5]), job_body(8, [3, 4, 5])
         llm_server.fail(Fault.HANG)
