@@ -798,9 +798,16 @@ class Observer(Protocol):
         """A look-up by fingerprint."""
 
     def llm_call(
-        self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0
+        self,
+        *,
+        model: str,
+        outcome: str,
+        seconds: float,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cached_tokens: int = 0,
     ) -> None:
-        """One LLM call; ``outcome`` is ``ok`` or the reason of ``LanguageModelFailed``."""
+        """One call of ``model``; ``outcome`` is ``ok`` or the reason of ``LanguageModelFailed``."""
 
     def llm_retried(self, cause: str) -> None:
         """A further request of the same call: after a failure, or without what the endpoint refused."""

@@ -93,7 +93,7 @@ class OpenAILanguageModel:
         """The answer, by the contract of ``core.ports.TimedLanguageModel``. Each call is counted, failed ones too."""
         heard, name = Heard(use or CallUse()), self._names[deep]
         timeout_s = min(self._timeout_s, within_s or self._timeout_s)
-        with self._counted(heard):
+        with self._counted(name, heard):
             try:
                 async with asyncio.timeout(timeout_s):
                     await self._ask(prompt, name, heard, timeout_s)
@@ -189,7 +189,7 @@ class OpenAILanguageModel:
         return heard.failure(*named(error))
 
     @contextmanager
-    def _counted(self, heard: Heard) -> Iterator[None]:
+    def _counted(self, name: str, heard: Heard) -> Iterator[None]:
         """Counts the call by how the block ends."""
         started_s = self._clock.monotonic_s()
         outcome = "cancelled"
@@ -202,6 +202,7 @@ class OpenAILanguageModel:
         finally:
             with unfailing():
                 self._observer.llm_call(
+                    model=name,
                     outcome=outcome,
                     seconds=self._clock.monotonic_s() - started_s,
                     prompt_tokens=heard.use.prompt_tokens,

@@ -159,20 +159,20 @@ class _LanguageModelMetrics:
     """The part of the ``Observer`` that sees the LLM."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._llm_calls = _labelled(
-            Counter("songs_ai_llm_calls_total", "LLM calls by outcome.", ["outcome"], registry=registry),
-            LLM_OUTCOMES,
+        self._llm_calls = Counter(
+            "songs_ai_llm_calls_total", "LLM calls by model and outcome.", ["model", "outcome"], registry=registry
         )
         self._llm_duration = Histogram(
             "songs_ai_llm_call_duration_seconds",
             "Time one LLM call took, the client's retries included.",
+            ["model"],
             buckets=_LLM_BUCKETS_S,
             registry=registry,
         )
-        self._llm_tokens = _labelled(
-            Counter("songs_ai_llm_tokens_total", "Tokens that LLM calls used.", ["kind"], registry=registry),
-            ("prompt", "completion", "cached"),
+        self._llm_tokens = Counter(
+            "songs_ai_llm_tokens_total", "Tokens that LLM calls used.", ["model", "kind"], registry=registry
         )
+        self.llm_models(())
         self._llm_retries = _labelled(
             Counter(
                 "songs_ai_llm_retries_total", "Requests beyond the first of an LLM call.", ["cause"], registry=registry
@@ -203,15 +203,31 @@ class _LanguageModelMetrics:
             registry=registry,
         ).set_function(self._success_rate)
 
+    def llm_models(self, models: Sequence[str]) -> None:
+        """These models may be asked."""
+        self._models = tuple(models)
+        each = (*self._models, OTHER)
+        _labelled(self._llm_calls, each, LLM_OUTCOMES)
+        _labelled(self._llm_duration, each)
+        _labelled(self._llm_tokens, each, ("prompt", "completion", "cached"))
+
     def llm_call(
-        self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0
+        self,
+        *,
+        model: str,
+        outcome: str,
+        seconds: float,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cached_tokens: int = 0,
     ) -> None:
-        """One LLM call; ``outcome`` is ``ok`` or the reason of ``LanguageModelFailed``."""
-        self._llm_calls.labels(_bounded(outcome, LLM_OUTCOMES)).inc()
-        self._llm_duration.observe(seconds)
-        self._llm_tokens.labels("prompt").inc(prompt_tokens)
-        self._llm_tokens.labels("completion").inc(completion_tokens)
-        self._llm_tokens.labels("cached").inc(cached_tokens)
+        """One call of ``model``; ``outcome`` is ``ok`` or the reason of ``LanguageModelFailed``."""
+        model = _bounded(model, self._models)
+        self._llm_calls.labels(model, _bounded(outcome, LLM_OUTCOMES)).inc()
+        self._llm_duration.labels(model).observe(seconds)
+        self._llm_tokens.labels(model, "prompt").inc(prompt_tokens)
+        self._llm_tokens.labels(model, "completion").inc(completion_tokens)
+        self._llm_tokens.labels(model, "cached").inc(cached_tokens)
 
     def llm_retried(self, cause: str) -> None:
         """A further request of the same call: after a failure, or without what the endpoint refused."""
@@ -228,7 +244,7 @@ class _LanguageModelMetrics:
     def _success_rate(self) -> float:
         # A call may end well and its answer be unusable all the same: what counts is the result, where there is one.
         n_degraded = _total(self._degraded) - _total(self._degraded.labels(NOT_EMBEDDED))
-        n_ended = _total(self._llm_calls) - _total(self._llm_calls.labels("cancelled"))
+        n_ended = _total(self._llm_calls) - _total(self._llm_calls, outcome="cancelled")
         n_asked = max(n_ended, n_degraded)
         return 1.0 - n_degraded / n_asked if n_asked else 1.0
 
@@ -605,6 +621,7 @@ def _labelled(metric: M, *values: tuple[str, ...]) -> M:
     return metric
 
 
-def _total(counter: Counter) -> float:
-    """The sum of all children of a counter."""
-    return sum(sample.value for family in counter.collect() for sample in family.samples)
+def _total(counter: Counter, **labels: str) -> float:
+    """The sum of all children of a counter that have these ``labels``."""
+    samples = (sample for family in counter.collect() for sample in family.samples)
+    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())

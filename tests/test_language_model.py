@@ -156,12 +156,15 @@ async def test_the_response_format_is_the_one_of_structured_output(open_model: O
     assert ours["messages"] == theirs["messages"]
 
 
-async def test_deep_asks_the_stronger_model(open_model: Opener, llm_server: LLMServer) -> None:
+async def test_deep_asks_the_stronger_model(
+    open_model: Opener, llm_server: LLMServer, observer: RecordingObserver
+) -> None:
     async with open_model() as model:
         default, deep = await model.complete(question()), await model.complete(question(), deep=True)
         assert (model.name(deep=False), model.name(deep=True)) == ("small", "large")
     assert (default.model, deep.model) == ("small", "large")
     assert [body["model"] for body in llm_server.requests] == ["small", "large"]
+    assert observer.models == ["small", "large"]
 
 
 async def test_a_model_that_prefers_another_api_is_asked_over_chat_all_the_same(

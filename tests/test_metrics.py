@@ -66,8 +66,8 @@ class Bench:
     def value(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)
 
-    def llm_call(self, outcome: str) -> None:
-        self.metrics.llm_call(outcome=outcome, seconds=2.0, prompt_tokens=2000, completion_tokens=500)
+    def llm_call(self, outcome: str, model: str = "small") -> None:
+        self.metrics.llm_call(model=model, outcome=outcome, seconds=2.0, prompt_tokens=2000, completion_tokens=500)
 
     @property
     def n_series(self) -> int:
@@ -185,21 +185,29 @@ def test_stages_may_run_inside_each_other_and_side_by_side(bench: Bench) -> None
     assert bench.value("songs_ai_stage_duration_seconds_sum", stage="rank") == 5
 
 
-def test_llm_calls_count_outcome_time_and_tokens(bench: Bench) -> None:
-    bench.llm_call("ok")
+def test_llm_calls_count_outcome_time_and_tokens_of_each_model(bench: Bench) -> None:
+    bench.metrics.llm_models(["small", "spare"])
+    assert bench.value("songs_ai_llm_calls_total", model="spare", outcome="ok") == 0
     bench.llm_call("timeout")
-    assert bench.value("songs_ai_llm_calls_total", outcome="ok") == 1
-    assert bench.value("songs_ai_llm_calls_total", outcome="timeout") == 1
-    assert bench.value("songs_ai_llm_call_duration_seconds_sum") == 4
-    assert bench.value("songs_ai_llm_tokens_total", kind="prompt") == 4000
-    assert bench.value("songs_ai_llm_tokens_total", kind="completion") == 1000
-    assert bench.value("songs_ai_llm_tokens_total", kind="cached") == 0
+    bench.llm_call("ok", model="spare")
+    bench.llm_call("ok", model="spare")
+    bench.llm_call("ok", model="never heard of")
+    assert bench.value("songs_ai_llm_calls_total", model="small", outcome="timeout") == 1
+    assert bench.value("songs_ai_llm_calls_total", model="spare", outcome="ok") == 2
+    assert bench.value("songs_ai_llm_calls_total", model=OTHER, outcome="ok") == 1
+    assert bench.value("songs_ai_llm_call_duration_seconds_sum", model="spare") == 4
+    assert bench.value("songs_ai_llm_tokens_total", model="spare", kind="prompt") == 4000
+    assert bench.value("songs_ai_llm_tokens_total", model="spare", kind="completion") == 1000
+    assert bench.value("songs_ai_llm_tokens_total", model="spare", kind="cached") == 0
 
 
 def test_cached_tokens_and_retries_of_llm_calls_are_counted(bench: Bench) -> None:
-    bench.metrics.llm_call(outcome="ok", seconds=1, prompt_tokens=2000, completion_tokens=5, cached_tokens=1024)
+    bench.metrics.llm_models(["small"])
+    bench.metrics.llm_call(
+        model="small", outcome="ok", seconds=1, prompt_tokens=2000, completion_tokens=5, cached_tokens=1024
+    )
     bench.metrics.llm_retried("rate_limited")
-    assert bench.value("songs_ai_llm_tokens_total", kind="cached") == 1024
+    assert bench.value("songs_ai_llm_tokens_total", model="small", kind="cached") == 1024
     assert bench.value("songs_ai_llm_retries_total", cause="rate_limited") == 1
 
 
@@ -310,7 +318,7 @@ def test_the_labels_are_those_that_the_reranker_uses() -> None:
 
 
 def test_a_wish_that_could_not_be_searched_for_says_nothing_of_the_llm(bench: Bench) -> None:
-    bench.metrics.llm_call(outcome="ok", seconds=1, prompt_tokens=1, completion_tokens=1)
+    bench.llm_call("ok")
     bench.metrics.degraded(NOT_EMBEDDED)
     assert bench.value("songs_ai_degraded_results_total", reason=NOT_EMBEDDED) == 1
     assert bench.value("songs_ai_ai_analysis_success_rate") == 1.0
@@ -334,7 +342,7 @@ def test_whatever_is_observed_no_new_series_appears_beyond_other(bench: Bench) -
     def observe(value: str) -> None:
         with metrics.stage(value):
             pass
-        metrics.llm_call(outcome=value, seconds=1, prompt_tokens=1, completion_tokens=1)
+        metrics.llm_call(model=value, outcome=value, seconds=1, prompt_tokens=1, completion_tokens=1)
         metrics.llm_retried(value)
         metrics.llm_dropped(value, 1)
         metrics.degraded(value)

@@ -120,7 +120,14 @@ class CountingObserver:
         self.counts["hit" if hit else "miss"] += 1
 
     def llm_call(
-        self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0
+        self,
+        *,
+        model: str,
+        outcome: str,
+        seconds: float,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cached_tokens: int = 0,
     ) -> None:
         self.counts[f"llm {outcome}"] += 1
 

@@ -672,6 +672,7 @@ def _reranker(
 
 def _call_guard(settings: Settings, redis: Redis, clock: SystemClock, metrics: PrometheusMetrics) -> RedisCallGuard:
     asked = settings.llm_strategies.models
+    metrics.llm_models(asked)
     metrics.llm_guarded(asked, ceiling_usd=settings.llm_daily_usd)
     # Longer than a call takes, its wait for a connection included: a reservation given up too soon is a limit passed.
     longest_s = 60 + 2 * settings.llm_timeout_s

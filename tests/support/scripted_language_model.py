@@ -39,6 +39,7 @@ class RecordingObserver:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int, int]] = []
+        self.models: list[str] = []
         self.cached_tokens = 0
         self.retries: list[str] = []
         self.dropped: dict[str, int] = {}
@@ -54,9 +55,17 @@ class RecordingObserver:
         pass
 
     def llm_call(
-        self, *, outcome: str, seconds: float, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0
+        self,
+        *,
+        model: str,
+        outcome: str,
+        seconds: float,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cached_tokens: int = 0,
     ) -> None:
         assert seconds >= 0
+        self.models.append(model)
         self.calls.append((outcome, prompt_tokens, completion_tokens))
         self.cached_tokens += cached_tokens
 
