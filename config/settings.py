@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     llm_timeout_s: float = Field(
         20.0,
         gt=0,
-        description="seconds one LLM call may take, with retries, the fallback model and waits for a slot and the budget",
+        description="seconds one LLM call may take, with retries, fallback model, and waits for a slot and the budget",
     )
     llm_max_retries: int = Field(2, ge=0, le=10, description="the client's own retries of 429 and 5xx")
     llm_max_concurrency: int = Field(64, ge=1, description="LLM calls under way at once in one worker")
