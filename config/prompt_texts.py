@@ -82,7 +82,8 @@ class ClaimWords(_Section):
 
     ``names_after`` and ``names_before`` stand right before and after a name, and make one of a word that may be plain.
     ``plain`` words are no names though capitalised. A mood before one of ``scenes`` is that of the moment, not of the
-    item; a genre among ``plain_kinds`` is one only before ``kind_nouns``.
+    item; a kind among ``plain_kinds`` is one only before ``kind_nouns``. Moods among ``plain_moods`` are said of
+    too much to be claims. ``boasts`` are prizes and charts, of which the data tells nothing.
     """
 
     names_after: tuple[str, ...] = ()
@@ -91,6 +92,8 @@ class ClaimWords(_Section):
     scenes: tuple[str, ...] = ()
     plain_kinds: frozenset[str] = frozenset()
     kind_nouns: tuple[str, ...] = ()
+    plain_moods: frozenset[str] = frozenset()
+    boasts: tuple[str, ...] = ()
 
 
 class LocaleTexts(_Section):

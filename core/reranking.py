@@ -100,7 +100,9 @@ class Reranker:
         self._texts = texts
         self._strategies = strategies
         self._order_weight = order_weight
-        self._rules = {locale: ClaimRules(spoken.claims, profile.kinds) for locale, spoken in texts.locales.items()}
+        moods = tuple(profile.wishes.moods.values())
+        locales = texts.locales.items()
+        self._rules = {locale: ClaimRules(spoken.claims, profile.kinds, moods) for locale, spoken in locales}
         self._scripts = {locale: Script(spoken) for locale, spoken in texts.locales.items()}
 
     @property
@@ -238,7 +240,7 @@ class Reranker:
         request, shown = asked.request, asked.handles.values()
         near = (item for candidate in shown for item in candidate.evidence.near)
         liked = {item.item_id: item for item in (*request.liked, *near)}
-        words = request.wish.text if request.wish else ""
+        words = request.wish.sought if request.wish else ""
         return Truth(self._rules[request.locale], [each.item for each in shown], list(liked.values()), words)
 
     def _outcome(self, asked: Asked, reply: _Reply, answer: Answer) -> Reranked:

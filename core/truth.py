@@ -5,6 +5,7 @@ shown, words written as names, genres and moods. It would rather let a claim pas
 whatever fails gives way to a sentence that follows from the evidence.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from itertools import chain
 from unicodedata import normalize
 
 from config.prompt_texts import ClaimWords
-from core.name_index import NameIndex, all_folded, folded, folded_nfkc, is_latin
+from config.wish_table import Trait
+from core.name_index import NameIndex, all_folded, folded, folded_nfkc, is_latin, is_word
 from models.catalogue import Item
 from models.recommendation import Candidate
 
@@ -31,6 +33,10 @@ _OTHER_SCRIPT = re.compile(r"[぀-ヿ一-鿿가-힣]")
 _LATIN_START = re.compile(r"[0-9a-zß-ɏ]+|[^\s0-9a-zß-ɏ]")
 _HIRAGANA = re.compile(r"[ぁ-ゟ]+")
 _WORD = re.compile(r"\w[\w'&-]*")
+_MOOD_ENDING = re.compile("[가-힣]{0,3}|[ぁ-ん]{0,3}")
+_TEMPO = re.compile(r"(?<![\w.])(\d{2,3})(?:\.\d+)?\s*-?\s*bpm|(?<![a-z])bpm\s*(?:of\s*)?(\d{2,3})(?!\d)")
+# A year, but no decade: those are styles.
+_YEAR = re.compile(r"(?<![\d.,])(?:19[2-9]\d|20[0-4]\d)(?!\d|['’]?s\b|\s?년대|年代)")
 # An ellipsis in NFKC: what ends with it is the beginning of something longer.
 _CUT = "..."
 _SENTENCE_END = (".", "!", "?", ":", ";", "—", "–", '"', "“")
@@ -40,12 +46,20 @@ _MIN_CUT, _MAX_LEFT_OVER, _MAX_EMPHASIS = 5, 3, 2
 
 
 class ClaimRules:
-    """What one language tells of names and kinds; ``synonyms`` are the names of each kind, in any language."""
+    """What one language tells of names and kinds; ``synonyms`` are the names of each kind, in any language.
 
-    def __init__(self, words: ClaimWords, synonyms: Iterable[Sequence[str]]) -> None:
+    ``moods`` are kinds too, each with its words, of which Korean and Japanese ones are stems, and its features.
+    """
+
+    def __init__(self, words: ClaimWords, synonyms: Iterable[Sequence[str]], moods: Sequence[Trait] = ()) -> None:
         self.words = words
         self.ids_of: dict[str, frozenset[str]] = {}
-        names = [(str(number), folded(name)) for number, names in enumerate(synonyms) for name in names]
+        self._traits = [(folded(mood.words[0]), mood.features) for mood in moods if mood.words]
+        named = [(str(number), names) for number, names in enumerate(synonyms)]
+        mooded = [(f"mood {mood.words[0]}", (*mood.words, *mood.labels.values())) for mood in moods if mood.words]
+        self.moods = frozenset(folded(name) for _, names in mooded for name in names)
+        self._stems = tuple(sorted((mood for mood in self.moods if not mood.isascii()), key=len, reverse=True))
+        names = [(number, folded(name)) for number, names in (*named, *mooded) for name in names]
         for number, name in names:
             self.ids_of[_squeezed(name)] = self.ids_of.get(_squeezed(name), frozenset()) | {number}
         self.kinds = frozenset(name for _, name in names)
@@ -55,12 +69,20 @@ class ClaimRules:
 
     def _ids(self, kind: str) -> frozenset[str]:
         """What stands for ``kind``, folded, under all its names: kinds with something in common are one."""
-        return self.ids_of.get(squeezed := _squeezed(kind)) or frozenset((squeezed,))
+        squeezed = _squeezed(kind)
+        stem = next((stem for stem in self._stems if kind.startswith(stem)), squeezed)
+        return self.ids_of.get(squeezed) or self.ids_of.get(_squeezed(stem)) or frozenset((squeezed,))
 
     def _kind_and_parts(self, kind: str) -> tuple[str, frozenset[str]]:
         """``kind`` folded, and all that an item of it may be said to be: the kind itself, and each of its words."""
         name = folded(kind)
         return name, frozenset(chain.from_iterable(map(self.ids, (name, *_words(name)))))
+
+    def moods_of(self, item: Item) -> Iterator[str]:
+        """One name of each mood whose features ``item`` has, all of them."""
+        for name, ranges in self._traits if item.features else ():
+            if ranges and all(low <= item.features.get(each, math.nan) <= high for each, (low, high) in ranges.items()):
+                yield name
 
     def is_named(self, text: str, start: int, end: int) -> bool:
         """Whether the words around a place in ``text``, folded, make a name of what stands there."""
@@ -93,8 +115,10 @@ class _Sentence:
 class _Support:
     """What a sentence may name for the sake of some items."""
 
-    def __init__(self, names: frozenset[str], kinds: frozenset[str], kind_ids: frozenset[str]) -> None:
-        self.names, self.kinds, self.kind_ids = names, kinds, kind_ids
+    def __init__(
+        self, names: frozenset[str], kinds: frozenset[str], kind_ids: frozenset[str], facts: frozenset[str]
+    ) -> None:
+        self.names, self.kinds, self.kind_ids, self.facts = names, kinds, kind_ids, facts
 
     @cached_property
     def words(self) -> frozenset[str]:
@@ -110,7 +134,7 @@ _Parts = list[tuple[int, int]]
 class Truth:
     """What sentences may say to one who likes ``liked`` and was offered ``shown``. Built once an answer.
 
-    What the listener said, ``words``, may be said too.
+    What the listener asks for, ``words``, may be named too; that an item is of such a kind must follow from the item.
     """
 
     def __init__(self, rules: ClaimRules, shown: Sequence[Item], liked: Sequence[Item], words: str = "") -> None:
@@ -119,12 +143,16 @@ class Truth:
         liked_titles, liked_creators = _titles_and_creators(liked)
         self._titles = frozenset(chain(titles, liked_titles))
         self._creators = frozenset(chain(creators, liked_creators))
-        self._moods = frozenset(map(folded, _distinct(item.moods for item in chain(shown, liked))))
+        moods = frozenset(map(folded, _distinct(item.moods for item in chain(shown, liked))))
+        self._moods = moods | rules.moods
         genres = [rules.kind_and_parts(genre)[0] for genre in _distinct(item.genres for item in chain(shown, liked))]
-        self._kinds = rules.kinds.union(self._moods, genres)
-        self._index = NameIndex(self._titles.union(self._creators, self._moods, genres), rules.index)
+        self._kinds = rules.kinds.union(moods, genres)
+        self._index = NameIndex(self._titles.union(self._creators, moods, genres), rules.index)
         said = [folded(words), *_words(folded(words))]
-        self._liked = self._support([*liked_titles, *liked_creators, *said], _kinds(liked))
+        self._said = frozenset(said).difference(liked_titles, liked_creators)
+        self._liked = self._support(
+            [*liked_titles, *liked_creators, *said], self._kinds_of(liked), _YEAR.findall(words)
+        )
 
     def unsupported(self, sentence: str, about: Sequence[Candidate] = (), *, is_title: bool = False) -> tuple[str, ...]:
         """What ``sentence`` names that neither the likes nor ``about`` support, as it names it; empty if all is true.
@@ -137,6 +165,7 @@ class Truth:
         known = list(self._known(said, supports, true_parts))
         claims = list(self._quotations(said, supports, true_parts))
         claims += [said.text[start:end] for start, end in known if not _is_within(start, true_parts)]
+        claims += self._facts(said, supports, true_parts)
         if not (said.is_title and said.is_latin):
             claims += self._strangers(said, supports, true_parts)
         return tuple(dict.fromkeys(claims))
@@ -159,14 +188,19 @@ class Truth:
         items = [item for candidate in candidates for item in (candidate.item, *candidate.evidence.near)]
         titles, creators = _titles_and_creators(items)
         fulfilled = (wished.labels.values() for candidate in candidates for wished in candidate.evidence.wish)
-        return self._support([*titles, *creators], _kinds(items).union(*fulfilled))
+        facts = chain.from_iterable(_facts(candidate.item) for candidate in candidates)
+        return self._support([*titles, *creators], self._kinds_of(items).union(*fulfilled), facts)
 
-    def _support(self, names: Iterable[str], kinds: Iterable[str]) -> _Support:
+    def _kinds_of(self, items: Iterable[Item]) -> set[str]:
+        return _distinct(chain((*item.genres, *item.moods), self._rules.moods_of(item)) for item in items)
+
+    def _support(self, names: Iterable[str], kinds: Iterable[str], facts: Iterable[str]) -> _Support:
         read = [self._rules.kind_and_parts(kind) for kind in kinds]
         return _Support(
             frozenset(filter(None, names)),
             frozenset(name for name, _ in read),
             frozenset(chain.from_iterable(ids for _, ids in read)),
+            frozenset(facts),
         )
 
     # --- names and kinds that the data holds ---
@@ -192,7 +226,8 @@ class Truth:
         return self._index.starts_at(said.low, range(len(said.low)))
 
     def _is_supported(self, name: str, supports: _Supports) -> bool:
-        if any(name in support.names or name in support.kinds for support in supports):
+        is_wished_kind = name in self._said and name in self._rules.kinds
+        if any((name in support.names and not is_wished_kind) or name in support.kinds for support in supports):
             return True
         return name in self._kinds and (
             self._is_kind_of(name, supports)
@@ -222,9 +257,15 @@ class Truth:
 
     def _is_kind(self, name: str, said: _Sentence, start: int, end: int) -> bool:
         words = self._rules.words
+        if name in words.plain_moods:
+            return False
         if name in words.plain_kinds and not said.low.startswith(words.kind_nouns, end):
             return False
-        return name not in self._moods or not said.low.startswith(words.scenes, end)
+        if name not in self._moods:
+            return True
+        ending = _MOOD_ENDING.match(said.low, end) if name in self._rules.moods else None
+        ends = range(end, (ending.end() if ending else end) + 1)
+        return not any(said.low.startswith(words.scenes, place) for place in ends)
 
     def _is_latin_name(self, name: str, said: _Sentence, start: int, end: int, *, is_creator: bool) -> bool:
         """Whether it is written as a name; one word needs more than its letter case where that tells nothing."""
@@ -270,6 +311,20 @@ class Truth:
         if is_latin(quoted[0]):
             return not quoted[0].islower() and low not in self._rules.words.plain
         return len(quoted) > _MAX_EMPHASIS or self._rules.is_named(said.low, match.start(), match.end())
+
+    # --- facts that stand in figures, and prizes ---
+
+    def _facts(self, said: _Sentence, supports: _Supports, true_parts: _Parts) -> Iterator[str]:
+        known = frozenset(chain.from_iterable(support.facts for support in supports))
+        for pattern in (_TEMPO, _YEAR):
+            for match in pattern.finditer(said.low):
+                figure = next(part for part in (*match.groups(), match.group()) if part)
+                if figure not in known and not _is_within(match.start(), true_parts):
+                    yield said.text[match.start() : match.end()]
+        for boast in self._rules.words.boasts:
+            place = said.low.find(boast)
+            if place >= 0 and is_word(said.low, place, place + len(boast)) and not _is_within(place, true_parts):
+                yield said.text[place : place + len(boast)]
 
     # --- names that the data does not hold ---
 
@@ -328,8 +383,12 @@ def _distinct(kinds: Iterable[Iterable[str]]) -> set[str]:
     return set(chain.from_iterable(kinds))
 
 
-def _kinds(items: Iterable[Item]) -> set[str]:
-    return _distinct(chain.from_iterable((item.genres, item.moods) for item in items))
+def _facts(item: Item) -> Iterator[str]:
+    """The years that the item's columns and titles hold, and its tempo."""
+    for value in chain(item.columns.values(), item.titles.values()):
+        yield from _YEAR.findall(str(value))
+    if "tempo" in item.features:
+        yield str(round(item.features["tempo"]))
 
 
 def _is_within(place: int, parts: Iterable[tuple[int, int]]) -> bool:

@@ -74,11 +74,15 @@ def _within(value: float, low: float, high: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """``parts``: the weightiest first; ``rest``: the words that named none of them; ``text``: all of them."""
+    """``parts``: the weightiest first; ``rest``: the words that named none of them; ``text``: all of them.
+
+    ``sought``: the text, folded, without what it denies.
+    """
 
     parts: tuple[Part, ...]
     rest: str
     text: str
+    sought: str
     context: JobContext
 
     @property
@@ -278,29 +282,34 @@ class WishReader:
         lexicon = self._lexicon(genres if isinstance(genres, frozenset) else frozenset(genres))
         texts = [text for text in (context.query, context.mood, context.activity) if text]
         found: dict[str, Part] = {}
-        rests = [self._take(text, lexicon, found) for text in texts]
+        taken = [self._take(text, lexicon, found) for text in texts]
         if context.local_time and (named := self._table.part_of_day(context.local_time)):
             found[f"{TIME}:{named[0]}"] = Part(f"{TIME}:{named[0]}", named[1], frozenset())
         parts = sorted(found.values(), key=lambda part: -part.trait.weight)[:MAX_PARTS]
         if not parts and not texts:
             return None
-        return Wish(parts=tuple(parts), rest=" ".join(filter(None, rests)), text=" ".join(texts), context=context)
+        rest, sought = (" ".join(filter(None, words)) for words in zip(*taken, strict=True)) if taken else ("", "")
+        return Wish(parts=tuple(parts), rest=rest, text=" ".join(texts), sought=sought, context=context)
 
-    def _take(self, text: str, lexicon: Lexicon[Part | None], named: dict[str, Part]) -> str:
-        """Add what ``text`` names to ``named``; the words that are left."""
+    def _take(self, text: str, lexicon: Lexicon[Part | None], named: dict[str, Part]) -> tuple[str, str]:
+        """Add what ``text`` names to ``named``; the words that are left, and all words without what is denied."""
         line = folded(text)
         places = list(lexicon.find(line))
         known = [found for found in places if found.value]
         denials = self._denials.ends(line, known, [bool(each.value and each.value.kind == GENRE) for each in known])
         denied = {known[place].start: end for place, end in denials.items()}
-        left, end = list[str](), 0
+        left, sought, end = list[str](), list[str](), 0
         for found in places:
             left.append(line[end : found.start])
+            sought.append(line[end : found.start] if found.start in denied else line[end : found.ending])
             end = max(end, found.ending, denied.get(found.start, 0))
             if found.value and found.start not in denied:
                 named.setdefault(found.value.key, found.value)
-        rest = "".join([*left, " ", line[end:]])
-        return " ".join(word for word in rest.split() if any(char.isalnum() for char in word))
+        rest = "".join([*left, " ", line[end:]]).split()
+        return (
+            " ".join(word for word in rest if any(char.isalnum() for char in word)),
+            " ".join("".join([*sought, line[end:]]).split()),
+        )
 
     def _lexicon_with(self, genres: frozenset[str]) -> Lexicon[Part | None]:
         table, lexicon = self._table, Lexicon[Part | None]()

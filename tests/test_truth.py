@@ -15,14 +15,17 @@ from config.prompt_texts import load_prompt_texts
 from core.explanation import Explainer
 from core.name_index import NameIndex, all_folded, folded, is_word
 from core.truth import ClaimRules, Truth
+from core.wish import WishReader
 from models.catalogue import Item
+from models.job import JobContext
 from models.recommendation import Candidate, Evidence, RecommendationType, WishedFor
 from tests.support.builders import make_candidate, make_item
 from tests.support.labelled_claims import HELD_OUT, LIKES, OTHERS, PICKS, SENTENCES, Labelled
 from tests.test_token_budget import real_songs
 
 PROFILE, TEXTS = load_profile("songs"), load_prompt_texts()
-RULES = {locale: ClaimRules(spoken.claims, PROFILE.kinds) for locale, spoken in TEXTS.locales.items()}
+MOODS = tuple(PROFILE.wishes.moods.values())
+RULES = {locale: ClaimRules(spoken.claims, PROFILE.kinds, MOODS) for locale, spoken in TEXTS.locales.items()}
 TRUTHS = {locale: Truth(rules, [*PICKS.values(), *OTHERS], LIKES) for locale, rules in RULES.items()}
 PICK = make_candidate(PICKS["love"])
 QUEEN = make_candidate(OTHERS[0])
@@ -42,6 +45,7 @@ NOT_NOTICED = {
     "설레는 봄의 시작을 알려요",
     "Official髭男dismのような華やかさです",
     "ロックバンドの熱さを感じます",
+    "明るいポップスで元気になれます",
 }
 
 
@@ -130,7 +134,8 @@ def test_what_is_true_of_another_pick_is_not_of_this_one() -> None:
 
 def test_the_taste_is_about_the_likes_alone() -> None:
     assert unsupported("You like The Weeknd and bright synth-pop.", None) == []
-    assert unsupported("You like calm indie pop, by Lauv above all.", None) == ["calm", "indie pop", "Lauv"]
+    assert unsupported("You like calm indie pop, by Lauv above all.", None) == ["indie pop", "Lauv"]
+    assert unsupported("You like dark songs above all.", None) == ["dark"]
 
 
 @pytest.mark.parametrize(
@@ -252,6 +257,62 @@ def test_what_a_pick_fulfils_of_a_wish_may_be_said_of_it() -> None:
     fulfilling = replace(PICK, evidence=replace(PICK.evidence, wish=(happy,)))
     assert unsupported("A happy tune") == ["happy"]
     assert unsupported("A happy tune", fulfilling) == []
+
+
+@pytest.mark.parametrize("said", ["A sunny tune", "A cheerful tune", "Sad or furious", "A gloomy tune"])
+def test_a_mood_may_be_said_by_any_of_its_words_where_the_data_has_it(said: str) -> None:
+    sunny = make_candidate(replace(PICK.item, moods=("明るい",)))
+    sad = make_candidate(replace(PICK.item, features={"valence": 0.1, "energy": 0.65}))
+    alone = Truth(RULES["en"], [sunny.item, sad.item], [])
+    claims = [alone.unsupported(said, [about]) for about in (sunny, sad)]
+    assert (
+        claims
+        == {
+            "A sunny tune": [(), ()],
+            "A cheerful tune": [(), ("cheerful",)],
+            "Sad or furious": [("furious",), ()],
+            "A gloomy tune": [("gloomy",), ()],
+        }[said]
+    )
+
+
+def test_figures_are_claims_but_for_those_of_the_data() -> None:
+    made = replace(PICK.item, features={"tempo": 127.6}, columns={"release_date": "2018-05-01"})
+    about = make_candidate(made)
+    truth = Truth(RULES["en"], [made], LIKES)
+    assert truth.unsupported("128 BPM of calm, from 2018", [about]) == ()
+    assert truth.unsupported("190bpm of calm, from 2019", [about]) == ("190bpm", "2019")
+    assert truth.unsupported("Made in 1,999 takes, 12019 miles away, as in the 1990s", [about]) == ()
+
+
+def test_a_year_in_a_title_is_part_of_it() -> None:
+    named = make_candidate(replace(PICK.item, titles={"en": "1979"}))
+    assert Truth(RULES["en"], [named.item], LIKES).unsupported("“1979” is a calm one", [named]) == ()
+
+
+@pytest.mark.parametrize(
+    ("locale", "sentence", "claim"),
+    [
+        ("en", "An award-winning voice", "award-winning"),
+        ("ko", "빌보드를 휩쓴 발라드예요", "빌보드"),
+        ("ja", "オリコンを沸かせた静かな曲です", "オリコン"),
+    ],
+)
+def test_prizes_and_charts_are_claims(locale: str, sentence: str, claim: str) -> None:
+    assert unsupported(sentence, make_candidate(PICKS["star" if locale == "ko" else "flower"]), locale=locale) == [
+        claim
+    ]
+
+
+def test_what_a_wish_denies_supports_nothing_and_what_it_seeks_only_what_fulfils_it() -> None:
+    wish = WishReader(PROFILE.wishes).read(JobContext(query="nothing sad or dark, romantic like Vogue"))
+    assert wish is not None
+    truth = Truth(RULES["en"], [PICK.item], [], wish.sought)
+    assert truth.unsupported("A dark, sad song", [PICK]) == ("dark", "sad")
+    assert truth.unsupported("A romantic song, as you asked, like Vogue", [PICK]) == ("romantic",)
+    fulfilled = next(part.wished_for for part in wish.parts)
+    fulfilling = replace(PICK, evidence=replace(PICK.evidence, wish=(fulfilled,)))
+    assert truth.unsupported("A romantic song, as you asked, like Vogue", [fulfilling]) == ()
 
 
 def test_what_the_listener_said_may_be_repeated() -> None:

@@ -115,6 +115,9 @@ SENTENCES = [
         Home is where this chorus lives
         Heart on its sleeve, calm in its voice
         A hint of Racing into the Night in the piano line
+        A shimmer of the 1980s in its synths
+        Soft enough for slow evenings
+        A quiet place for angry thoughts
         It hurts in the best way
         """,
         """
@@ -141,6 +144,15 @@ SENTENCES = [
         Jazz chords carry a calm melody
         Close to Elton John, whom you like
         A reggae sway under the vocals
+        A furious 190 BPM banger
+        Gloomy and aggressive
+        A dark, sad song
+        Released in 2019, it still shines
+        The Grammy-winning calm of Lauv
+        A happy song for the road
+        Romantic to the last note
+        Upbeat and danceable from the first bar
+        BPM of 128, steady as a heart
         """,
     ),
     *_labelled(
@@ -189,6 +201,9 @@ SENTENCES = [
         벚꽃이 피는 계절에 잘 어울려요
         당신의 발라드 취향에 딱 맞는 선택이에요
         눈을 감고 듣기 좋은 따뜻한 멜로디예요
+        조용히 귀 기울이게 되는 발라드예요
+        어두운 밤을 밝히는 따뜻한 목소리예요
+        2000년대 감성의 발라드예요
         """,
         """
         매일 들으시는 마돈나의 Vogue와 닮았어요
@@ -215,6 +230,11 @@ SENTENCES = [
         김광석의 쓸쓸함을 닮았어요
         태양의 노래를 좋아하신다면 추천해요
         어쿠스틱 기타의 인디 감성이에요
+        어두운 분위기의 노래예요
+        로맨틱한 분위기에 빠져드는 노래예요
+        2018년 최고의 발라드예요
+        그래미가 사랑한 목소리예요
+        BPM 128의 발라드예요
         """,
     ),
     *_labelled(
@@ -247,6 +267,10 @@ SENTENCES = [
         J-POPらしい切ないメロディーです
         失恋の夜にそっと寄り添う一曲です
         星の下で静かに聴きたくなります
+        暗い夜を照らす静かな曲です
+        90年代を思わせる切ない曲です
+        甘い思い出がよみがえる一曲です
+        明るい曲がお好きなあなたへ
         """,
         """
         毎日聴いているマドンナのVogueに似ています
@@ -272,8 +296,12 @@ SENTENCES = [
         宇多田ヒカルの「First Love」のように切ないです
         ヒップホップのリズムが心地よい曲です
         ゆずの歌が好きな方に
-        明るい曲がお好きなあなたへ
         シティポップ風のアレンジです
+        ダークな雰囲気の曲です
+        BPM 180の切ない曲です
+        2015年のヒット曲です
+        グラミー賞に輝いた歌声です
+        思わず踊れる一曲です
         """,
     ),
 ]
