@@ -279,22 +279,30 @@ async def measured(data: Data) -> list[Entry]:
     truth: Truth = {}
     for build in builds:
         entries.append(entry := entered(build, data))
-        if not truth:
-            for filtered in (False, True):
-                found = [await entry.contestant.search(q, data.excluded, filtered=filtered) for q in data.queries]
-                truth[filtered] = [set(ids.tolist()) for ids, _ in found]
-        if isinstance(entry.contestant, Faiss):
-            await tune(entry.contestant, data, truth)
-        began_s = time.perf_counter()
-        await entry.contestant.search(data.queries[0], data.excluded, filtered=True)
-        entry.first_filtered_s = time.perf_counter() - began_s
-        if isinstance(entry.contestant, Ours):
-            await entry.contestant.index.settle()
+        # The first is exact.
+        truth = truth or {filtered: await found_by(entry.contestant, data, filtered) for filtered in (False, True)}
+        await make_ready(entry, data, truth)
         for filtered in (False, True):
             entry.recalls[filtered] = await recalls(entry.contestant, data, truth, filtered=filtered)
     for _, entry, filtered in product(range(N_RUNS), entries, (False, True)):
         entry.runs_ms[filtered].append(await p50_ms(entry.contestant, data, filtered=filtered))
     return entries
+
+
+async def found_by(contestant: Contestant, data: Data, filtered: bool) -> list[set[int]]:
+    found = [await contestant.search(query, data.excluded, filtered=filtered) for query in data.queries]
+    return [set(ids.tolist()) for ids, _ in found]
+
+
+async def make_ready(entry: Entry, data: Data, truth: Truth) -> None:
+    """Tune what is tuned by hand, and note how long the first search by a predicate takes."""
+    if isinstance(entry.contestant, Faiss):
+        await tune(entry.contestant, data, truth)
+    began_s = time.perf_counter()
+    await entry.contestant.search(data.queries[0], data.excluded, filtered=True)
+    entry.first_filtered_s = time.perf_counter() - began_s
+    if isinstance(entry.contestant, Ours):
+        await entry.contestant.index.settle()
 
 
 def entered(build: Callable[[Data], Contestant], data: Data) -> Entry:

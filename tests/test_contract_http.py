@@ -295,7 +295,7 @@ async def test_a_refresh_publishes_side_by_side_but_never_more_than_a_window(ben
 async def test_where_even_the_failure_cannot_be_written_the_first_error_is_told(bench: HttpBench) -> None:
     class Refusing:
         async def publish_job(self, job: Job, *, batch: bool = False) -> None:
-            async def away(*_: object, **__: object) -> None:
+            async def away(*_: object, **__: object) -> bool:
                 raise DependencyUnavailable("redis", "gone too")
 
             bench.results.fail = away  # type: ignore[method-assign]
