@@ -27,7 +27,7 @@ from services.language_model import OpenAILanguageModel
 from tests.support.builders import make_candidate, make_item
 from tests.support.llm_batches import BatchPlan
 from tests.support.llm_faults import Fault
-from tests.support.llm_server import LLMServer, Manner, count_tokens, prompt_text, read_prompt
+from tests.support.llm_server import LIES, LLMServer, Manner, count_tokens, prompt_text, read_prompt
 from tests.support.scripted_language_model import RecordingObserver
 
 PROFILE, TEXTS = load_profile("songs"), load_prompt_texts()
@@ -242,11 +242,13 @@ async def test_the_relevant_are_told_a_process_by_their_titles(llm_server: LLMSe
     assert sorted(picked(await ask(llm_server, body)), key=str) == [1, 2, 3, 4, 5]
 
 
-async def test_a_careless_model_names_what_is_not_in_the_data(llm_server: LLMServer) -> None:
+async def test_a_careless_model_tells_each_kind_of_lie_twice_among_as_many_true_sentences(
+    llm_server: LLMServer,
+) -> None:
     llm_server.manner = Manner.CARELESS
-    for locale in ("en", "ko", "ja"):
+    for locale, language in (("en", "English"), ("ko", "Korean"), ("ja", "Japanese")):
         text = content(await ask(llm_server, chat_body(locale)))
-        assert text.count("Vogue") == 10
+        assert [text.count(lie) for lie in LIES[language]] == [2] * 5
 
 
 async def test_whatever_a_hostile_model_says_only_what_was_shown_is_taken(llm_server: LLMServer) -> None:

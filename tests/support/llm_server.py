@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from itertools import cycle
 from random import Random
 
 import pytest
@@ -298,10 +299,29 @@ _VOICES = {
 }
 
 
-_UNSUPPORTED = {
-    "English": "Like Madonna's Vogue, which you play every day",
-    "Korean": "매일 들으시는 마돈나의 Vogue와 닮았어요",
-    "Japanese": "毎日聴いているマドンナのVogueに似ています",
+# Lies in turn: of works, genres, moods and figures, artists, years and prizes. Each language tells the same ones.
+LIES = {
+    "English": (
+        "Like Madonna's Vogue, which you play every day",
+        "Pure reggae music from start to end",
+        "A furious 190 BPM banger",
+        "For everyone who loves Frank Ocean",
+        "The Grammy winner of 1987",
+    ),
+    "Korean": (
+        "매일 들으시는 마돈나의 Vogue와 닮았어요",
+        "처음부터 끝까지 레게 리듬이에요",
+        "190 BPM으로 몰아치는 음울한 노래예요",
+        "Coldplay 같은 웅장함이 있어요",
+        "1987년 그래미를 받은 곡이에요",
+    ),
+    "Japanese": (
+        "毎日聴いているマドンナのVogueに似ています",
+        "最初から最後までレゲエのリズムです",
+        "190 BPMで駆け抜けるダークな曲です",
+        "Coldplayのような壮大さがあります",
+        "1987年にグラミーを受賞した曲です",
+    ),
 }
 
 
@@ -316,8 +336,8 @@ def _answer(question: Question, handles: list[int], manner: Manner, fault: Fault
     n_groups = max(2, min(6, question.n_picks // 5))
     picks = [{"h": handle, "r": voice.reason.format(genre=_genre(question, handle))} for handle in handles]
     if manner is Manner.CARELESS:
-        for pick in picks[::2]:
-            pick["r"] = _UNSUPPORTED[language]
+        for pick, lie in zip(picks[::2], cycle(LIES[language]), strict=False):
+            pick["r"] = lie
     groups = [
         {"label": voice.label.format(n=place + 1), "tagline": voice.tagline, "picks": picks[place::n_groups]}
         for place in range(n_groups)
