@@ -64,7 +64,9 @@ class WishStage:
         if not wish.is_stated:
             return WishSearch(wish, Sought(vector=None, predicates=()))
         try:
-            vector = await asyncio.wait_for(self._embedder.embed_wish(wish.text, wish.as_item()), self._timeout_s)
+            # What is refused would be near to itself: embeddings hardly know a "not".
+            embedding = self._embedder.embed_wish(wish.sought or wish.text, wish.as_item())
+            vector = await asyncio.wait_for(embedding, self._timeout_s)
         except (DependencyUnavailable, TimeoutError) as error:
             log.warning(LogEvent.WISH_NOT_EMBEDDED, error=str(error) or type(error).__name__)
             return WishSearch(wish, Sought(vector=None, predicates=wish.predicates), NOT_EMBEDDED)

@@ -1,5 +1,9 @@
 """What is denied in a wish, as listeners write it, labelled by hand: what each phrase still seeks."""
 
+from collections.abc import Collection, Mapping
+from typing import ClassVar
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +11,10 @@ from hypothesis import strategies as st
 from config.catalogue_profile import load_profile
 from config.wish_table import WishTable
 from core.denials import Denials
+from core.ports import Floats
 from core.wish import WishReader
+from core.wish_stage import WishStage
+from models.catalogue import Item
 from models.job import JobContext
 
 TABLE = load_profile("songs").wishes
@@ -129,6 +136,36 @@ def test_a_refusal_in_one_field_does_not_reach_another(listed: str) -> None:
         assert wish is not None
         assert {part.key for part in wish.parts if part.kind != "time"} >= {"mood:romantic"}
         assert len(wish.parts) == len(named) + 1
+
+
+@pytest.mark.parametrize(
+    ("query", "embedded"),
+    [
+        ("Happy songs, nothing sad or dark", "happy songs, nothing or"),
+        ("슬픈 노래 말고 신나는 노래", "말고 신나는 노래"),
+        ("悲しい曲じゃなくて明るい曲", "じゃなくて明るい曲"),
+        ("sad songs", "sad songs"),
+    ],
+)
+async def test_what_is_refused_is_not_embedded(query: str, embedded: str) -> None:
+    class Recording:
+        texts: ClassVar[list[str]] = []
+
+        async def embed_wish(self, text: str, item: Item) -> Floats:
+            self.texts.append(text)
+            return np.ones(2, dtype=np.float32)
+
+    embedder = Recording()
+    stage = WishStage(TABLE, embedder, NoFeatures())
+    wish = READER.read(JobContext(query=query))
+    assert wish is not None
+    await stage.search(wish)
+    assert embedder.texts[-1:] == [embedded]
+
+
+class NoFeatures:
+    async def features(self, item_ids: Collection[int]) -> dict[int, Mapping[str, float]]:
+        return {}
 
 
 def test_a_table_without_words_of_denial_denies_nothing() -> None:
