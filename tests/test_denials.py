@@ -78,6 +78,9 @@ KOREAN = """
 밝은 슬프지 않은 노래                        | bright
 잔잔한 노래랑 밝은 노래                      | bright calm
 안 슬픈 노래                                 |
+슬픈 노래 없어요?                            | sad
+신나는 거 없나요                             | energetic
+보컬 없는 재즈                               | jazz
 """
 JAPANESE = """
 悲しい曲じゃなくて明るい曲                   | bright
