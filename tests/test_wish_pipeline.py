@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from config.prompt_texts import load_prompt_texts
 from config.settings import Settings
+from config.wish_table import WishTable
 from core.errors import DependencyUnavailable
 from core.explanation import Explainer
 from core.pipeline import RecommendationPipeline
@@ -28,6 +29,7 @@ from core.wish_stage import WishStage
 from models.catalogue import Item
 from models.job import Job, JobContext, Strategy
 from services import migrations
+from services.fitted_embedder import FittedEmbedder, WishesByIndex
 from services.ingest_store import SqlIngestStore
 from tests.support.scripted_language_model import RecordingObserver, ScriptedLanguageModel
 from tests.support.track_rows import SONGS_HEADER, SONGS_ROW, csv_text
@@ -120,11 +122,13 @@ class House:
         embedder: WishEmbedder | None = None,
         has_wishes: bool = True,
         wishes: WishConfig | None = None,
+        table: WishTable | None = None,
     ) -> None:
         self.parts, self.observer, self.answers = parts, RecordingObserver(), NoAnswers()
         explainer = Explainer(parts.profile, TEXTS)
-        own: Any = parts.embedder
-        stage = WishStage(parts.profile.wishes, embedder or own, parts.catalogue, wishes, timeout_s=0.2)
+        assert isinstance(parts.embedder, FittedEmbedder)
+        own = WishesByIndex(parts.embedder, parts.index)
+        stage = WishStage(table or parts.profile.wishes, embedder or own, parts.catalogue, wishes, timeout_s=0.2)
         self.pipeline = RecommendationPipeline(
             listeners=parts.pipeline._listeners,
             index=parts.index,
@@ -188,10 +192,8 @@ async def test_without_a_context_the_answer_is_that_of_a_pipeline_that_knows_no_
 
 
 async def test_a_context_that_means_nothing_here_asks_the_same_question(parts: Parts, items: dict[int, Item]) -> None:
-    house = House(parts)
+    house = House(parts, table=parts.profile.wishes.model_copy(update={"times": {}}))
     plain = await house.documents(job_of(items))
-    stage = WishStage(parts.profile.wishes.model_copy(update={"times": {}}), parts.embedder, parts.catalogue)  # type: ignore[arg-type]
-    house.pipeline._wishes = stage
     assert await house.documents(job_of(items, JobContext(local_time=time(9)))) == plain
 
 
