@@ -40,9 +40,9 @@ class VersionFinder:
     """Recognises versions by ``words``; without any, only by how titles are written."""
 
     def __init__(self, words: VersionWords) -> None:
-        self._mark = re.compile("|".join([*map(_whole, words.marks), *map(_end, words.endings)]) or _NOTHING)
-        self._opening = re.compile("|".join(map(_whole, words.openings)) or _NOTHING)
-        tails = "|".join(map(_whole, words.tails))
+        self._mark = re.compile("|".join([*_whole(words.marks), *_ends(words.endings)]) or _NOTHING)
+        self._opening = re.compile("|".join(_whole(words.openings)) or _NOTHING)
+        tails = "|".join(_whole(words.tails))
         self._tail = re.compile(rf"(?<=.)\s(?:{tails}).*$", re.DOTALL) if tails else None
 
     def title(self, title: str) -> str:
@@ -99,18 +99,26 @@ def _letters(text: str) -> str:
     return " ".join(text.translate(_SPACES_FOR_THE_REST).split())
 
 
-def _whole(word: str) -> str:
-    """A pattern of ``word`` where it stands alone: with no letter of its own script on either side."""
-    folded = _folded(word)
-    letters = _script(folded[:1])
-    return (rf"(?<!{letters})" if letters else "") + _end(word)
+def _whole(words: Iterable[str]) -> list[str]:
+    """Patterns of ``words`` where they stand alone: with no letter of their own script on either side."""
+    by_script: dict[str, list[str]] = {}
+    for word in words:
+        by_script.setdefault(_script(_folded(word)[:1]), []).append(word)
+    return [
+        (rf"(?<!{letters})" if letters else "") + f"(?:{'|'.join(_ends(alike))})"
+        for letters, alike in by_script.items()
+    ]
 
 
-def _end(word: str) -> str:
-    """A pattern of ``word`` where it ends a word, whatever stands before it."""
-    folded = _folded(word)
-    letters = _script(folded[-1:])
-    return re.escape(folded) + (rf"(?!{letters})" if letters else "")
+def _ends(words: Iterable[str]) -> list[str]:
+    """Patterns of ``words`` where they end a word, whatever stands before them.
+
+    One a script: its letters are a large set, which takes milliseconds to compile.
+    """
+    by_script: dict[str, list[str]] = {}
+    for word in map(_folded, words):
+        by_script.setdefault(_script(word[-1:]), []).append(re.escape(word))
+    return [f"(?:{'|'.join(alike)})" + (rf"(?!{letters})" if letters else "") for letters, alike in by_script.items()]
 
 
 def _script(char: str) -> str:
