@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import accumulate
 from random import Random
 from string import Template
@@ -80,6 +81,13 @@ ANSWER_SCHEMA: Mapping[str, object] = _strict_object(taste=_TEXT, groups={"type"
 SCREENING_SCHEMA: Mapping[str, object] = _strict_object(picks={"type": "array", "items": _HANDLE})
 
 
+class Wanted(StrEnum):
+    """What is asked of the model, by the name of its schema: picks in groups with reasons, or their handles alone."""
+
+    REASONS = "recommendation"
+    HANDLES = "choice"
+
+
 def build_prompt(
     candidates: Sequence[Candidate],
     liked: Sequence[Item],
@@ -88,50 +96,27 @@ def build_prompt(
     profile: CatalogueProfile,
     texts: PromptTexts,
     n_picks: int,
+    wanted: Wanted = Wanted.REASONS,
     limits: StrategyLimits = DEFAULT_STRATEGIES.default,
     seed: str | None = None,
 ) -> tuple[Prompt, Handles]:
-    """The prompt that asks for ``n_picks`` of ``candidates`` (given best first) in groups, with reasons.
+    """The prompt that asks for ``n_picks`` of ``candidates`` (given best first), and the handles of its answer, from 1.
 
-    With the handles (from 1) by which candidates are answered. ``locale`` is one of ``texts.locales``. Within
-    ``limits`` lines are shortened first, then the last candidates left out. ``seed``: see ``shuffled``.
+    ``locale`` is one of ``texts.locales``. Within ``limits`` lines are shortened first, then the last candidates left
+    out. ``seed``: see ``shuffled``.
     """
     spoken, words = texts.locales[locale], profile.words_in("en")
-    room = _room(_instructions(texts.instructions, words, spoken, n_picks), ANSWER_SCHEMA, limits)
+    has_reasons = wanted is Wanted.REASONS
+    template, schema = (texts.instructions, ANSWER_SCHEMA) if has_reasons else (texts.screening, SCREENING_SCHEMA)
+    room = _room(_instructions(template, words, spoken, n_picks), schema, limits)
     user, shown = _Data(candidates, liked, locale, limits).within(room, seed)
     n_picks = min(n_picks, len(shown))
     prompt = Prompt(
-        system=_instructions(texts.instructions, words, spoken, n_picks),
+        system=_instructions(template, words, spoken, n_picks),
         user=user,
-        schema_name="recommendation",
-        schema=ANSWER_SCHEMA,
-        max_output_tokens=_max_output_tokens(spoken, n_picks),
-    )
-    return prompt, dict(enumerate(shown, start=1))
-
-
-def build_screening(
-    candidates: Sequence[Candidate],
-    liked: Sequence[Item],
-    *,
-    locale: str,
-    profile: CatalogueProfile,
-    texts: PromptTexts,
-    n_picks: int,
-    limits: StrategyLimits,
-    seed: str | None = None,
-) -> tuple[Prompt, Handles]:
-    """The prompt that asks for the handles of ``n_picks`` of many ``candidates``, without a word; else as above."""
-    spoken, words = texts.locales[locale], profile.words_in("en")
-    room = _room(_instructions(texts.screening, words, spoken, n_picks), SCREENING_SCHEMA, limits)
-    user, shown = _Data(candidates, liked, locale, limits).within(room, seed)
-    n_picks = min(n_picks, len(shown))
-    prompt = Prompt(
-        system=_instructions(texts.screening, words, spoken, n_picks),
-        user=user,
-        schema_name="choice",
-        schema=SCREENING_SCHEMA,
-        max_output_tokens=min(_CEILING_BASE + _TOKENS_PER_HANDLE * n_picks, limits.max_completion_tokens),
+        schema_name=wanted.value,
+        schema=schema,
+        max_output_tokens=_max_output_tokens(spoken, n_picks) if has_reasons else _max_handle_tokens(limits, n_picks),
     )
     return prompt, dict(enumerate(shown, start=1))
 
@@ -266,6 +251,10 @@ class _Row:
 
 def _cell(text: str) -> str:
     return plain_line(text.replace("|", "/").replace("<", "(").replace(">", ")"), _DETAILS[0].title)
+
+
+def _max_handle_tokens(limits: StrategyLimits, n_picks: int) -> int:
+    return min(_CEILING_BASE + _TOKENS_PER_HANDLE * n_picks, limits.max_completion_tokens)
 
 
 def _max_output_tokens(spoken: LocaleTexts, n_picks: int) -> int:

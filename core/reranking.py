@@ -21,7 +21,7 @@ from core.handles import Handles
 from core.model_answer import NO_ANSWER, UNTRUE, Answer, only_true, only_written_in, parse_answer
 from core.observing import unfailing
 from core.ports import Completion, LanguageModel, Observer, Prompt
-from core.prompting import affordable_picks, build_prompt, build_screening
+from core.prompting import Wanted, affordable_picks, build_prompt
 from core.screening import FINALISTS_PER_PICK, parse_screening
 from core.script import Script
 from core.truth import ClaimRules, Truth
@@ -153,18 +153,24 @@ class Reranker:
 
     def _asked(self, request: RerankRequest, n_shown: int | None = None) -> Asked:
         n_asked = self._n_asked(request)
+        prompt, handles = self._prompt(Wanted.REASONS, request, n_asked, n_shown)
+        return Asked(request, prompt, handles, min(n_asked, len(handles)))
+
+    def _prompt(
+        self, wanted: Wanted, request: RerankRequest, n_picks: int, n_shown: int | None = None
+    ) -> tuple[Prompt, Handles]:
         prompt, handles = build_prompt(
             request.candidates[:n_shown],
             request.liked,
             locale=request.locale,
             profile=self._profile,
             texts=self._texts,
-            n_picks=n_asked,
+            n_picks=n_picks,
+            wanted=wanted,
             limits=self._limits(request),
             seed=request.seed,
         )
-        prompt = with_wish(prompt, handles, request.wish, self._texts.wishes)
-        return Asked(request, prompt, handles, min(n_asked, len(handles)))
+        return with_wish(prompt, handles, request.wish, self._texts.wishes), handles
 
     def _n_asked(self, request: RerankRequest) -> int:
         n_picks = min(request.n_picks, len(request.candidates))
@@ -172,19 +178,9 @@ class Reranker:
 
     async def _in_two_calls(self, model: LanguageModel, request: RerankRequest, n_finalists: int) -> Reranked:
         """See ``core.screening``. Where the second call says nothing of use, the choice of the first one stands."""
-        prompt, handles = build_screening(
-            request.candidates,
-            request.liked,
-            locale=request.locale,
-            profile=self._profile,
-            texts=self._texts,
-            n_picks=n_finalists,
-            limits=self._limits(request),
-            seed=request.seed,
-        )
+        prompt, handles = self._prompt(Wanted.HANDLES, request, n_finalists)
         if not handles:
             return self._unasked(request)
-        prompt = with_wish(prompt, handles, request.wish, self._texts.wishes)
         first = _reply(await _ask(model, prompt, deep=request.deep))
         screened = parse_screening(first.text, handles, n_finalists)
         flaw = None if 2 * len(screened.chosen) >= n_finalists else first.flaw or MALFORMED

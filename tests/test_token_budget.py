@@ -14,7 +14,7 @@ from config.catalogue_profile import load_profile
 from config.llm_strategies import DEFAULT_STRATEGIES, StrategyLimits
 from config.prompt_texts import load_prompt_texts
 from core.ports import Prompt
-from core.prompting import affordable_picks, build_prompt, build_screening
+from core.prompting import Wanted, affordable_picks, build_prompt
 from core.token_estimate import rough_tokens
 from models.catalogue import Item
 from models.recommendation import Candidate, Evidence, RecommendationType
@@ -274,13 +274,14 @@ def test_where_the_shortest_lines_do_not_fit_the_last_candidates_are_left_out(lo
 def test_a_screening_of_many_stays_in_budget_and_its_answer_is_short(locale: str) -> None:
     random, limits = Random(4), DEFAULT_STRATEGIES.deep
     items = songs_of(locale, random, limits.n_likes + limits.n_candidates)
-    prompt, handles = build_screening(
+    prompt, handles = build_prompt(
         [make_candidate(item) for item in items[limits.n_likes :]],
         items[: limits.n_likes],
         locale=locale,
         profile=PROFILE,
         texts=TEXTS,
         n_picks=40,
+        wanted=Wanted.HANDLES,
         limits=limits,
         seed="s",
     )
