@@ -23,12 +23,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.main_job import cpu_s, given_servers, likes_of, run, song_ids
+from benchmarks.main_job import PREFIX, cpu_s, fill, likes_of, open_site, song_ids
 from tests.support.backend import Backend, Document, job_body, open_backend
 from tests.support.llm_process import LLMProcess
 from tests.support.worker_process import WorkerProcess, worker
 
-PREFIX = f"bench-{os.getpid()}"
 BATCH_QUEUE = f"{PREFIX}.recommendation.batch.q"
 PERCENTILES = (50, 95, 99)
 BAR = 1.5
@@ -167,21 +166,11 @@ async def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="further settings of the worker")
     arguments = parser.parse_args()
-    with given_servers() as (amqp_url, database_url, redis_url):
-        async with LLMProcess(delay_s=arguments.llm_delay_s) as model:
-            environment = {
-                "BROKER_URL": amqp_url,
-                "DATABASE_URL": database_url,
-                "REDIS_URL": redis_url,
-                "OPENAI_BASE_URL": model.url,
-                "NAME_PREFIX": PREFIX,
-                "LOG_LEVEL": "WARNING",
-                "BATCH_CONCURRENCY": str(arguments.batch_concurrency),
-                **dict(each.split("=", 1) for each in arguments.set),
-            }
-            for step in (("migrate",), ("ingest", str(arguments.tracks.resolve())), ("embed",)):
-                run(environment, *step)
-            arms = await measure(arguments, environment, model)
+    async with open_site(arguments.llm_delay_s) as (environment, model):
+        environment["BATCH_CONCURRENCY"] = str(arguments.batch_concurrency)
+        environment.update(each.split("=", 1) for each in arguments.set)
+        fill(environment, arguments.tracks)
+        arms = await measure(arguments, environment, model)
     table = Table("what", "batch queue empty", "full", "ratio", "bar")
     for row in rows(arms):
         table.add_row(*row)

@@ -16,7 +16,7 @@ import aio_pika
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.main_job import Row, likes_of, run, song_ids
+from benchmarks.main_job import Row, fill, likes_of, song_ids
 from tests.support.backend import Document, faults_of, job_body, open_backend
 from tests.support.empty_stores import empty_database, empty_logical_database
 from tests.support.llm_process import LLMProcess
@@ -114,8 +114,7 @@ async def publish(site: Site, bodies: list[Document]) -> None:
 async def measure(arguments: argparse.Namespace, environment: dict[str, str], broker: BreakableServer) -> list[Row]:
     async with LLMProcess(delay_s=arguments.llm_delay_s) as model:
         environment = {**environment, "OPENAI_BASE_URL": model.url, "NAME_PREFIX": PREFIX, "LOG_LEVEL": "ERROR"}
-        for step in (("migrate",), ("ingest", str(arguments.tracks.resolve())), ("embed",)):
-            run(environment, *step)
+        fill(environment, arguments.tracks)
         songs = song_ids(environment["DATABASE_URL"])
         site = Site(environment, broker, model, WorkerProcess(environment))
         await site.worker.start()

@@ -14,7 +14,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
@@ -92,6 +92,29 @@ def given_servers() -> Iterator[tuple[str, str, str]]:
             yield amqp, database_url, redis_url
     finally:
         servers.close()
+
+
+@contextlib.asynccontextmanager
+async def open_site(llm_delay_s: float) -> AsyncIterator[tuple[dict[str, str], LLMProcess]]:
+    """The environment of a worker with servers of its own, and the LLM that it asks."""
+    with given_servers() as (amqp_url, database_url, redis_url):
+        async with LLMProcess(delay_s=llm_delay_s) as model:
+            environment = {
+                "BROKER_URL": amqp_url,
+                "DATABASE_URL": database_url,
+                "REDIS_URL": redis_url,
+                "OPENAI_BASE_URL": model.url,
+                "OPENAI_API_KEY": "none",
+                "NAME_PREFIX": PREFIX,
+                "LOG_LEVEL": "WARNING",
+            }
+            yield environment, model
+
+
+def fill(environment: dict[str, str], tracks: Path) -> list[Row]:
+    """Put the songs of ``tracks`` and their vectors into the database; how long each step took."""
+    steps: list[tuple[str, ...]] = [("migrate",), ("ingest", str(tracks.resolve())), ("embed",)]
+    return [Row(f"main.py {step[0]}", f"{run(environment, *step):.1f} s") for step in steps]
 
 
 def likes_of(members: Sequence[int], songs: Sequence[int], seed: int) -> dict[int, list[int]]:
@@ -185,20 +208,8 @@ async def main() -> None:
     parser.add_argument("--members", type=int, default=200)
     parser.add_argument("--llm-delay-s", type=float, default=2.0)
     arguments = parser.parse_args()
-    with given_servers() as (amqp_url, database_url, redis_url):
-        async with LLMProcess(delay_s=arguments.llm_delay_s) as model:
-            environment = {
-                "BROKER_URL": amqp_url,
-                "DATABASE_URL": database_url,
-                "REDIS_URL": redis_url,
-                "OPENAI_BASE_URL": model.url,
-                "OPENAI_API_KEY": "none",
-                "NAME_PREFIX": PREFIX,
-                "LOG_LEVEL": "WARNING",
-            }
-            steps: list[tuple[str, ...]] = [("migrate",), ("ingest", str(arguments.tracks.resolve())), ("embed",)]
-            times = [Row(f"main.py {step[0]}", f"{run(environment, *step):.1f} s") for step in steps]
-            rows = [*times, *await measure(arguments, environment, model)]
+    async with open_site(arguments.llm_delay_s) as (environment, model):
+        rows = [*fill(environment, arguments.tracks), *await measure(arguments, environment, model)]
     table = Table("what", "figure", "bar")
     for row in rows:
         table.add_row(row.what, row.figure, row.bar)

@@ -25,12 +25,10 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.main_job import cpu_s, given_servers, likes_of, run, song_ids
+from benchmarks.main_job import PREFIX, cpu_s, fill, likes_of, open_site, song_ids
 from tests.support.backend import Backend, faults_of, job_body, open_backend
-from tests.support.llm_process import LLMProcess
 from tests.support.worker_process import WorkerProcess, worker
 
-PREFIX = f"bench-{os.getpid()}"
 PAUSE_S = 0.001
 DURATION = "songs_ai_provisional_result_duration_seconds"
 BAR_MS = 150
@@ -185,27 +183,16 @@ async def main() -> None:
     parser.add_argument("--llm-delay-s", type=float, default=2.0)
     arguments = parser.parse_args()
     arms = {"on": Arm(), "off": Arm()}
-    with given_servers() as (amqp_url, database_url, redis_url):
-        async with LLMProcess(delay_s=arguments.llm_delay_s) as model:
-            environment = {
-                "BROKER_URL": amqp_url,
-                "DATABASE_URL": database_url,
-                "REDIS_URL": redis_url,
-                "OPENAI_BASE_URL": model.url,
-                "OPENAI_API_KEY": "none",
-                "NAME_PREFIX": PREFIX,
-                "LOG_LEVEL": "WARNING",
-            }
-            for step in (("migrate",), ("ingest", str(arguments.tracks.resolve())), ("embed",)):
-                run(environment, *step)
-            for turn in range(arguments.turns):
-                # Each arm goes first in every other turn: what comes first finds the database's caches cold.
-                for number, (name, arm) in enumerate(sorted(arms.items(), reverse=turn % 2 == 0)):
-                    switch = {} if name == "on" else {"PROVISIONAL_TTL_S": "0"}
-                    start = 10_000 * (2 * turn + number + 1)
-                    async with worker({**environment, **switch}) as process:
-                        members = range(start, start + arguments.members)
-                        await measure_turn(process, environment, members, arm, arguments)
+    async with open_site(arguments.llm_delay_s) as (environment, _):
+        fill(environment, arguments.tracks)
+        for turn in range(arguments.turns):
+            # Each arm goes first in every other turn: what comes first finds the database's caches cold.
+            for number, (name, arm) in enumerate(sorted(arms.items(), reverse=turn % 2 == 0)):
+                switch = {} if name == "on" else {"PROVISIONAL_TTL_S": "0"}
+                start = 10_000 * (2 * turn + number + 1)
+                async with worker({**environment, **switch}) as process:
+                    members = range(start, start + arguments.members)
+                    await measure_turn(process, environment, members, arm, arguments)
     table = Table("what", "figure", "bar")
     for row in rows(arms, arguments):
         table.add_row(*row)

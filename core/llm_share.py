@@ -3,6 +3,8 @@
 from enum import StrEnum
 from hashlib import blake2b
 
+from models.job import Strategy
+
 _HASH_BYTES = 8
 
 
@@ -16,6 +18,10 @@ class Arm(StrEnum):
     LLM = "llm"
     RANKING = "ranking"
     NONE = "none"
+
+    def strategy(self, asked: Strategy) -> Strategy:
+        """What a job that asks for ``asked`` may spend in this arm."""
+        return Strategy.FAST if self is Arm.RANKING else asked
 
 
 def arm_of(member_id: int, *, share: float, experiment: str) -> Arm:

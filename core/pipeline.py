@@ -36,7 +36,7 @@ from core.result_document import Finished, encode_provisional, encode_result, it
 from core.turns import Turns
 from core.wish_stage import WishStage
 from models.catalogue import Interest, Listener
-from models.job import Job, Strategy
+from models.job import Job
 from models.log_event import LogEvent
 from models.recommendation import Candidate, Reranked
 
@@ -189,7 +189,7 @@ class RecommendationPipeline:
             "index": index.version,
             "embedder": index.embedder_name,
             "collaborative": collaborative.version if collaborative else "none",
-            "model": self._reranker.model_name(Strategy.FAST if arm is Arm.RANKING else job.strategy),
+            "model": self._reranker.model_name(arm.strategy(job.strategy)),
             "prompt": self._reranker.prompt_version,
             "settings": config.version,
         } | ({"wishes": f"{self._wishes.version}-{self._reranker.wishes_version}"} if self._wishes and wish else {})

@@ -52,7 +52,7 @@ class Question:
     @property
     def strategy(self) -> Strategy:
         """What the job may spend in its arm."""
-        return Strategy.FAST if self.arm is Arm.RANKING else self.job.strategy
+        return self.arm.strategy(self.job.strategy)
 
     @property
     def excluded_ids(self) -> frozenset[int]:

@@ -1,8 +1,8 @@
 """The pipeline from job to documents, on fakes of its ports and the real stages between them."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -30,6 +30,7 @@ from services.item_index import InMemoryItemIndex
 from tests.support.backend import faults_of
 from tests.support.builders import ArrayIndex, make_item
 from tests.support.hand_clock import HandClock
+from tests.support.scripted_language_model import RecordingObserver
 from tests.support.scripted_source import ScriptedSource
 
 SONGS = load_profile("songs")
@@ -103,48 +104,6 @@ class InMemoryAnswers:
         yield
 
 
-class CountingObserver:
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.stages: list[str] = []
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.stages.append(name)
-        yield
-
-    def unknown_items(self, n: int) -> None:
-        self.counts["unknown"] += n
-
-    def answer_cache(self, *, hit: bool) -> None:
-        self.counts["hit" if hit else "miss"] += 1
-
-    def llm_call(
-        self,
-        *,
-        model: str,
-        outcome: str,
-        seconds: float,
-        prompt_tokens: int,
-        completion_tokens: int,
-        cached_tokens: int = 0,
-    ) -> None:
-        self.counts[f"llm {outcome}"] += 1
-
-    def llm_retried(self, cause: str) -> None:
-        self.counts[f"retried {cause}"] += 1
-
-    def llm_dropped(self, cause: str, n: int) -> None:
-        self.counts[f"dropped {cause}"] += n
-
-    def degraded(self, reason: str) -> None:
-        self.counts[f"degraded {reason}"] += 1
-
-    def answered(self, *, arm: str, kind: str, seconds: float) -> None:
-        assert seconds >= 0
-        self.counts[f"{arm} {kind}"] += 1
-
-
 class ScriptedModel:
     """Answers every prompt with the given picks, or fails."""
 
@@ -173,7 +132,7 @@ class House:
         self.index = FixedIndex(ArrayIndex(VECTORS, {i: i / 100 for i in CATALOGUE}, CATALOGUE))
         self.collaborative = FixedModel()
         self.answers = InMemoryAnswers()
-        self.observer = CountingObserver()
+        self.observer = RecordingObserver()
         self.progress: list[int] = []
         self.model = model
         explainer = Explainer(SONGS, TEXTS)

@@ -1,5 +1,6 @@
 """A language model that says what a test tells it to, and an observer that remembers what it was told."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -35,7 +36,10 @@ def failing_language_model(reason: str, partial_text: str | None = None) -> Scri
 
 
 class RecordingObserver:
-    """Remembers calls as (outcome, prompt tokens, completion tokens), drops by cause, retries, and degradations."""
+    """Remembers calls as (outcome, prompt tokens, completion tokens), drops by cause, retries, and degradations.
+
+    ``counts`` is of the rest: ``unknown`` items, ``hit`` and ``miss`` of the cache, and answers by arm and kind.
+    """
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int, int]] = []
@@ -44,15 +48,16 @@ class RecordingObserver:
         self.retries: list[str] = []
         self.dropped: dict[str, int] = {}
         self.degradations: list[str] = []
+        self.counts: Counter[str] = Counter()
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
 
     def unknown_items(self, n: int) -> None:
-        pass
+        self.counts["unknown"] += n
 
     def answer_cache(self, *, hit: bool) -> None:
-        pass
+        self.counts["hit" if hit else "miss"] += 1
 
     def llm_call(
         self,
@@ -79,4 +84,5 @@ class RecordingObserver:
         self.degradations.append(reason)
 
     def answered(self, *, arm: str, kind: str, seconds: float) -> None:
-        pass
+        assert seconds >= 0
+        self.counts[f"{arm} {kind}"] += 1
