@@ -493,6 +493,9 @@ class _ProcessMetrics:
             buckets=_SHORT_BUCKETS_S,
             registry=registry,
         )
+        self._loop_tasks = Gauge(
+            "songs_ai_event_loop_tasks", "Tasks of the event loop that have not ended, as last seen.", registry=registry
+        )
         self._index_items = Gauge("songs_ai_index_items", "Items in the index in force.", registry=registry)
         self._index_recall = Gauge(
             "songs_ai_index_recall_ratio",
@@ -531,6 +534,10 @@ class _ProcessMetrics:
     def loop_lag(self, seconds: float) -> None:
         """A sleep ended so much too late."""
         self._loop_lag.observe(seconds)
+
+    def loop_tasks(self, n: int) -> None:
+        """So many tasks have not ended."""
+        self._loop_tasks.set(n)
 
     def index_loaded(self, *, version: str, embedder_name: str, n_items: int, recall: float) -> None:
         """Another index is in force from now on; ``recall`` is its own, at 200, on a sample."""

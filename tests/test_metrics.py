@@ -5,6 +5,8 @@ import inspect
 import json
 import re
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from api.health import DependencyObserver
 from config.prompt_texts import ClaimWords, load_prompt_texts
 from core.llm_share import Arm
 from core.model_answer import Answer, AnswerGroup, Choice, only_true, only_written_in, parse_answer
-from core.ports import Observer
+from core.ports import Clock, Observer
 from core.reranking import INCOMPLETE, MALFORMED
 from core.script import Script
 from core.truth import ClaimRules, Truth
@@ -26,7 +28,7 @@ from services.call_guard import GuardObserver
 from services.circuit_breaker import BreakerState
 from services.clock import SystemClock
 from services.index_watch import IndexObserver
-from services.loop_lag import watch_loop_lag
+from services.loop_lag import watch_loop
 from services.metrics import (
     ARMS,
     BREAKER_STATES,
@@ -419,39 +421,67 @@ def test_a_dependency_is_up_or_down(bench: Bench) -> None:
     assert bench.value("songs_ai_dependency_check_duration_seconds", dependency="redis") == 1.0
 
 
-async def test_a_callback_that_hogs_the_event_loop_shows_as_lag() -> None:
-    lags: list[float] = []
-    measured = asyncio.Event()
+class LoopSeen:
+    """Keeps what it is told of the loop; ``enough`` is set at the ``n``-th time."""
 
-    def observe(lag_s: float) -> None:
-        lags.append(lag_s)
-        measured.set()
+    def __init__(self, n: int) -> None:
+        self.lags_s: list[float] = []
+        self.n_tasks: list[int] = []
+        self.enough = asyncio.Event()
+        self._n = n
 
-    watch = asyncio.create_task(watch_loop_lag(observe, clock=SystemClock(), interval_s=0.01))
-    await asyncio.wait_for(measured.wait(), 5)
-    lags.clear()
-    measured.clear()
-    time.sleep(0.1)  # noqa: ASYNC251 - this is the hog
-    await asyncio.wait_for(measured.wait(), 5)
+    def loop_lag(self, seconds: float) -> None:
+        self.lags_s.append(seconds)
+
+    def loop_tasks(self, n: int) -> None:
+        self.n_tasks.append(n)
+        if len(self.n_tasks) >= self._n:
+            self.enough.set()
+
+
+@asynccontextmanager
+async def watching(seen: LoopSeen, clock: Clock, interval_s: float) -> AsyncIterator[None]:
+    watch = asyncio.create_task(watch_loop(seen, clock=clock, interval_s=interval_s))
+    await asyncio.wait_for(seen.enough.wait(), 5)
+    yield
     watch.cancel()
     with pytest.raises(asyncio.CancelledError):
         await watch
-    assert 0.05 < lags[0] < 5
+
+
+async def test_a_callback_that_hogs_the_event_loop_shows_as_lag() -> None:
+    seen = LoopSeen(1)
+    async with watching(seen, SystemClock(), 0.01):
+        seen.lags_s.clear()
+        seen.enough.clear()
+        time.sleep(0.1)  # noqa: ASYNC251 - this is the hog
+        await asyncio.wait_for(seen.enough.wait(), 5)
+    assert 0.05 < seen.lags_s[0] < 5
 
 
 async def test_lag_is_never_negative() -> None:
-    lags: list[float] = []
-    done = asyncio.Event()
+    seen = LoopSeen(3)
+    async with watching(seen, HandClock(), 0.001):
+        assert seen.lags_s[:3] == [0.0, 0.0, 0.0]
 
-    def observe(lag_s: float) -> None:
-        lags.append(lag_s)
-        if len(lags) == 3:
-            done.set()
 
-    watch = asyncio.create_task(watch_loop_lag(observe, clock=HandClock(), interval_s=0.001))
-    await asyncio.wait_for(done.wait(), 5)
-    watch.cancel()
-    assert lags[:3] == [0.0, 0.0, 0.0]
+async def test_a_task_that_never_ends_is_counted() -> None:
+    seen = LoopSeen(1)
+    async with watching(seen, SystemClock(), 0.001):
+        before = seen.n_tasks[-1]
+        endless = [asyncio.create_task(asyncio.Event().wait()) for _ in range(3)]
+        seen.enough.clear()
+        await asyncio.wait_for(seen.enough.wait(), 5)
+        assert seen.n_tasks[-1] == before + 3
+        for task in endless:
+            task.cancel()
+        await asyncio.wait(endless)
+
+
+def test_the_number_of_tasks_is_the_last_one_seen(bench: Bench) -> None:
+    bench.metrics.loop_tasks(30)
+    bench.metrics.loop_tasks(17)
+    assert bench.value("songs_ai_event_loop_tasks") == 17
 
 
 def test_loop_lag_is_a_histogram(bench: Bench) -> None:
@@ -484,7 +514,7 @@ def test_the_document_tells_of_every_metric_and_of_no_other() -> None:
 
 def test_every_metric_has_a_help_text_and_ours_a_base_unit(bench: Bench) -> None:
     of_money_and_state = ("_usd", "_state")
-    of_counts = ("_in_flight", "_waiting", "_dead_letters")
+    of_counts = ("_in_flight", "_tasks", "_waiting", "_dead_letters")
     of_what_is_loaded = ("_items", "_build", "_index", "_collaborative")
     units = (*of_money_and_state, *of_what_is_loaded, "_seconds", "_rate", "_ratio", "_up", *of_counts)
     for family in bench.registry.collect():

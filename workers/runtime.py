@@ -55,7 +55,7 @@ from services.database_index import RefreshingDatabaseIndex
 from services.embedding_store import SqlEmbeddingStore
 from services.fitted_embedder import FittedEmbedder, WishesByIndex
 from services.listener_store import SqlListenerStore
-from services.loop_lag import watch_loop_lag
+from services.loop_lag import watch_loop
 from services.metrics import PrometheusMetrics
 from services.model_store import SqlModelStore
 from services.redis_client import appendonly_enabled, open_redis, ping
@@ -313,7 +313,7 @@ async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
         leases.run,
         parts.index.run,
         parts.collaborative.run,
-        lambda: watch_loop_lag(parts.metrics.loop_lag, clock=parts.clock),
+        lambda: watch_loop(parts.metrics, clock=parts.clock),
         lambda: watch_queues(parts.broker, parts.metrics),
     )
     with _short_collections():
