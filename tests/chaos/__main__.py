@@ -6,14 +6,13 @@ row to docs/reliability.md as it ends, and a run that was stopped goes on, given
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import re
 import secrets
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,11 +23,9 @@ from rich.console import Console
 from tests.chaos.chaos_round import ChaosFailure, Plan, Report, play
 from tests.chaos.faults import draw
 from tests.chaos.killed_before_ack import kill_before_acks
-from tests.chaos.site import PATIENT, SETTINGS, ChaosServers, open_site
-from tests.support.private_servers import PrivateMySQL, PrivateRabbitMQ, PrivateRedis
-from tests.support.servers import Kind, Need, Servers
+from tests.chaos.record import DOCUMENT, append
+from tests.chaos.site import PATIENT, SETTINGS, open_site, private_servers
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 ROUNDS_BEGIN, KILLS_BEGIN = "<!-- chaos rounds -->", "<!-- chaos kills -->"
 console = Console(markup=False, highlight=False, soft_wrap=True)
 
@@ -36,13 +33,6 @@ console = Console(markup=False, highlight=False, soft_wrap=True)
 def rows_of(document: str, seed: int) -> int:
     """How many rounds of ``seed`` are in the table."""
     return len(re.findall(rf"^\| {seed} \| \d+ \|", document, re.MULTILINE))
-
-
-def with_row(document: str, mark: str, row: str) -> str:
-    """``document`` with ``row`` at the end of the table that ``mark`` follows."""
-    if mark not in document:
-        raise ValueError(f"docs/reliability.md has no {mark}")
-    return document.replace(mark, f"{row}\n{mark}", 1)
 
 
 def share(names: Sequence[str], number: int, n_rounds: int) -> Sequence[str]:
@@ -74,23 +64,6 @@ def round_row(plan: Plan, report: Report) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-@contextlib.contextmanager
-def private_servers() -> Iterator[ChaosServers]:
-    """Three servers of this run's own."""
-    servers = Servers(docker_answers=lambda: False)
-    needs = [Need(kind, breakable=True) for kind in (Kind.RABBITMQ, Kind.MYSQL, Kind.REDIS)]
-    try:
-        servers.begin(needs, console.print)
-        broker, mysql, redis = (servers.wait(need) for need in needs)
-        if not (
-            isinstance(broker, PrivateRabbitMQ) and isinstance(mysql, PrivateMySQL) and isinstance(redis, PrivateRedis)
-        ):
-            raise TypeError("chaos needs its servers as processes")
-        yield ChaosServers(broker, mysql, redis)
-    finally:
-        servers.close()
-
-
 async def run_rounds(arguments: argparse.Namespace) -> None:
     """Those rounds of the seed that are not in the table yet, each on emptied servers with new workers."""
     names = draw(arguments.seed, arguments.times)
@@ -107,7 +80,7 @@ async def run_rounds(arguments: argparse.Namespace) -> None:
 
 
 async def _play(plan: Plan, n_workers: int, directory: Path) -> None:
-    with private_servers() as servers:
+    with private_servers(console.print) as servers:
         async with open_site(servers, directory, n_workers=n_workers) as site:
             report = await play(site, plan, console.print)
     _append(ROUNDS_BEGIN, round_row(plan, report))
@@ -119,7 +92,7 @@ async def run_kills(arguments: argparse.Namespace) -> None:
     async def kill(directory: Path) -> None:
         settings = {**SETTINGS, **PATIENT, "CONCURRENCY": str(arguments.per_kill)}
         n_kills = -(-arguments.jobs // arguments.per_kill)
-        with private_servers() as servers:
+        with private_servers(console.print) as servers:
             async with open_site(servers, directory, n_workers=1, settings=settings) as site:
                 found = await kill_before_acks(site, Random(arguments.seed), n_kills=n_kills, n_jobs=arguments.per_kill)
                 if faults := site.trace.faults:
@@ -140,7 +113,7 @@ async def _in_a_directory(step: Callable[[Path], Awaitable[None]]) -> None:
 
 def _append(mark: str, row: str) -> None:
     console.print(row)
-    DOCUMENT.write_text(with_row(DOCUMENT.read_text(encoding="utf-8"), mark, row), encoding="utf-8")
+    append(mark, row)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ The broker is reached through a proxy that knows its frames, MySQL through one t
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from tests.support.handshakes import mysql_connection
 from tests.support.llm_process import LLMProcess
 from tests.support.messaging import Wire, delete_topology, open_wire
 from tests.support.private_servers import PrivateMySQL, PrivateRabbitMQ, PrivateRedis
+from tests.support.servers import Kind, Need, Servers
 from tests.support.worker_process import WorkerProcess
 from training.embed import embed_catalogue
 from workers.topology import Topology, build_topology
@@ -71,6 +72,23 @@ class ChaosServers:
     broker: PrivateRabbitMQ
     mysql: PrivateMySQL
     redis: PrivateRedis
+
+
+@contextlib.contextmanager
+def private_servers(tell: Callable[[str], None]) -> Iterator[ChaosServers]:
+    """Three servers of this run's own."""
+    servers = Servers(docker_answers=lambda: False)
+    needs = [Need(kind, breakable=True) for kind in (Kind.RABBITMQ, Kind.MYSQL, Kind.REDIS)]
+    try:
+        servers.begin(needs, tell)
+        broker, mysql, redis = (servers.wait(need) for need in needs)
+        if not (
+            isinstance(broker, PrivateRabbitMQ) and isinstance(mysql, PrivateMySQL) and isinstance(redis, PrivateRedis)
+        ):
+            raise TypeError("chaos needs its servers as processes")
+        yield ChaosServers(broker, mysql, redis)
+    finally:
+        servers.close()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,8 +154,7 @@ async def open_site(
     """A site with ``n_workers`` ready workers on emptied servers."""
     prefix, clock = "chaos", directory / "clock"
     clock.write_text("0")
-    songs = await asyncio.to_thread(_fill, servers)
-    await _embed(servers.mysql.url)
+    songs = await fill(servers)
     topology = build_topology(prefix, RETRY_DELAYS_S)
     async with (
         LLMProcess(delay_s=0.02) as llm,
@@ -178,8 +195,14 @@ async def open_site(
             await asyncio.gather(*(worker.kill() for worker in site.workers if worker.was_launched))
 
 
+async def fill(servers: ChaosServers) -> frozenset[int]:
+    """Emptied stores, songs with their vectors, one in ten of them inactive, and likes; the ids of the active ones."""
+    songs = await asyncio.to_thread(_fill, servers)
+    await _embed(servers.mysql.url)
+    return songs
+
+
 def _fill(servers: ChaosServers) -> frozenset[int]:
-    """Songs, one in ten of them inactive, and likes; the ids of the active ones."""
     flush(servers.redis.url)
     url = servers.mysql.url
     recreate_database(url)

@@ -6,12 +6,13 @@ import socket
 import orjson
 import pytest
 
-from tests.chaos.__main__ import DOCUMENT, KILLS_BEGIN, ROUNDS_BEGIN, round_row, rows_of, share, with_row
+from tests.chaos.__main__ import KILLS_BEGIN, ROUNDS_BEGIN, round_row, rows_of, share
 from tests.chaos.chaos_round import Plan, Report
 from tests.chaos.dead_letters import DeadLetterSeen
 from tests.chaos.faults import FAULTS, draw
 from tests.chaos.invariants import Findings, wrong_dead_letters
 from tests.chaos.load import Letter
+from tests.chaos.record import DOCUMENT, with_row
 from tests.chaos.vitals import Vitals, vitals
 from tests.support.private_servers import free_port
 
@@ -68,7 +69,7 @@ def test_a_stopped_run_goes_on_after_its_last_row() -> None:
         n_repeated_dead_letters=1,
         faults=(),
     )
-    report = Report(findings, 1100, 61.5, [Vitals(150.0, 30)], [Vitals(151.0, 29)])
+    report = Report(findings, 1100, 61.5, [Vitals(150.0, 30, 45)], [Vitals(151.0, 29, 44)])
     document = DOCUMENT.read_text(encoding="utf-8")
     before = rows_of(document, 1_000_007)
     for part in range(2):
@@ -88,5 +89,6 @@ def test_an_open_socket_is_seen() -> None:
     before = vitals(os.getpid())
     with socket.create_server(("127.0.0.1", free_port())):
         assert vitals(os.getpid()).n_sockets == before.n_sockets + 1
+        assert vitals(os.getpid()).n_open == before.n_open + 1
     assert vitals(os.getpid()).n_sockets == before.n_sockets
     assert before.rss_mb > 1

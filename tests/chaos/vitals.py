@@ -6,10 +6,11 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """Resident memory in MB, and open sockets."""
+    """Resident memory in MB, open sockets, and all that is open."""
 
     rss_mb: float
     n_sockets: int
+    n_open: int
 
 
 def vitals(pid: int) -> Vitals:
@@ -17,7 +18,7 @@ def vitals(pid: int) -> Vitals:
     status = Path(f"/proc/{pid}/status").read_text()
     rss_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
     links = [_target(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
-    return Vitals(rss_kb / 1024, sum(link.startswith("socket:") for link in links))
+    return Vitals(rss_kb / 1024, sum(link.startswith("socket:") for link in links), len(links))
 
 
 def _target(link: Path) -> str:
