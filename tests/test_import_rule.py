@@ -45,6 +45,9 @@ def test_every_package_of_the_house_is_known_to_the_rule() -> None:
         ("training/ingest.py", "from services.redis import Cache", "training must not import services"),
         ("training/ingest.py", "from workers.handler import handle", "training must not import workers"),
         ("services/redis.py", "import main", "imports main, which stands above everything"),
+        ("commands/jobs.py", "import main", "imports main, which stands above everything"),
+        ("training/ingest.py", "from commands.running import run", "imports commands.running, which stands above"),
+        ("workers/runtime.py", "from commands.running import run", "imports commands.running, which stands above"),
         ("workers/handler.py", "from workers import runtime", "imports workers.runtime, which stands above"),
         ("workers/handler.py", "from .runtime import run", "imports workers.runtime, which stands above"),
     ],
@@ -73,7 +76,7 @@ def test_an_import_cannot_hide(tmp_path: Path, source: str) -> None:
     assert len(violations(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("root", ["main.py", "workers/runtime.py"])
+@pytest.mark.parametrize("root", ["main.py", "commands/jobs.py", "workers/runtime.py"])
 def test_the_composition_roots_may_import_everything_below(tmp_path: Path, root: str) -> None:
     source = (
         "import services.redis\nimport api.app\nimport core.ports\nimport training.ingest\nimport workers.handler\n"
@@ -82,8 +85,10 @@ def test_the_composition_roots_may_import_everything_below(tmp_path: Path, root:
     assert violations(tmp_path) == []
 
 
-def test_main_may_import_the_runtime_but_the_runtime_not_main(tmp_path: Path) -> None:
+def test_the_command_line_may_import_the_runtime_but_the_runtime_not_main(tmp_path: Path) -> None:
     plant(tmp_path, {"main.py": "from workers import runtime\n", "workers/runtime.py": ""})
+    assert violations(tmp_path) == []
+    plant(tmp_path, {"main.py": "import commands.jobs\n", "commands/jobs.py": "from workers import runtime\n"})
     assert violations(tmp_path) == []
     plant(tmp_path, {"main.py": "", "workers/runtime.py": "import main\n"})
     assert violations(tmp_path) == ["workers/runtime.py:1: imports main, which stands above everything"]

@@ -16,7 +16,7 @@ from services.result_cache import IDEMPOTENCY_PREFIX, LEASE_PREFIX, STATUS_PREFI
 from tests.support.hand_clock import HandClock
 
 ROOT = Path(__file__).parents[1]
-PROGRAM = ("main.py", "api", "core", "services", "training", "workers")
+PROGRAM = ("main.py", "api", "commands", "core", "services", "training", "workers")
 
 # --- SQL ---
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 WORKFLOW: dict[Any, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
 JOBS: dict[str, dict[str, Any]] = WORKFLOW["jobs"]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
-PROGRAM = ["main.py", "api", "config", "core", "migrations", "models", "services", "training", "workers"]
+PROGRAM = ["main.py", "api", "commands", "config", "core", "migrations", "models", "services", "training", "workers"]
 
 
 def bandit(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -39,7 +39,7 @@ async def run_here(*command: str, environment: Mapping[str, str]) -> Outcome:
     """Run it in a thread of this process, which has everything imported already; its log lines go nowhere."""
     hidden = {name: None for name in os.environ if name.startswith("OPENAI_")}
     env = {**hidden, "COLUMNS": "160", **environment}
-    with capture_logs(), patch("main.configure_logging"):
+    with capture_logs(), patch("commands.running.configure_logging"):
         ended = await asyncio.to_thread(CliRunner().invoke, app, list(command), env=env)
     if ended.exception is not None and not isinstance(ended.exception, SystemExit):
         raise ended.exception

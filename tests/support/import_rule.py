@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-COMPOSITION_ROOTS = frozenset({"workers.runtime", "main"})
 _BELOW: Mapping[str, frozenset[str]] = {
     "models": frozenset(),
     "config": frozenset(),
@@ -17,7 +16,9 @@ _BELOW: Mapping[str, frozenset[str]] = {
     "training": frozenset({"models", "config", "core"}),
     "dashboard": frozenset(),
 }
-PACKAGES = frozenset({*_BELOW, "main"})
+# Each may import all that stands below it.
+_ABOVE_ALL = ("workers.runtime", "commands", "main")
+PACKAGES = frozenset({*_BELOW, "commands", "main"})
 _FORBIDDEN_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc", "base", "manager", "managers"})
 
 
@@ -87,7 +88,7 @@ def _import_from(module: Module, node: ast.ImportFrom, modules: Mapping[str, Mod
         above = own[: len(own) - node.level + 1]
         origin = ".".join([*above, origin] if origin else above)
     submodules = [f"{origin}.{alias.name}" for alias in node.names]
-    return [name if name in modules or name in COMPOSITION_ROOTS else origin for name in submodules]
+    return [name if name in modules or name in _ABOVE_ALL else origin for name in submodules]
 
 
 def _dynamic_import(node: ast.AST) -> list[str]:
@@ -102,11 +103,16 @@ def _dynamic_import(node: ast.AST) -> list[str]:
 
 def _problem(importer: str, target: str) -> str | None:
     room, other = importer.partition(".")[0], target.partition(".")[0]
-    if target in COMPOSITION_ROOTS and importer != "main":
+    if _height(target) > _height(importer):
         return f"imports {target}, which stands above everything"
-    if importer in COMPOSITION_ROOTS or room == other or other in _BELOW[room]:
+    if _height(importer) or room == other or other in _BELOW[room]:
         return None
     return f"{room} must not import {other} ({target})"
+
+
+def _height(name: str) -> int:
+    """0 for what stands on no more than its floor."""
+    return next((n for n, top in enumerate(_ABOVE_ALL, start=1) if f"{name}.".startswith(f"{top}.")), 0)
 
 
 def _environment_reads(tree: ast.Module) -> Iterator[int]:

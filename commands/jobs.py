@@ -1,0 +1,89 @@
+"""The commands that publish a job and read its result."""
+
+import asyncio
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated
+
+import orjson
+import typer
+
+from commands.running import run, stop
+from config.settings import MEMORY_URL, Settings
+from core.errors import ConfigurationError
+from core.submission import submit
+from models.job import Job, JobContext, JobStatus, Strategy
+from workers.runtime import Parts, open_parts
+
+
+def publish(
+    member: Annotated[int, typer.Option(help="The member to recommend to.")],
+    favorites: Annotated[str, typer.Option(help="Liked song ids, comma-separated; none: looked up in MySQL.")] = "",
+    strategy: Annotated[Strategy, typer.Option(help="How much LLM to spend.")] = Strategy.DEFAULT,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Candidates in the result.")] = None,
+    locale: Annotated[str | None, typer.Option(help="ko, ja or en.")] = None,
+    wish: Annotated[str, typer.Option(help="What the listener asks for at this moment, in their own words.")] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the result and print it.")] = False,
+    timeout_s: Annotated[float, typer.Option(min=0, help="Seconds to wait at the most.")] = 60.0,
+) -> None:
+    """Publish a job as the backend does; print its id, or with --wait its result."""
+    job = Job(
+        job_id=str(uuid.uuid4()),
+        member_id=member,
+        favorite_item_ids=_ids(favorites),
+        strategy=strategy,
+        top_k=top_k,
+        locale=locale,
+        context=JobContext(query=wish) if wish else None,
+        source="manual",
+        requested_at_ns=int(datetime.now(UTC).timestamp() * 1_000_000) * 1_000,
+    )
+
+    async def step(settings: Settings) -> None:
+        if settings.broker_url.get_secret_value() == MEMORY_URL:
+            raise ConfigurationError(
+                "BROKER_URL is memory://, where no worker can take the job; `demo` runs both in one"
+            )
+        async with open_parts(settings) as parts:
+            await parts.broker.start()
+            await submit(job, results=parts.results, publisher=parts.publisher)
+            if wait:
+                await _print_result(parts, job.job_id, timeout_s)
+            else:
+                typer.echo(job.job_id)
+
+    run(step)
+
+
+def result(
+    job_id: Annotated[str, typer.Argument(help="The id that publish printed.")],
+    timeout_s: Annotated[float, typer.Option(min=0, help="Seconds to wait at the most.")] = 0.0,
+) -> None:
+    """Print a job's result as the backend reads it."""
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            await _print_result(parts, job_id, timeout_s)
+
+    run(step)
+
+
+async def _print_result(parts: Parts, job_id: str, timeout_s: float) -> None:
+    deadline_s = parts.clock.monotonic_s() + timeout_s
+    while (view := await parts.results.job(job_id)) is None or view.status not in (
+        JobStatus.SUCCEEDED,
+        JobStatus.FAILED,
+    ):
+        if parts.clock.monotonic_s() >= deadline_s:
+            stop(f"job {job_id} is {view.status if view else 'unknown'}; is a worker running?")
+        await asyncio.sleep(0.1)
+    if view.result is None:
+        stop(f"job {job_id} failed: {view.fields.get('error.code')}: {view.fields.get('error.message')}")
+    typer.echo(orjson.dumps(orjson.loads(view.result), option=orjson.OPT_INDENT_2).decode())
+
+
+def _ids(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise typer.BadParameter(f"song ids must be integers, comma-separated, got {text!r}") from error

@@ -1,0 +1,199 @@
+"""The commands that fit, rank and measure the models; what they need beside the worker is imported when they run."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from threadpoolctl import threadpool_limits
+
+from commands.running import (
+    FAILED,
+    MISCONFIGURED,
+    complaints,
+    progress_bar,
+    run,
+    stop,
+    tell_all,
+    telling,
+)
+from config.settings import Settings
+from core.errors import SongsAIError
+from services.collaborative_source import InMemoryCollaborativeSource
+from services.fitted_embedder import FittedEmbedder
+from services.interaction_log import SqlInteractionLog
+from services.item_index import InMemoryItemIndex
+from services.model_store import SqlModelStore
+from workers.runtime import open_judge, open_parts
+
+
+def rank(
+    train: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="CSV: user_id,item_id[,weight,occurred_at].")
+    ],
+    queries: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="CSV: query_id,item_id[,weight].")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="CSV to write: query_id,rank,item_id,score.")],
+    items: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: item_id and any text and numeric columns.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, help="Items per query.")] = 20,
+    budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
+    seed: Annotated[int, typer.Option(help="The same seed and files give the same lists.")] = 0,
+) -> None:
+    """Fit collaborative models on interactions and rank items for lists of liked ones; all from files."""
+    _quality("rank", train, queries, out, items=items, n=n, budget_s=budget_s, seed=seed)
+
+
+def evaluate(
+    dataset: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            help="CSV (or tab-separated): user_id,item_id[,weight,occurred_at]; or a directory with "
+            "interactions.csv and perhaps items.csv.",
+        ),
+    ],
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="What is held out: known, some items of each user; new, users whole; cold, items whole (needs items); "
+            "time, the last fifth."
+        ),
+    ] = "new",
+    items: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: item_id and any text and numeric columns.")
+    ] = None,
+    k: Annotated[int, typer.Option(min=1, help="Length of the lists.")] = 20,
+    budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
+    seed: Annotated[int, typer.Option(help="The same seed and files give the same split and figures.")] = 0,
+    json_out: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the figures here too.")] = None,
+    llm: Annotated[bool, typer.Option("--llm", help="Measure instead what the LLM's order is worth.")] = False,
+    users: Annotated[int, typer.Option(min=1, help="With --llm: listeners that it is asked about.")] = 100,
+    max_usd: Annotated[float, typer.Option(min=0, help="With --llm: what it may cost without --yes.")] = 1.0,
+    yes: Annotated[bool, typer.Option("--yes", help="With --llm: ask whatever it costs.")] = False,
+    answers: Annotated[
+        Path, typer.Option(dir_okay=False, help="With --llm: where answers are kept, so that none is paid twice.")
+    ] = Path("llm-answers.db"),
+) -> None:
+    """Measure the collaborative models on a data set, baselines beside them; or the LLM beside the ranking."""
+    if llm:
+        study = {"items": items, "n_users": users, "budget_s": budget_s, "seed": seed}
+        _uplift(dataset, protocol, study, answers, k=k, max_usd=math.inf if yes else max_usd, json_out=json_out)
+        return
+    _quality("evaluate", dataset, protocol, items=items, k=k, budget_s=budget_s, seed=seed, json_out=json_out)
+
+
+def fit(
+    budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
+    seed: Annotated[int, typer.Option(help="The same seed and data give the same model.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Fit and tell, but put nothing in force.")] = False,
+) -> None:
+    """Fit the collaborative model on what members like and do, and put it in force."""
+    training = _training("fit")
+    observed: list[Any] = []
+
+    async def read(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            await parts.catalogue.check()
+            if isinstance(parts.embedder, FittedEmbedder):
+                await parts.embedder.refresh()
+            log = SqlInteractionLog(parts.database, parts.profile)
+            observed.append(await training.observe(log, parts.embeddings, parts.embedder.name, tell=tell))
+
+    async def keep(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            await training.keep(SqlModelStore(parts.database, parts.clock), report)
+
+    with telling() as tell:
+        run(read)
+        # outside of any event loop, where Ctrl-C ends it at once; one BLAS thread as in ``_quality``
+        with threadpool_limits(1, user_api="blas"):
+            report = training.fit_on(observed[0], budget_s=budget_s, seed=seed, tell=tell)
+        if not dry_run:
+            run(keep)
+    for line in report:
+        typer.echo(line)
+    typer.echo("nothing is kept: --dry-run" if dry_run else f"version {report.fitted.version} is in force")
+
+
+def _training(step: str) -> Any:  # noqa: ANN401 - a module
+    """A module of ``training`` that needs scipy, which is not where the worker serves."""
+    try:
+        return import_module(f"training.{step}")
+    except ModuleNotFoundError as error:
+        stop(f"{error.name} is missing: pip install -r requirements-train.txt", MISCONFIGURED)
+
+
+def _quality(step: str, *arguments: object, **options: object) -> None:
+    """Run a step of ``training`` on files."""
+    module = _training(step)
+    try:
+        # most of the algebra is of small matrices, which a second BLAS thread makes many times slower
+        with threadpool_limits(1, user_api="blas"), telling() as tell:
+            found = list(getattr(module, step)(*arguments, **options, tell=tell))
+    except SongsAIError as error:
+        stop(f"{type(error).__name__}: {error}", FAILED)
+    tell_all(found)
+
+
+def _uplift(
+    dataset: Path,
+    protocol: str,
+    options: Mapping[str, object],
+    answers: Path,
+    *,
+    k: int,
+    max_usd: float,
+    json_out: Path | None,
+) -> None:
+    """Prepare outside of any event loop, where Ctrl-C ends it at once; say what asking costs; ask; tell."""
+    found: list[Any] = []
+
+    async def try_to_open(settings: Settings) -> None:
+        async with open_judge(settings):
+            pass
+
+    async def measure(settings: Settings) -> None:
+        async with open_judge(settings) as judge:
+            served = uplift.Served(
+                language_model=judge.language_model,
+                reranker=judge.reranker,
+                config=judge.config,
+                versions=judge.versions,
+                clock=judge.clock,
+                order_weight=settings.llm_order_weight,
+                locale=settings.default_locale,
+                endpoint=settings.openai_base_url,
+                price=settings.llm_prices.get(judge.language_model.name(deep=False)),
+            )
+            index = InMemoryItemIndex(study.rows, study.embedder_name)
+            questions = await uplift.questions_of(study, index, InMemoryCollaborativeSource(study.fitted), served, k=k)
+            with kept_answers.open_kept_answers(answers) as kept:
+                _tell_price(uplift.estimate(questions, kept, served), max_usd)
+                with progress_bar(complaints) as progress:
+                    task = progress.add_task("listeners", total=len(questions))
+                    show = partial(progress.update, task)
+                    heard = await uplift.ask(questions, served, kept, done=lambda n: show(completed=n))
+            found.append(uplift.report(study, questions, heard, served, k=k))
+
+    run(try_to_open)
+    uplift, first_stage, kept_answers = map(_training, ("uplift", "first_stage", "kept_answers"))
+    with threadpool_limits(1, user_api="blas"):
+        try:
+            with telling() as tell:
+                study = first_stage.prepare(dataset, protocol, **options, tell=tell)
+        except SongsAIError as error:
+            stop(f"{type(error).__name__}: {error}", FAILED)
+        run(measure, log_level="ERROR")
+    tell_all(found[0])
+    if json_out is not None:
+        found[0].write(json_out)
+
+
+def _tell_price(estimate: Any, max_usd: float) -> None:  # noqa: ANN401 - of ``training.uplift``
+    complaints.print(str(estimate), markup=False, highlight=False, soft_wrap=True)
+    if not estimate.is_within(max_usd):
+        stop(f"that is not known to be within --max-usd {max_usd:g}: give --yes to ask all the same", MISCONFIGURED)

@@ -1,0 +1,170 @@
+"""The command that brings the results of active members up to date, by jobs or through the provider's Batch API."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import date
+from functools import partial
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+import typer
+
+from commands.running import console, progress_bar, run
+from config.settings import MEMORY_URL, Settings
+from core.errors import ConfigurationError
+from core.ports import BatchApi
+from services.answer_cache import RedisAnswerCache
+from services.batch_ledger import SqlBatchLedger
+from services.batch_purse import RedisBatchPurse
+from training.batch_merge import BatchMerger, instant_ns
+from training.batch_questions import Due, RefreshQuestions
+from training.batch_refresh import BatchRefresh, BatchRefreshConfig, Report
+from training.online_refresh import submit_refreshes
+from workers.runtime import Parts, open_parts
+
+
+def refresh(
+    members: Annotated[int, typer.Option(min=1, help="How many members at the most, the most active first.")] = 1000,
+    batch: Annotated[
+        bool | None, typer.Option("--batch/--queue", help="Through the provider's Batch API, or by jobs for workers.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and what it costs.")] = False,
+) -> None:
+    """Bring the results of active members up to date; a run that was cut off goes on where it was."""
+
+    async def step(settings: Settings) -> None:
+        if not settings.llm_enabled:
+            raise ConfigurationError("OPENAI_API_KEY is empty: there is no LLM to refresh results with")
+        by_batch = settings.llm_batch_refresh if batch is None else batch
+        publishes = not dry_run and (not by_batch or settings.llm_batch_rest == "online")
+        if publishes and settings.broker_url.get_secret_value() == MEMORY_URL:
+            raise ConfigurationError("BROKER_URL is memory://, where no worker can take the jobs of a refresh")
+        async with open_parts(settings) as parts, _batches(settings, by_batch=by_batch) as api:
+            await parts.catalogue.check()
+            await parts.index.load()
+            await parts.collaborative.load()
+            if dry_run:
+                await _estimate_refresh(parts, api, members, by_batch=by_batch)
+            elif by_batch:
+                await _refresh_by_batch(parts, api, members)
+            else:
+                await _refresh_by_queue(parts, api, members)
+
+    run(step)
+
+
+@asynccontextmanager
+async def _batches(settings: Settings, *, by_batch: bool) -> AsyncIterator[Any]:
+    from services.llm_batches import OpenAIBatches  # noqa: PLC0415 - slow to import
+
+    model = settings.llm_strategies.default.model
+    if not model:
+        raise ConfigurationError("LLM_STRATEGIES: the default strategy names no model")
+    api = OpenAIBatches(
+        model=model,
+        api_key=settings.openai_api_key,
+        base_url=settings.openai_base_url,
+        price=settings.llm_prices.get(model),
+        price_factor=settings.llm_batch_price_factor if by_batch else 1.0,
+        structured_output=settings.llm_structured_output,
+        temperature=settings.llm_temperature if settings.llm_temperature >= 0 else None,
+    )
+    try:
+        yield api
+    finally:
+        await api.aclose()
+
+
+def _today(parts: Parts) -> date:
+    return parts.clock.now().astimezone(ZoneInfo(parts.settings.time_zone)).date()
+
+
+async def _estimate_refresh(parts: Parts, api: BatchApi, n_members: int, *, by_batch: bool) -> None:
+    if by_batch:
+        await api.check()
+    ledger, today = SqlBatchLedger(parts.database), _today(parts)
+    asked = await ledger.asked_members(today) if by_batch else set()
+    member_ids = [each for each in await parts.members.active_member_ids(n_members) if each not in asked]
+    questions = RefreshQuestions(parts.pipeline, parts.results, api)
+    found = await questions.estimate(member_ids, today, instant_ns(parts.clock.now()))
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    say(
+        f"{found.n_members} active members: {found.n_requests} would be asked about, {found.skipped['kept']} have "
+        f"their answer, {found.skipped['refreshed']} were refreshed today, {found.skipped['nothing']} go without LLM"
+    )
+    say(
+        f"{found.n_requests} LLM calls, {found.n_bytes / 1e6:.1f} MB; about {found.rough_prompt_tokens:,} prompt "
+        f"tokens, at most {found.max_completion_tokens:,} completion tokens; at most about {found.usd:.4f} USD"
+    )
+    if by_batch and (parts_left := await ledger.open_parts()):
+        say(f"{len(parts_left)} batches of an earlier run are open and would be brought to their end first")
+    say("nothing is done: --dry-run")
+
+
+async def _refresh_by_queue(parts: Parts, api: BatchApi, n_members: int) -> None:
+    await parts.broker.start()
+    today, now_ns = _today(parts), instant_ns(parts.clock.now())
+    questions = RefreshQuestions(parts.pipeline, parts.results, api)
+    member_ids = await parts.members.active_member_ids(n_members)
+    due = [each.question async for each in questions.of(member_ids, today, now_ns) if isinstance(each, Due)]
+    await submit_refreshes(due, today, now_ns, results=parts.results, publisher=parts.publisher)
+    console.print(f"{len(member_ids)} active members: {len(due)} jobs published")
+
+
+async def _refresh_by_batch(parts: Parts, api: BatchApi, n_members: int) -> None:
+    settings = parts.settings
+    if settings.llm_batch_rest == "online":
+        await parts.broker.start()
+    answers = RedisAnswerCache(parts.redis, ttl_s=settings.cache_ttl_s, degraded_ttl_s=settings.degraded_ttl_s)
+    ledger = SqlBatchLedger(parts.database)
+    merger = BatchMerger(
+        pipeline=parts.pipeline,
+        results=parts.results,
+        answers=answers,
+        publisher=parts.publisher,
+        api=api,
+        ledger=ledger,
+        clock=parts.clock,
+        rest=settings.llm_batch_rest,
+    )
+    config = BatchRefreshConfig(
+        time_zone=settings.time_zone,
+        max_questions=settings.llm_batch_requests,
+        first_poll_s=min(5.0, settings.llm_batch_poll_s),
+        longest_poll_s=settings.llm_batch_poll_s,
+        deadline_s=settings.llm_batch_deadline_s,
+    )
+    with progress_bar() as progress:
+        tasks = {what: progress.add_task(what, total=None, visible=False) for what in ("asking", "waiting")}
+        report = await BatchRefresh(
+            members=parts.members,
+            questions=RefreshQuestions(parts.pipeline, parts.results, api),
+            merger=merger,
+            answers=answers,
+            api=api,
+            ledger=ledger,
+            purse=RedisBatchPurse(
+                parts.redis, parts.clock, daily_usd=settings.llm_daily_usd, time_zone=settings.time_zone
+            ),
+            observer=parts.metrics,
+            clock=parts.clock,
+            config=config,
+            show=lambda what, done, total: progress.update(tasks[what], completed=done, total=total, visible=True),
+        ).run(n_members)
+    for line in _told_of(report):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _told_of(report: Report) -> Iterator[str]:
+    """What ``refresh --batch`` prints at its end."""
+    yield f"batches: {report.n_sent} sent, {report.n_resumed} resumed; {_counted(report.statuses)}"
+    yield f"questions: {_counted(report.outcomes)}; members not asked about: {_counted(report.skipped)}"
+    usage = report.usage
+    yield (
+        f"paid: {usage.prompt_tokens:,} prompt tokens ({usage.cached_tokens:,} cached), "
+        f"{usage.completion_tokens:,} completion tokens, {usage.cost_usd:.4f} USD"
+    )
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "none"
