@@ -6,7 +6,7 @@ PYTEST := $(RUN) -m pytest
 TRACKS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-long chaos fuzz lint format pins clean
+.PHONY: help demo install test test-long chaos soak fuzz lint format pins clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ fuzz: $(VENV)/.development ## Change good input at random for FUZZ_MINUTES (10) 
 chaos: $(VENV)/.development ## Break servers and workers under load for half an hour; SEED=7: go on with that seed
 	@$(RUN) -m tests.chaos rounds $(if $(SEED),--seed $(SEED))
 	@$(RUN) -m tests.chaos kills $(if $(SEED),--seed $(SEED))
+
+soak: $(VENV)/.development ## Load real servers and workers for SOAK_MINUTES (20) and see that nothing grows
+	@$(RUN) -m tests.soak
 
 lint: $(VENV)/.development ## Check style and types
 	@$(RUN) -m ruff check

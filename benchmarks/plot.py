@@ -12,11 +12,24 @@ _WIDTH, _HEIGHT = 560, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 150, 34, 46
 _COLOURS = ("#1769aa", "#c2410c", "#15803d", "#7e22ce", "#6b7280")
 _N_TICKS = 5
+_WHOLE_FROM = 10
 
 
-def line_chart(title: str, x_label: str, y_label: str, series: Mapping[str, Points], *, log_x: bool = False) -> str:
-    """An SVG document of one line per series; ``series`` are (x, y) in the order in which they are joined."""
+def line_chart(
+    title: str,
+    x_label: str,
+    y_label: str,
+    series: Mapping[str, Points],
+    *,
+    log_x: bool = False,
+    from_zero: bool = False,
+) -> str:
+    """An SVG document of one line per series; ``series`` are (x, y) in the order in which they are joined.
+
+    ``from_zero``: the y axis begins there, so that a line that rises by a tenth looks like one.
+    """
     xs, ys = (np.array([point[axis] for points in series.values() for point in points]) for axis in (0, 1))
+    ys = np.append(ys, 0.0) if from_zero else ys
     place_x = _Scale(np.log(xs) if log_x else xs, _LEFT, _WIDTH - _RIGHT)
     place_y = _Scale(ys, _HEIGHT - _BOTTOM, _TOP)
     x_ticks = sorted(set(xs.tolist())) if log_x else _ticks(xs)
@@ -73,8 +86,12 @@ def _x_tick(value: float, place: float) -> str:
 def _y_tick(value: float, place: float) -> str:
     return (
         f'<path d="M{_LEFT} {place}H{_WIDTH - _RIGHT}" stroke="#eee"/>'
-        f'<text x="{_LEFT - 6}" y="{place + 4}" text-anchor="end">{value:.3f}</text>'
+        f'<text x="{_LEFT - 6}" y="{place + 4}" text-anchor="end">{_number(value)}</text>'
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < _WHOLE_FROM else f"{value:,.0f}"
 
 
 def _line(name: str, placed: Sequence[tuple[float, float]], colour: str, row: int) -> str:
