@@ -143,6 +143,54 @@ ai_model_block = sa.Table(
     **_IN_MYSQL,
 )
 
+model_origin = sa.Table(
+    "songs_ai_model_origin",
+    own_metadata,
+    sa.Column("kind", sa.String(64), primary_key=True),
+    sa.Column("version", sa.String(64), primary_key=True),
+    sa.Column("recipe", sa.JSON, nullable=False, comment="parameters that it was fitted by"),
+    sa.Column("data_figures", sa.JSON, nullable=False, comment="distributions of the data that it was fitted on"),
+    sa.Column("data_until", _INSTANT, comment="UTC; the newest that is in it; NULL: not known"),
+    **_IN_MYSQL,
+)
+
+model_promotion = sa.Table(
+    "songs_ai_model_promotion",
+    own_metadata,
+    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column("version", sa.String(64), nullable=False, comment="in force from here on"),
+    sa.Column("replaced", sa.String(64), comment="in force before; NULL: none was"),
+    sa.Column("cause", sa.String(16), nullable=False, comment="fit, promote, rollback or activate"),
+    sa.Column("reason", sa.String(1023), nullable=False),
+    sa.Column("promoted_at", _INSTANT, nullable=False, comment="UTC"),
+    **_IN_MYSQL,
+)
+
+lease = sa.Table(
+    "songs_ai_lease",
+    own_metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("holder", sa.String(191), nullable=False),
+    sa.Column("held_until", _INSTANT, nullable=False, comment="UTC"),
+    **_IN_MYSQL,
+)
+
+task_run = sa.Table(
+    "songs_ai_task_run",
+    own_metadata,
+    sa.Column("task", sa.String(32), primary_key=True),
+    sa.Column("covered_to", _INSTANT, nullable=False, comment="UTC; its scheduled times until then are done with"),
+    sa.Column("fence", sa.BigInteger, nullable=False, comment="term of the leader that began the last run"),
+    sa.Column("started_at", _INSTANT, comment="UTC; NULL: has not run yet"),
+    sa.Column("ended_at", _INSTANT, comment="UTC"),
+    sa.Column("outcome", sa.String(16), comment="NULL: under way, or its leader died"),
+    sa.Column("n_tries", sa.Integer, nullable=False, comment="how often this run was begun"),
+    sa.Column("worker", sa.String(191), nullable=False),
+    sa.Column("detail", sa.String(1000), nullable=False, comment="the last lines that it wrote"),
+    **_IN_MYSQL,
+)
+
 item_coder = sa.Table(
     "songs_ai_item_coder",
     own_metadata,
