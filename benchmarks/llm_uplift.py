@@ -29,7 +29,7 @@ from training.evaluate import split_of
 from training.first_stage import Study, prepare
 from training.interaction_files import read_interactions
 from training.kept_answers import open_kept_answers
-from workers.runtime import open_judge
+from workers.runtime.judge import open_judge
 
 K, SEED, PROTOCOL = 20, 0, "new"
 N_TAGS = 3

@@ -27,7 +27,7 @@ from services import migrations
 from services.ingest_store import SqlIngestStore
 from training.embed import embed_catalogue
 from training.ingest import ingest
-from workers.runtime import Parts, embedded, open_parts
+from workers.runtime.parts import Parts, embedded, open_parts
 
 N_RETRIEVED, N_RANKED, N_SHOWN = 300, 100, 20
 

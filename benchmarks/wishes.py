@@ -28,7 +28,7 @@ from services.former_embeddings import SqlFormerEmbeddings
 from services.ingest_store import SqlIngestStore
 from training.embed import Fitting, embed_catalogue, fit_and_embed
 from training.ingest import ingest
-from workers.runtime import Parts, embedded, open_parts
+from workers.runtime.parts import Parts, embedded, open_parts
 
 TOP_K = 50
 SHOWN = ("valence", "energy", "tempo", "acousticness", "danceability")

@@ -19,7 +19,7 @@ from services.ingest_store import SqlIngestStore
 from services.overlaid_index import MeasuredIndex
 from training.embed import Fitting, embed_catalogue, fit_and_embed
 from training.ingest import ingest as ingest_tracks
-from workers.runtime import Parts, open_parts
+from workers.runtime.parts import Parts, open_parts
 
 N_PROBLEMS_SHOWN = 20
 

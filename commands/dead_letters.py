@@ -18,7 +18,7 @@ from core.errors import ConfigurationError
 from services.logs import mask_secrets
 from workers import dead_letter_text
 from workers.dead_letters import DeadLetters, Fate, Letter
-from workers.runtime import Parts, open_parts
+from workers.runtime.parts import Parts, open_parts
 
 dead_letters = typer.Typer(no_args_is_help=True, help="Look at jobs that were given up; send them back, or drop them.")
 

@@ -16,7 +16,8 @@ from training.demo import Stage, play
 from training.generate import SOURCE as GENERATED
 from training.generate import generate_listeners, generate_songs
 from training.ingest import save_items
-from workers.runtime import Parts, embedded, open_parts, prepare, running_consumers
+from workers.runtime.consuming import prepare, running_consumers
+from workers.runtime.parts import Parts, embedded, open_parts
 
 METRICS_SHOWN = (
     "songs_ai_recommendations_total",

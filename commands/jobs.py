@@ -13,7 +13,7 @@ from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError
 from core.submission import submit
 from models.job import Job, JobContext, JobStatus, Strategy
-from workers.runtime import Parts, open_parts
+from workers.runtime.parts import Parts, open_parts
 
 
 def publish(

@@ -27,7 +27,8 @@ from services.fitted_embedder import FittedEmbedder
 from services.interaction_log import SqlInteractionLog
 from services.item_index import InMemoryItemIndex
 from services.model_store import SqlModelStore
-from workers.runtime import open_judge, open_parts
+from workers.runtime.judge import open_judge
+from workers.runtime.parts import open_parts
 
 
 def rank(

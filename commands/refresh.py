@@ -20,7 +20,7 @@ from training.batch_merge import BatchMerger, instant_ns
 from training.batch_questions import Due, RefreshQuestions
 from training.batch_refresh import BatchRefresh, BatchRefreshConfig, Report
 from training.online_refresh import submit_refreshes
-from workers.runtime import Parts, open_parts
+from workers.runtime.parts import Parts, open_parts
 
 
 def refresh(

@@ -1,7 +1,7 @@
 """The commands that serve."""
 
 from commands.running import run
-from workers.runtime import run_api, run_worker
+from workers.runtime.process import run_api, run_worker
 
 
 def worker() -> None:

@@ -6,9 +6,10 @@ from pydantic import SecretStr
 from config.catalogue_profile import load_profile
 from config.llm_strategies import StrategyTable
 from config.rate_limit import RateLimit
+from config.schedule import Schedule
 from config.settings import Settings
 from config.token_price import TokenPrice
-from workers import runtime
+from workers.runtime.pipeline_config import pipeline_config
 
 BY_VERSION: dict[str, object] = {
     "discovery_mix": {"hidden_gem": 1.0},
@@ -64,6 +65,7 @@ NEVER: dict[str, object] = {
     "job_max_age_s": 9.0,
     "job_timeout_s": 99.0,
     "job_ttl_s": 9,
+    "leader_lease_s": 9.0,
     "llm_api_version": "9",
     "llm_batch_deadline_s": 9.0,
     "llm_batch_poll_s": 9.0,
@@ -97,6 +99,7 @@ NEVER: dict[str, object] = {
     "redis_url": SecretStr("redis://elsewhere"),
     "retrieval": "database",  # its index has another version
     "retry_delays_s": (1.0, 2.0),
+    "schedule": Schedule(refresh=""),
     "shutdown_grace_s": 9.0,
     "topology_mode": "passive",
     "wish_timeout_s": 9.0,
@@ -108,7 +111,7 @@ SONGS = load_profile("songs")
 
 
 def version(settings: Settings) -> str:
-    return runtime._pipeline_config(settings, SONGS).version
+    return pipeline_config(settings, SONGS).version
 
 
 def changed(name: str, value: object) -> Settings:
@@ -150,4 +153,4 @@ def test_every_field_of_the_strategies_changes_the_version(strategy: str, field:
 
 
 def test_another_profile_is_another_version() -> None:
-    assert runtime._pipeline_config(SETTINGS, SONGS.model_copy(update={"name": "other"})).version != version(SETTINGS)
+    assert pipeline_config(SETTINGS, SONGS.model_copy(update={"name": "other"})).version != version(SETTINGS)

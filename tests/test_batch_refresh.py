@@ -32,7 +32,7 @@ from tests.support.messaging import delete_topology
 from tests.support.waiting import until
 from tests.support.worker_process import WorkerProcess
 from training.online_refresh import submit_refreshes
-from workers.runtime import embedded, open_parts
+from workers.runtime.parts import embedded, open_parts
 from workers.topology import build_topology
 
 N_MEMBERS = 6

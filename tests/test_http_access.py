@@ -15,7 +15,8 @@ from api.access import ALWAYS_OPEN
 from config.settings import Settings
 from models.log_event import LogEvent
 from tests.support.http_app import HttpBench, http_bench
-from workers.runtime import _serving_http, open_parts
+from workers.runtime.http import serving_http
+from workers.runtime.parts import open_parts
 
 KEY = "k3y-Of_ours.~+/=!"
 WRITES = ["/recommend", "/recommend/cached", "/favorites/updated", "/warm/active", "/nowhere", "/openapi.json"]
@@ -195,7 +196,7 @@ async def test_a_port_that_others_reach_without_a_key_is_warned_of(host: str, ke
     settings = Settings.model_validate(given)
     async with open_parts(settings) as parts:
         with structlog.testing.capture_logs() as logs:
-            async with _serving_http(parts, consuming=False):
+            async with serving_http(parts, consuming=False):
                 pass
     told = [line for line in logs if line["event"] == LogEvent.HTTP_EXPOSED]
     assert bool(told) == warned

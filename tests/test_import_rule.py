@@ -47,9 +47,13 @@ def test_every_package_of_the_house_is_known_to_the_rule() -> None:
         ("services/redis.py", "import main", "imports main, which stands above everything"),
         ("commands/jobs.py", "import main", "imports main, which stands above everything"),
         ("training/ingest.py", "from commands.running import run", "imports commands.running, which stands above"),
-        ("workers/runtime.py", "from commands.running import run", "imports commands.running, which stands above"),
-        ("workers/handler.py", "from workers import runtime", "imports workers.runtime, which stands above"),
-        ("workers/handler.py", "from .runtime import run", "imports workers.runtime, which stands above"),
+        (
+            "workers/runtime/parts.py",
+            "from commands.running import run",
+            "imports commands.running, which stands above",
+        ),
+        ("workers/handler.py", "from workers.runtime import parts", "imports workers.runtime, which stands above"),
+        ("workers/handler.py", "from .runtime.parts import Parts", "imports workers.runtime.parts, which stands above"),
     ],
 )
 def test_an_import_that_points_up_or_sideways_is_found(tmp_path: Path, path: str, source: str, problem: str) -> None:
@@ -76,7 +80,7 @@ def test_an_import_cannot_hide(tmp_path: Path, source: str) -> None:
     assert len(violations(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("root", ["main.py", "commands/jobs.py", "workers/runtime.py"])
+@pytest.mark.parametrize("root", ["main.py", "commands/jobs.py", "workers/runtime/parts.py"])
 def test_the_composition_roots_may_import_everything_below(tmp_path: Path, root: str) -> None:
     source = (
         "import services.redis\nimport api.app\nimport core.ports\nimport training.ingest\nimport workers.handler\n"
@@ -85,13 +89,14 @@ def test_the_composition_roots_may_import_everything_below(tmp_path: Path, root:
     assert violations(tmp_path) == []
 
 
-def test_the_command_line_may_import_the_runtime_but_the_runtime_not_main(tmp_path: Path) -> None:
-    plant(tmp_path, {"main.py": "from workers import runtime\n", "workers/runtime.py": ""})
+def test_the_command_line_may_import_the_runtime_but_the_runtime_not_the_command_line(tmp_path: Path) -> None:
+    parts = "workers/runtime/parts.py"
+    plant(tmp_path, {"main.py": "from workers.runtime import parts\n", parts: ""})
     assert violations(tmp_path) == []
-    plant(tmp_path, {"main.py": "import commands.jobs\n", "commands/jobs.py": "from workers import runtime\n"})
+    plant(tmp_path, {"main.py": "import commands.jobs\n", "commands/jobs.py": "from workers.runtime import parts\n"})
     assert violations(tmp_path) == []
-    plant(tmp_path, {"main.py": "", "workers/runtime.py": "import main\n"})
-    assert violations(tmp_path) == ["workers/runtime.py:1: imports main, which stands above everything"]
+    plant(tmp_path, {"main.py": "", "commands/jobs.py": "", parts: "import main\n"})
+    assert violations(tmp_path) == [f"{parts}:1: imports main, which stands above everything"]
 
 
 def test_other_peoples_packages_are_nobodys_business(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from config.catalogue_profile import load_profile
 from config.settings import Settings
 from core.llm_share import Arm, arm_of
-from workers.runtime import _pipeline_config
+from workers.runtime.pipeline_config import pipeline_config
 
 MEMBERS = range(1, 20_001)
 shares = st.floats(0, 1)
@@ -52,5 +52,5 @@ def test_the_draw_is_the_same_in_every_release() -> None:
 
 
 def test_the_settings_reach_the_pipeline() -> None:
-    config = _pipeline_config(Settings(llm_share=0.25, llm_experiment="spring"), load_profile("songs"))
+    config = pipeline_config(Settings(llm_share=0.25, llm_experiment="spring"), load_profile("songs"))
     assert (config.llm_share, config.llm_experiment) == (0.25, "spring")

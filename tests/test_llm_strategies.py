@@ -31,7 +31,7 @@ from tests.support.builders import make_candidate, make_item
 from tests.support.llm_faults import Fault
 from tests.support.llm_server import LLMServer
 from tests.support.scripted_language_model import RecordingObserver, ScriptedLanguageModel
-from workers import runtime
+from workers.runtime.language_model import open_language_model
 
 PROFILE, TEXTS = load_profile("songs"), load_prompt_texts()
 LIKED = [make_item(1000, title="Liked", creator="Idol")]
@@ -373,7 +373,7 @@ async def worker_s_stage(
     metrics, observer = PrometheusMetrics(CollectorRegistry(), clock=SystemClock()), RecordingObserver()
     async with (
         open_redis("memory://", max_connections=2, timeout_s=5) as redis,
-        runtime._open_language_model(settings, metrics, SystemClock(), redis) as model,
+        open_language_model(settings, metrics, SystemClock(), redis) as model,
     ):
         explainer = Explainer(PROFILE, TEXTS)
         yield Reranker(model, explainer, observer, profile=PROFILE, texts=TEXTS, strategies=rows), observer

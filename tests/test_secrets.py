@@ -23,7 +23,7 @@ from tests.support.tls_servers import TlsServers, made_up_password
 from tests.support.waiting import until
 from tests.support.worker_process import WorkerProcess, worker
 from workers.amqp_connection import AmqpConnection, AmqpTimings
-from workers.runtime import open_parts
+from workers.runtime.parts import open_parts
 from workers.topology import build_topology
 
 pytestmark = pytest.mark.timeout(240)  # several real processes, and three servers where this test is the first

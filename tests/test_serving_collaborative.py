@@ -20,7 +20,8 @@ from services.model_store import SqlModelStore
 from tests.support.catalogue import create_all_tables, insert_songs
 from tests.support.fitted_models import going_together
 from tests.support.waiting import until
-from workers.runtime import Parts, embedded, open_parts, prepare, running_consumers
+from workers.runtime.consuming import prepare, running_consumers
+from workers.runtime.parts import Parts, embedded, open_parts
 
 N_SONGS = 240
 LIKED = (1, 2, 3)

@@ -6,7 +6,7 @@ import gc
 import pytest
 
 from core.turns import Turns
-from workers.runtime import _short_collections
+from workers.runtime.consuming import short_collections
 
 
 class Rounds:
@@ -81,6 +81,6 @@ async def test_alone_a_turn_is_had_within_a_round() -> None:
 
 def test_while_jobs_are_consumed_what_was_loaded_is_not_looked_through_for_garbage() -> None:
     assert gc.get_freeze_count() == 0
-    with _short_collections():
+    with short_collections():
         assert gc.get_freeze_count() > 10_000
     assert gc.get_freeze_count() == 0

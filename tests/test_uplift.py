@@ -39,7 +39,7 @@ from training.first_stage import Study, items_of, prepare
 from training.interaction_files import ItemTable
 from training.kept_answers import Kept, KeptAnswers, open_kept_answers, question_id
 from training.uplift import ALONE, CHANCE, FUSED, RANKING, Served, Uplift, ask, estimate, questions_of, report, verdict
-from workers.runtime import open_judge
+from workers.runtime.judge import open_judge
 
 N_GENRES, N_PER_GENRE, N_USERS = 4, 30, 300
 K, N_CANDIDATES = 6, 16

@@ -36,7 +36,7 @@ from tests.support.track_rows import SONGS_HEADER, SONGS_ROW, csv_text
 from tests.test_wish import HOSTILE
 from training.embed import embed_catalogue
 from training.ingest import ingest
-from workers.runtime import Parts, embedded, open_parts
+from workers.runtime.parts import Parts, embedded, open_parts
 
 TEXTS = load_prompt_texts()
 GENRES = ("rock", "ballad", "jazz", "neo soul")

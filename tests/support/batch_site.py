@@ -23,7 +23,7 @@ from training.batch_merge import BatchMerger
 from training.batch_questions import LatestResults, RefreshQuestions
 from training.batch_refresh import BatchRefresh, BatchRefreshConfig, Report
 from training.embed import embed_catalogue
-from workers.runtime import Parts, open_parts
+from workers.runtime.parts import Parts, open_parts
 
 N_SONGS = 60
 MODEL = "gpt-4.1-mini"

@@ -1,0 +1,44 @@
+"""What readiness depends on."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from config.settings import MEMORY_URL
+from core.errors import DependencyUnavailable
+from core.ports import HealthCheck
+from services.redis_client import appendonly_enabled, ping
+from workers.runtime.parts import Parts
+
+
+def health_checks(parts: Parts, *, consuming: bool) -> Mapping[str, HealthCheck]:
+    """What readiness depends on; a process that does not consume needs neither consumer nor index."""
+    checks: dict[str, HealthCheck] = {
+        "database": partial(_check_database, parts),
+        "redis": partial(_check_redis, parts),
+        "broker": partial(_check_broker, parts, consuming=consuming),
+    }
+    return {**checks, "index": partial(_check_index, parts)} if consuming else checks
+
+
+async def _check_database(parts: Parts) -> None:
+    await parts.database.ping()
+
+
+async def _check_redis(parts: Parts) -> str | None:
+    if parts.settings.redis_url.get_secret_value() == MEMORY_URL:
+        return "results live in this process alone (REDIS_URL is memory://)"
+    await ping(parts.redis)
+    if await appendonly_enabled(parts.redis) is False:
+        return "appendonly is off: a crash of Redis may lose results that were acknowledged"
+    return None
+
+
+async def _check_broker(parts: Parts, *, consuming: bool) -> None:
+    health = parts.broker.health()
+    if not health.connected or (consuming and not health.consuming):
+        raise DependencyUnavailable("broker", health.reason or "not consuming")
+
+
+async def _check_index(parts: Parts) -> None:
+    if not len(parts.index.current()):
+        raise DependencyUnavailable("index", "holds no item: run `python main.py embed`")

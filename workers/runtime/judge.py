@@ -1,0 +1,67 @@
+"""What asks the LLM and reads its answers as a worker does, without a worker around it."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from config.prompt_texts import load_prompt_texts
+from config.settings import Settings
+from core.errors import ConfigurationError
+from core.explanation import Explainer
+from core.item_versions import VersionFinder
+from core.ports import LanguageModel
+from core.question import PipelineConfig
+from core.reranking import Reranker
+from services.clock import SystemClock
+from services.metrics import PrometheusMetrics
+from services.redis_client import open_redis
+from workers.runtime.language_model import open_language_model, reranker_of
+from workers.runtime.parts import VERSION, profile_of
+from workers.runtime.pipeline_config import pipeline_config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """What asks the LLM and reads its answers as a worker does, without a worker around it."""
+
+    language_model: LanguageModel
+    reranker: Reranker
+    config: PipelineConfig
+    versions: VersionFinder
+    clock: SystemClock
+
+
+@asynccontextmanager
+async def open_judge(settings: Settings) -> AsyncIterator[Judge]:
+    """Open what the strategy ``default`` needs, and nothing of the backend's; budgets are those of the workers.
+
+    No fallback model is asked: what it said would count as the first one's. Raises ``ConfigurationError`` where there
+    is no LLM to ask, ``DependencyUnavailable``.
+    """
+    alone = settings.llm_strategies.default.model_copy(update={"fallback_model": ""})
+    strategies = settings.llm_strategies.model_copy(update={"default": alone, "deep": alone})
+    settings = settings.model_copy(update={"llm_strategies": strategies})
+    profile, texts, clock = profile_of(settings), load_prompt_texts(), SystemClock()
+    metrics = PrometheusMetrics(CollectorRegistry(), clock=clock, version=VERSION)
+    redis_url = settings.redis_url.get_secret_value()
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(
+            open_redis(
+                redis_url,
+                max_connections=settings.redis_pool,
+                timeout_s=settings.dependency_timeout_s,
+                ca_file=settings.redis_ca_file,
+            )
+        )
+        model = await stack.enter_async_context(open_language_model(settings, metrics, clock, redis))
+        if model is None or not alone.max_calls:
+            raise ConfigurationError("OPENAI_API_KEY is empty: there is no LLM to ask")
+        yield Judge(
+            language_model=model,
+            reranker=reranker_of(settings, profile, texts, Explainer(profile, texts), model, metrics),
+            config=pipeline_config(settings, profile),
+            versions=VersionFinder(profile.versions),
+            clock=clock,
+        )
