@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import InvalidMessage
-from core.job_codec import MAX_BODY_BYTES, decode_job
+from core.job_codec import decode_job
+from core.wire_json import MAX_BODY_BYTES
 from models.job import Job
 from tests.support.mutations import BAD_JOBS, mutated
 

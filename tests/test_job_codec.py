@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import InvalidMessage
-from core.job_codec import MAX_BODY_BYTES, decode_job, encode_job, with_attempt
+from core.job_codec import decode_job, encode_job, with_attempt
+from core.wire_json import MAX_BODY_BYTES
 from models.job import Job, Strategy
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
