@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.simulator.happenings import DISLIKE, LIKE, PLAY, REPEAT, SKIP, UNLIKE, Happenings
-from training.simulator.reacting import N_DRAWS, Mask, Reactions, react
+from training.simulator.happenings import Happenings
+from training.simulator.reacting import GAP_S, N_DRAWS, Mask, Played, Reactions, react, told
 from training.simulator.tastes import Tastes
 from training.simulator.world import Doubles, Floats, Indices, World
 
@@ -19,7 +19,6 @@ GROUP_SIZE = 64
 DAY_S = 86_400.0
 
 _HISTORY = 1
-_GAP_S = 4.0
 _CELLS_AT_ONCE = 1 << 22
 
 
@@ -161,28 +160,12 @@ class _Group:
     # --- what comes of it ---
 
     def _happenings(self, plays: _Plays, items: Indices, is_repeat: Mask, found: Reactions) -> Happenings:
-        """A play each, and verdicts a moment after it."""
-        ids = self._world.ids[items]
-        members = self._tastes.member_ids[plays.rows]
-        heard_s = np.cumsum(found.seconds + _GAP_S)
+        heard_s = np.cumsum(found.seconds + GAP_S)
         starts = np.searchsorted(plays.sessions, plays.sessions, "left")
-        at_s = plays.session_at_s[plays.sessions] + heard_s - (heard_s - found.seconds - _GAP_S)[starts]
-        kinds = np.where(found.skipped, SKIP, np.where(is_repeat & found.completed, REPEAT, PLAY))
-        liked = np.flatnonzero(found.liked & ~is_repeat)
-        liked = liked[_firsts(plays.rows[liked], items[liked])]
-        unliked, unliked_at_s = self._taken_back(plays, items, liked, at_s)
-        disliked = np.flatnonzero(found.disliked & ~is_repeat)
-        verdicts = np.concatenate([liked, unliked, disliked])
-        n, n_more = len(items), len(verdicts)
-        sizes = (len(liked), len(unliked), len(disliked))
-        return Happenings.in_order(
-            members=np.concatenate([members, members[verdicts]]),
-            items=np.concatenate([ids, ids[verdicts]]),
-            kinds=np.concatenate([kinds, np.repeat((LIKE, UNLIKE, DISLIKE), sizes)]),
-            seconds=np.concatenate([found.seconds, np.full(n_more, np.nan)]),
-            completed=np.concatenate([found.completed, np.full(n_more, -1)]),
-            at_s=np.concatenate([at_s, at_s[liked] + 1, unliked_at_s, at_s[disliked] + 1]) if n else np.zeros(0),
-        )
+        at_s = plays.session_at_s[plays.sessions] + heard_s - (heard_s - found.seconds - GAP_S)[starts]
+        played = Played(self._tastes.member_ids[plays.rows], self._world.ids[items], at_s, is_repeat)
+        liked = played.liked(found)
+        return told(played, found, liked, *self._taken_back(plays, items, liked, at_s))
 
     def _taken_back(self, plays: _Plays, items: Indices, liked: Indices, at_s: Doubles) -> tuple[Indices, Doubles]:
         """Likes that no longer suit at the end, and when between they were taken back."""
@@ -196,7 +179,7 @@ class _Group:
 
 def _places(sums: Doubles, draws: Doubles) -> Indices:
     """Where draws from [0, 1) fall among cumulated weights."""
-    return np.minimum(np.searchsorted(sums, draws * sums[-1], "right"), len(sums) - 1)
+    return np.asarray(np.minimum(np.searchsorted(sums, draws * sums[-1], "right"), len(sums) - 1), np.int64)
 
 
 def _followed(sources: Indices) -> Indices:
@@ -204,9 +187,3 @@ def _followed(sources: Indices) -> Indices:
     while not np.array_equal(further := sources[sources], sources):
         sources = further
     return sources
-
-
-def _firsts(rows: Indices, items: Indices) -> Indices:
-    """The places of the first of each pair."""
-    _, first = np.unique(np.stack([rows, items]), axis=1, return_index=True)
-    return np.sort(first)

@@ -64,7 +64,7 @@ class World:
 
     def affinities(self, squared: Floats | Doubles) -> Floats:
         """From 0 to 1, of squared distances."""
-        return np.exp(np.float32(-self.assumptions.strangeness) * squared.astype(np.float32, copy=False))
+        return np.asarray(np.exp(np.float32(-self.assumptions.strangeness) * squared.astype(np.float32, copy=False)))
 
 
 def _places(items: Sequence[Item], assumptions: Assumptions) -> Doubles:

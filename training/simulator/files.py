@@ -1,0 +1,97 @@
+"""Writes what was simulated as a data set that ``main.py evaluate`` and ``rank`` read: no server is needed."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from models.catalogue import Item
+from training.simulator.happenings import DISLIKE, LIKE, PLAY, REPEAT, UNLIKE, Happenings
+from training.simulator.world import Doubles, Indices
+
+INTERACTIONS, ITEMS = "interactions.csv", "items.csv"
+
+# As the worker's log of interactions weighs them.
+_WEIGHT_OF_LIKE, _WEIGHT_OF_PLAY, _WEIGHT_OF_REPEAT = 1.0, 0.2, 0.5
+_NEVER = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """Distinct pairs that say something is liked: ids int64, ``weights`` above 0, and microseconds; all (n,)."""
+
+    members: Indices
+    items: Indices
+    weights: Doubles
+    at_us: Indices
+
+
+def positive_pairs(found: Happenings) -> Pairs:
+    """What the events come to: the last verdict decides, and takes back with it what was done before.
+
+    What is disliked is none; a like counts 1, hearing something out 0.2, and asking for it again 0.5.
+    """
+    pairs, of_event = np.unique(np.stack([found.members, found.items]), axis=1, return_inverse=True)
+    of_event = of_event.ravel()
+    last = {kind: _last(found, of_event, pairs.shape[1], kind) for kind in (LIKE, UNLIKE, DISLIKE)}
+    refused_us = np.maximum(last[UNLIKE], last[DISLIKE])
+    is_liked = last[LIKE] > refused_us
+    is_disliked = last[DISLIKE] > np.maximum(last[LIKE], last[UNLIKE])
+    counts = found.at_us > refused_us[of_event]
+    worth = _WEIGHT_OF_PLAY * ((found.kinds == PLAY) & (found.completed == 1)) + _WEIGHT_OF_REPEAT * (
+        found.kinds == REPEAT
+    )
+    weights = np.bincount(of_event, worth * counts, pairs.shape[1]) + _WEIGHT_OF_LIKE * is_liked
+    at_us = last[LIKE].copy()
+    tells = (worth > 0) & counts
+    np.maximum.at(at_us, of_event[tells], found.at_us[tells])
+    kept = (weights > 0) & ~is_disliked
+    return Pairs(pairs[0, kept], pairs[1, kept], weights[kept], at_us[kept])
+
+
+def _last(found: Happenings, of_event: Indices, n: int, kind: int) -> Indices:
+    last = np.full(n, _NEVER, np.int64)
+    mask = found.kinds == kind
+    np.maximum.at(last, of_event[mask], found.at_us[mask])
+    return last
+
+
+def write_interactions(path: Path, parts: Iterable[Happenings], start: datetime) -> int:
+    """``user_id,item_id,weight,occurred_at`` of every pair, part by part; how many.
+
+    The file is there when it is whole: until then it has the ending ``.part``.
+    """
+    partial, n = path.with_name(f"{path.name}.part"), 0
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            file.write("user_id,item_id,weight,occurred_at\n")
+            for found in parts:
+                pairs = positive_pairs(found)
+                file.writelines(_lines(pairs, start))
+                n += len(pairs.members)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return n
+
+
+def _lines(pairs: Pairs, start: datetime) -> Iterable[str]:
+    columns = (pairs.members.tolist(), pairs.items.tolist(), pairs.weights.tolist(), pairs.at_us.tolist())
+    for member, item, weight, at_us in zip(*columns, strict=True):
+        at = start + timedelta(microseconds=at_us)
+        yield f"{member},{item},{weight:.1f},{at:%Y-%m-%dT%H:%M:%SZ}\n"
+
+
+def write_items(path: Path, items: Sequence[Item]) -> None:
+    """``item_id``, what is known in words, and every numeric feature."""
+    features = sorted({name for item in items for name in item.features})
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("item_id", "title", "creator", "genres", "language", *features))
+        for item in items:
+            words = (next(iter(item.titles.values()), ""), item.creator or "", ", ".join(item.genres))
+            numbers = (item.features.get(name, "") for name in features)
+            writer.writerow((item.item_id, *words, item.language or "", *numbers))
