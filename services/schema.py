@@ -116,6 +116,15 @@ interaction = sa.Table(
     sa.Column("completed", sa.Boolean),
     sa.Column("occurred_at", _INSTANT, nullable=False, comment="UTC"),
     sa.Index("ix_songs_ai_interaction_member", "member_id", "occurred_at"),
+    sa.Index("ix_songs_ai_interaction_time", "occurred_at"),
+    **_IN_MYSQL,
+)
+
+forgotten_member = sa.Table(
+    "songs_ai_forgotten_member",
+    own_metadata,
+    sa.Column("member_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("forgotten_at", _INSTANT, nullable=False, comment="UTC; what they did until then is not kept any more"),
     **_IN_MYSQL,
 )
 

@@ -77,7 +77,10 @@ class MigrationTests:
         assert migrations.current(url) == NEWEST
         with connection(url) as opened:
             indexes = sa.inspect(opened).get_indexes("songs_ai_interaction")
-        assert [index["name"] for index in indexes] == ["ix_songs_ai_interaction_member"]
+        assert sorted(index["name"] for index in indexes) == [
+            "ix_songs_ai_interaction_member",
+            "ix_songs_ai_interaction_time",
+        ]
 
     def test_workers_that_migrate_at_once_all_succeed(self, url: str) -> None:
         n = 4
