@@ -29,17 +29,21 @@ Codes = faiss.IndexPQFastScan | faiss.IndexIVFPQFastScan
 
 # Below this a scan of everything takes no longer than FastScan with all that goes with it.
 EXACT_BELOW = 20_000
-# Rows times dimensions: a part's codes need no training, and so pay sooner.
-_PART_EXACT_BELOW = 1_500_000
+# Rows times dimensions: a part's codes need no training, and so pay as soon as its rows outgrow a core's own cache.
+_PART_EXACT_BELOW = 600_000
 RECALL_AIM = 0.99
 # A sample's mean is off by some 0.001, and the worst of three is rather too low.
 _SAMPLE_AIM = 0.991
 # Of the true neighbours, in the lists that are probed: what these lose, no comparing of more candidates wins back.
 _LISTS_AIM = 0.998
 # Equal vectors must tie wherever they stand, though sums of their products are taken in different orders.
-_SCORE_STEP = 1e-6
+_SCORE_STEP = 2.0**-20
+# Of numbers from 8 to 16 it is the step of float32.
+_ROUNDING = np.float32(12)
 # A rounded score and a place are sorted as one number: the place in its lower bits.
-_PLACE_BITS = 40
+_PLACE_BITS = 2**32 - 1
+
+_CACHE_LINE = 64
 
 _N_OF_A_KIND = 64
 _K_FACTORS = (2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 28.0, 32.0)
@@ -102,7 +106,7 @@ class ExactScan:
     recall = 1.0
 
     def __init__(self, rows: Rows) -> None:
-        self.rows: Floats = np.asarray(rows, dtype=np.float32)
+        self.rows = _aligned(rows)
 
     @property
     def cost_us(self) -> float:
@@ -469,23 +473,43 @@ def _some(rows: Rows, n: int, seed: int) -> Floats:
     return rows[np.sort(places)].astype(np.float32)
 
 
+def _aligned(rows: Rows) -> Floats:
+    """``rows`` at 32 bits, copied to where a cache line begins: in a core's own cache products take a sixth less."""
+    n_bytes = 4 * rows.size
+    room = np.empty(n_bytes + _CACHE_LINE, dtype=np.uint8)
+    start = -room.ctypes.data % _CACHE_LINE
+    aligned: Floats = room[start : start + n_bytes].view(np.float32).reshape(rows.shape)
+    aligned[:] = rows
+    return aligned
+
+
 def _best(scores: Floats, n: int) -> Found:
     """The places of the ``n`` highest scores once rounded, highest first, and these; of equal ones the foremost."""
     n = min(n, len(scores))
     if n <= 0:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-    lowest = np.partition(scores, len(scores) - n)[len(scores) - n]
-    # Only what may round to the lowest or above need be rounded.
-    [reaching] = (scores >= lowest - 2 * _SCORE_STEP).nonzero()
-    return _ordered(reaching, scores[reaching], n)
+    keys = _keys(np.arange(len(scores)), scores)
+    keys.partition(n - 1)
+    return _found(np.sort(keys[:n]))
 
 
 def _ordered(places: Places, scores: Floats, n: int) -> Found:
     """The first ``n`` by falling rounded score, then place; faiss says -1, at the end, where there are no more."""
     if places[-1] < 0:
         places, scores = places[places >= 0], scores[places >= 0]
-    steps = np.rint(scores.clip(-1, 1) / -_SCORE_STEP).astype(np.int64)
-    keys = (steps << _PLACE_BITS) | places
-    keys.sort()
-    keys = keys[:n]
-    return keys & ((1 << _PLACE_BITS) - 1), ((keys >> _PLACE_BITS) * -_SCORE_STEP).astype(np.float32)
+    return _found(np.sort(_keys(places, scores))[:n])
+
+
+def _keys(places: Places, scores: Floats) -> Places:
+    """``places`` made into numbers that rise as rounded scores fall and, where these are equal, as places rise.
+
+    The upper half of each (on machines that faiss has wheels for) is a float32 that is rounded to a score's step by how
+    large it is; such floats are ordered as the integers of the same bits are.
+    """
+    np.minimum(np.maximum(scores, -1, out=scores), 1, out=scores)
+    np.subtract(_ROUNDING, scores, out=places.view(np.float32)[1::2])
+    return places
+
+
+def _found(keys: Places) -> Found:
+    return keys & _PLACE_BITS, _ROUNDING - keys.view(np.float32)[1::2]

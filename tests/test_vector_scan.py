@@ -5,7 +5,10 @@ import threading
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.ports import Floats
 from services import scan_queue, vector_scan
@@ -80,6 +83,30 @@ def test_equal_rows_are_cut_by_place() -> None:
     scan = build_scan(rows, exact_below=1000)
     [(places, _)] = scan.search(rows[7:8], 6)
     assert places.tolist() == [7, 1500, 1501, 1502, 1503, 1504]
+
+
+@given(
+    st.lists(
+        st.one_of(st.floats(-1.001, 1.001, width=32), st.sampled_from([0.25, 0.2500001, 0.25001, 1.0])), max_size=60
+    ),
+    st.integers(0, 70),
+)
+def test_the_best_are_those_of_the_highest_rounded_scores_and_of_equal_ones_the_foremost(
+    scores: list[float], n: int
+) -> None:
+    steps = np.rint(np.clip(np.array(scores, np.float32), -1, 1) * 2.0**20)
+    order = np.lexsort((np.arange(len(steps)), -steps))[:n]
+    places, rounded = vector_scan._best(np.array(scores, np.float32), n)
+    np.testing.assert_array_equal(places, order)
+    np.testing.assert_array_equal(rounded, (steps[order] / 2**20).astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_rows_that_are_scanned_exactly_begin_with_a_cache_line(dtype: npt.DTypeLike) -> None:
+    rows = clustered_rows(3, DIM).astype(dtype)
+    kept = ExactScan(rows).rows
+    assert kept.ctypes.data % 64 == 0
+    np.testing.assert_array_equal(kept, rows.astype(np.float32))
 
 
 @pytest.fixture(scope="module")
