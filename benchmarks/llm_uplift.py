@@ -12,6 +12,7 @@ import asyncio
 import csv
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -82,25 +83,16 @@ async def measure(study: Study, directory: Path, console: Console) -> None:
     await server.start()
     settings = Settings(openai_base_url=server.base_url, default_locale="en")
     index, source = InMemoryItemIndex(study.rows, study.embedder_name), InMemoryCollaborativeSource(study.fitted)
-    async with open_judge(settings) as judge:
-        served = uplift.Served(
-            language_model=judge.language_model,
-            reranker=judge.reranker,
-            config=judge.config,
-            versions=judge.versions,
-            clock=judge.clock,
-            order_weight=settings.llm_order_weight,
-            locale="en",
-            price=PRICE,
-        )
-        questions = await uplift.questions_of(study, index, source, served, k=K)
+    async with open_judge(settings) as opened:
+        judge = replace(opened, price=PRICE)
+        questions = await uplift.questions_of(study, index, source, judge, k=K)
         server.relevant = knowing(questions)
         for manner in (Manner.GOOD, Manner.SHUFFLED, Manner.REVERSED):
             server.manner = manner
             with open_kept_answers(directory / f"{manner}.db") as kept:
-                console.print(f"\n{manner}: {uplift.estimate(questions, kept, served)}", highlight=False)
-                heard = await uplift.ask(questions, served, kept)
-            for part in uplift.report(study, questions, heard, served, k=K):
+                console.print(f"\n{manner}: {uplift.estimate(questions, kept, judge)}", highlight=False)
+                heard = await uplift.ask(questions, judge, kept)
+            for part in uplift.report(study, questions, heard, judge, k=K):
                 console.print(part, highlight=False)
     await server.close()
 

@@ -159,26 +159,15 @@ def _uplift(
 
     async def measure(settings: Settings) -> None:
         async with open_judge(settings) as judge:
-            served = uplift.Served(
-                language_model=judge.language_model,
-                reranker=judge.reranker,
-                config=judge.config,
-                versions=judge.versions,
-                clock=judge.clock,
-                order_weight=settings.llm_order_weight,
-                locale=settings.default_locale,
-                endpoint=settings.openai_base_url,
-                price=settings.llm_prices.get(judge.language_model.name(deep=False)),
-            )
             index = InMemoryItemIndex(study.rows, study.embedder_name)
-            questions = await uplift.questions_of(study, index, InMemoryCollaborativeSource(study.fitted), served, k=k)
+            questions = await uplift.questions_of(study, index, InMemoryCollaborativeSource(study.fitted), judge, k=k)
             with kept_answers.open_kept_answers(answers) as kept:
-                _tell_price(uplift.estimate(questions, kept, served), max_usd)
+                _tell_price(uplift.estimate(questions, kept, judge), max_usd)
                 with progress_bar(complaints) as progress:
                     task = progress.add_task("listeners", total=len(questions))
                     show = partial(progress.update, task)
-                    heard = await uplift.ask(questions, served, kept, done=lambda n: show(completed=n))
-            found.append(uplift.report(study, questions, heard, served, k=k))
+                    heard = await uplift.ask(questions, judge, kept, done=lambda n: show(completed=n))
+            found.append(uplift.report(study, questions, heard, judge, k=k))
 
     run(try_to_open)
     uplift, first_stage, kept_answers = map(_training, ("uplift", "first_stage", "kept_answers"))

@@ -37,8 +37,9 @@ from tests.support.scripted_language_model import RecordingObserver, ScriptedLan
 from training import uplift
 from training.first_stage import Study, items_of, prepare
 from training.interaction_files import ItemTable
+from training.judge import Judge
 from training.kept_answers import Kept, KeptAnswers, open_kept_answers, question_id
-from training.uplift import ALONE, CHANCE, FUSED, RANKING, Served, Uplift, ask, estimate, questions_of, report, verdict
+from training.uplift import ALONE, CHANCE, FUSED, RANKING, Uplift, ask, estimate, questions_of, report, verdict
 from workers.runtime.judge import open_judge
 
 N_GENRES, N_PER_GENRE, N_USERS = 4, 30, 300
@@ -109,12 +110,12 @@ def truth_of(study: Study) -> Callable[[Question], Collection[int]]:
     return relevant
 
 
-def serving(model: LanguageModel, *, price: TokenPrice | None = PRICE) -> Served:
+def serving(model: LanguageModel, *, price: TokenPrice | None = PRICE) -> Judge:
     strategies = StrategyTable.model_validate({"default": {"n_candidates": N_CANDIDATES, "n_explained": K}})
     reranker = Reranker(
         model, Explainer(SONGS, TEXTS), RecordingObserver(), profile=SONGS, texts=TEXTS, strategies=strategies
     )
-    return Served(
+    return Judge(
         language_model=model,
         reranker=reranker,
         config=PipelineConfig(version="test", ranking=RankingConfig(diversity=0.0, discovery_share=0.0)),
@@ -126,15 +127,15 @@ def serving(model: LanguageModel, *, price: TokenPrice | None = PRICE) -> Served
     )
 
 
-async def asked_of(study: Study, served: Served, n: int | None = None) -> list[uplift.Question]:
+async def asked_of(study: Study, judge: Judge, n: int | None = None) -> list[uplift.Question]:
     index, source = InMemoryItemIndex(study.rows, study.embedder_name), InMemoryCollaborativeSource(study.fitted)
-    return await questions_of(replace(study, listeners=study.listeners[:n]), index, source, served, k=K)
+    return await questions_of(replace(study, listeners=study.listeners[:n]), index, source, judge, k=K)
 
 
 async def measured(study: Study, model: LanguageModel, kept: KeptAnswers, n: int | None = None) -> Uplift:
-    served = serving(model)
-    questions = await asked_of(study, served, n)
-    return report(study, questions, await ask(questions, served, kept), served, k=K)
+    judge = serving(model)
+    questions = await asked_of(study, judge, n)
+    return report(study, questions, await ask(questions, judge, kept), judge, k=K)
 
 
 def gains(found: Uplift) -> dict[str, Interval]:
@@ -318,39 +319,39 @@ async def test_an_interrupted_run_is_resumed_without_paying_for_an_answer_twice(
 ) -> None:
     path = tmp_path / "answers.db"
     async with over_http(llm_server) as model:
-        served = serving(model)
-        questions = await asked_of(study, served)
+        judge = serving(model)
+        questions = await asked_of(study, judge)
         llm_server.gate = 21  # the calls that are let through, and one that holds up those under way with it
         with open_kept_answers(path) as kept:
-            asking = asyncio.create_task(ask(questions[:20], served, kept))
+            asking = asyncio.create_task(ask(questions[:20], judge, kept))
             await llm_server.called(8)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
-            assert estimate(questions, kept, served).n_kept == 0
+            assert estimate(questions, kept, judge).n_kept == 0
         llm_server.gate = 0
         with open_kept_answers(path) as kept:
-            await ask(questions[:20], served, kept)
+            await ask(questions[:20], judge, kept)
         n_paid = llm_server.stats.n_answered
         with open_kept_answers(path) as kept:
-            left = estimate(questions, kept, served)
+            left = estimate(questions, kept, judge)
             assert (left.n_kept, left.n_calls) == (20, 40)
-            first = await ask(questions, served, kept)
+            first = await ask(questions, judge, kept)
         assert llm_server.stats.n_answered == n_paid + 40
         with open_kept_answers(path) as kept:
-            assert await ask(questions, served, kept) == first
+            assert await ask(questions, judge, kept) == first
     assert llm_server.stats.n_answered == n_paid + 40
 
 
 async def test_answers_that_came_before_an_interruption_are_kept(study: Study, tmp_path: Path) -> None:
     path = tmp_path / "answers.db"
-    served = serving(StoppingModel(after=13))
-    questions = await asked_of(study, served)
+    judge = serving(StoppingModel(after=13))
+    questions = await asked_of(study, judge)
     with open_kept_answers(path) as kept, pytest.raises(BaseExceptionGroup) as stopped:
-        await ask(questions, served, kept)
+        await ask(questions, judge, kept)
     assert stopped.group_contains(RuntimeError, match="the power went")
     with open_kept_answers(path) as kept:
-        assert estimate(questions, kept, served).n_kept == 13
+        assert estimate(questions, kept, judge).n_kept == 13
 
 
 class StoppingModel(ScriptedLanguageModel):
@@ -370,12 +371,12 @@ async def test_a_failure_is_not_kept_and_the_next_run_asks_again(
     study: Study, kept: KeptAnswers, llm_server: LLMServer
 ) -> None:
     async with over_http(llm_server) as model:
-        served = serving(model)
-        questions = await asked_of(study, served, 3)
+        judge = serving(model)
+        questions = await asked_of(study, judge, 3)
         llm_server.fail(Fault.SERVER_ERROR, times=1)
-        await ask(questions, served, kept)
-        assert estimate(questions, kept, served).n_kept == 2
-        again = await ask(questions, served, kept)
+        await ask(questions, judge, kept)
+        assert estimate(questions, kept, judge).n_kept == 2
+        again = await ask(questions, judge, kept)
         assert all(isinstance(each.end, Completion) for each in again)
     assert llm_server.n_calls == 4
 
@@ -384,10 +385,10 @@ async def test_an_estimate_is_near_and_never_below_what_is_paid(
     study: Study, kept: KeptAnswers, llm_server: LLMServer
 ) -> None:
     async with over_http(llm_server) as model:
-        served = serving(model)
-        questions = await asked_of(study, served)
-        told = estimate(questions, kept, served)
-        await ask(questions, served, kept)
+        judge = serving(model)
+        questions = await asked_of(study, judge)
+        told = estimate(questions, kept, judge)
+        await ask(questions, judge, kept)
     used = llm_server.stats
     assert used.prompt_tokens <= told.prompt_tokens <= 1.3 * used.prompt_tokens
     assert used.completion_tokens <= told.completion_tokens
@@ -396,25 +397,25 @@ async def test_an_estimate_is_near_and_never_below_what_is_paid(
 
 async def test_a_limit_holds_and_of_an_unknown_price_nothing_is_within_it(study: Study, kept: KeptAnswers) -> None:
     model = ScriptedLanguageModel(first_shown)
-    served = serving(model)
-    questions = await asked_of(study, served, 5)
-    priced, unpriced = (estimate(questions, kept, each) for each in (served, replace(served, price=None)))
+    judge = serving(model)
+    questions = await asked_of(study, judge, 5)
+    priced, unpriced = (estimate(questions, kept, each) for each in (judge, replace(judge, price=None)))
     assert priced.usd is not None
     assert priced.is_within(priced.usd)
     assert not priced.is_within(priced.usd * 0.99)
     assert not unpriced.is_within(1e9)
     assert "LLM_PRICES" in str(unpriced)
-    await ask(questions, served, kept)
-    nothing = estimate(questions, kept, replace(served, price=None))
+    await ask(questions, judge, kept)
+    nothing = estimate(questions, kept, replace(judge, price=None))
     assert nothing.is_within(0)
     assert str(nothing).startswith("0 calls to make (5 answers are kept from before)")
 
 
 async def test_progress_is_told_to_the_last_question(study: Study, kept: KeptAnswers) -> None:
     model, told = ScriptedLanguageModel(first_shown), list[int]()
-    served = serving(model)
-    questions = await asked_of(study, served, 9)
-    await ask(questions, served, kept, done=told.append)
+    judge = serving(model)
+    questions = await asked_of(study, judge, 9)
+    await ask(questions, judge, kept, done=told.append)
     assert told == list(range(1, 10))
 
 
@@ -482,8 +483,8 @@ def test_the_same_seed_asks_the_same_listeners(dataset: Path, study: Study) -> N
 async def test_more_listeners_are_asked_about_the_same_and_further_ones(dataset: Path, study: Study) -> None:
     with threadpool_limits(1, user_api="blas"):
         few = await asyncio.to_thread(prepare, dataset, "new", n_users=7, budget_s=0)
-    served = serving(ScriptedLanguageModel(first_shown))
-    asked_few, asked = await asked_of(few, served), await asked_of(study, served)
+    judge = serving(ScriptedLanguageModel(first_shown))
+    asked_few, asked = await asked_of(few, judge), await asked_of(study, judge)
     assert [each.asked.prompt for each in asked_few] == [each.asked.prompt for each in asked[:7]]
 
 

@@ -30,17 +30,16 @@ from core.evaluation import (
     pooled_recall,
     quality_at,
 )
-from core.item_versions import VersionFinder
 from core.model_answer import parse_answer
-from core.ports import Clock, CollaborativeSource, Completion, ItemIndex, LanguageModel, Prompt
+from core.ports import CollaborativeSource, Completion, ItemIndex, Prompt
 from core.prompting import shuffled
-from core.question import PipelineConfig
-from core.reranking import Asked, Reranker, RerankRequest
+from core.reranking import Asked, RerankRequest
 from core.token_estimate import rough_tokens
 from models.job import Strategy
 from models.recommendation import Candidate, Reranked
 from training.first_stage import HeldOut, Study, candidates_for
-from training.kept_answers import Kept, KeptAnswers, question_id
+from training.judge import Judge
+from training.kept_answers import Kept, KeptAnswers
 
 RANKING, FUSED, ALONE, CHANCE = "ranking alone", "model, fused as served", "model's order alone", "order of chance"
 
@@ -50,33 +49,6 @@ _FEW = 30
 _N_DRAWS = 20
 _CHARS_PER_TOKEN = 3
 _WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """What is measured, as serving has it; ``endpoint`` tells models of one name apart, ``price`` may be unknown.
-
-    ``order_weight`` is that of ``reranker``.
-    """
-
-    language_model: LanguageModel
-    reranker: Reranker
-    config: PipelineConfig
-    versions: VersionFinder
-    clock: Clock
-    order_weight: float
-    locale: str
-    endpoint: str = ""
-    price: TokenPrice | None = None
-
-    @property
-    def model(self) -> str:
-        """The name of the model that is asked."""
-        return self.language_model.name(deep=False)
-
-    def question_id(self, question: "Question") -> str:
-        """What the answer is kept under."""
-        return question_id(question.asked.prompt, f"{self.model} {self.endpoint}")
 
 
 # --- the questions ---
@@ -93,23 +65,23 @@ class Question:
 
 
 async def questions_of(
-    study: Study, index: ItemIndex, source: CollaborativeSource, served: Served, *, k: int
+    study: Study, index: ItemIndex, source: CollaborativeSource, judge: Judge, *, k: int
 ) -> list[Question]:
     """One for each listener who has candidates; ``index`` and ``source`` are over ``study.rows`` and ``.fitted``."""
     questions = []
-    n = served.reranker.n_candidates(Strategy.DEFAULT)
+    n = judge.reranker.n_candidates(Strategy.DEFAULT)
     for listener in study.listeners:
-        candidates = await candidates_for(listener, study, index, source, served.config, served.versions, n)
+        candidates = await candidates_for(listener, study, index, source, judge.config, judge.versions, n)
         seed = f"{study.dataset} {study.seed} {sorted(listener.likes)}"
         request = RerankRequest(
             candidates=candidates,
             liked=[study.items[item_id] for item_id in listener.likes],
-            locale=served.locale,
+            locale=judge.locale,
             strategy=Strategy.DEFAULT,
             n_picks=k,
             seed=seed,
         )
-        asked = served.reranker.prepare(request)
+        asked = judge.reranker.prepare(request)
         if asked is not None:
             questions.append(Question(listener, candidates, asked, seed))
     return questions
@@ -143,12 +115,12 @@ class Estimate:
         return not self.n_calls or (math.inf if self.usd is None else self.usd) <= max_usd
 
 
-def estimate(questions: Sequence[Question], kept: KeptAnswers, served: Served) -> Estimate:
+def estimate(questions: Sequence[Question], kept: KeptAnswers, judge: Judge) -> Estimate:
     """What asking all that is not kept would take."""
-    prompts = [each.asked.prompt for each in questions if kept.get(served.question_id(each)) is None]
+    prompts = [each.asked.prompt for each in questions if kept.get(judge.question_id(each.asked.prompt)) is None]
     prompt_tokens = round(sum(map(_prompt_tokens, prompts)))
     completion_tokens = sum(prompt.max_output_tokens for prompt in prompts)
-    price = served.price
+    price = judge.price
     usd = price.cost_usd(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens) if price else None
     return Estimate(len(prompts), len(questions) - len(prompts), prompt_tokens, completion_tokens, usd)
 
@@ -171,7 +143,7 @@ class Heard:
 
 async def ask(
     questions: Sequence[Question],
-    served: Served,
+    judge: Judge,
     kept: KeptAnswers,
     *,
     done: Callable[[int], None] = lambda _: None,
@@ -185,7 +157,7 @@ async def ask(
     async def heard(question: Question) -> Heard:
         nonlocal n_done
         async with slots:
-            found = await _heard(question, served, kept)
+            found = await _heard(question, judge, kept)
         n_done += 1
         done(n_done)
         return found
@@ -195,16 +167,16 @@ async def ask(
     return [task.result() for task in tasks]
 
 
-async def _heard(question: Question, served: Served, kept: KeptAnswers) -> Heard:
-    key = served.question_id(question)
+async def _heard(question: Question, judge: Judge, kept: KeptAnswers) -> Heard:
+    key = judge.question_id(question.asked.prompt)
     if (known := kept.get(key)) is not None:
         return Heard(known.completion, known.seconds)
-    started_s = served.clock.monotonic_s()
+    started_s = judge.clock.monotonic_s()
     try:
-        completion = await served.language_model.complete(question.asked.prompt)
+        completion = await judge.language_model.complete(question.asked.prompt)
     except LanguageModelFailed as failure:
-        return Heard(failure, served.clock.monotonic_s() - started_s)
-    found = Heard(completion, served.clock.monotonic_s() - started_s)
+        return Heard(failure, judge.clock.monotonic_s() - started_s)
+    found = Heard(completion, judge.clock.monotonic_s() - started_s)
     kept.put(key, Kept(completion, found.seconds))
     return found
 
@@ -332,24 +304,24 @@ def verdict(gain: Interval) -> str:
     return "significantly worse" if gain.high < 0 else "no better and no worse"
 
 
-def report(study: Study, questions: Sequence[Question], heard: Sequence[Heard], served: Served, *, k: int) -> Uplift:
+def report(study: Study, questions: Sequence[Question], heard: Sequence[Heard], judge: Judge, *, k: int) -> Uplift:
     """The figures of ``questions``, each ended as ``heard`` says; raises ``LanguageModelFailed`` if all failed."""
     _refuse_silence(heard)
     picks = [_picked(question, each) for question, each in zip(questions, heard, strict=True)]
     outcomes = [
-        served.reranker.answered(question.asked, each.end) for question, each in zip(questions, heard, strict=True)
+        judge.reranker.answered(question.asked, each.end) for question, each in zip(questions, heard, strict=True)
     ]
-    lists = [_orders(*pair, served.order_weight) for pair in zip(questions, picks, strict=True)]
+    lists = [_orders(*pair, judge.order_weight) for pair in zip(questions, picks, strict=True)]
     targets = Likes.of([sorted(question.listener.targets) for question in questions])
     qualities = {name: _quality([each[name] for each in lists], targets, k) for name in lists[0]}
     qualities[CHANCE] = _mean([_quality(_by_chance(questions, draw), targets, k) for draw in range(_N_DRAWS)])
     return Uplift(
         dataset=study.dataset,
         protocol=study.protocol,
-        model=served.model,
+        model=judge.model,
         k=k,
         seed=study.seed,
-        order_weight=served.order_weight,
+        order_weight=judge.order_weight,
         n_listeners=len(questions),
         n_candidates=float(np.mean([len(question.candidates) for question in questions])),
         reachable=_reachable(questions),
@@ -359,7 +331,7 @@ def report(study: Study, questions: Sequence[Question], heard: Sequence[Heard], 
         place=_place(questions, picks),
         failed=Counter(each.degraded for each in outcomes if each.degraded is not None),
         dropped=_dropped(outcomes),
-        usage=_usage(heard, served.price),
+        usage=_usage(heard, judge.price),
     )
 
 

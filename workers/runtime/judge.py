@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
@@ -11,26 +10,13 @@ from config.settings import Settings
 from core.errors import ConfigurationError
 from core.explanation import Explainer
 from core.item_versions import VersionFinder
-from core.ports import LanguageModel
-from core.question import PipelineConfig
-from core.reranking import Reranker
 from services.clock import SystemClock
 from services.metrics import PrometheusMetrics
 from services.redis_client import open_redis
+from training.judge import Judge
 from workers.runtime.language_model import open_language_model, reranker_of
 from workers.runtime.parts import VERSION, profile_of
 from workers.runtime.pipeline_config import pipeline_config
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judge:
-    """What asks the LLM and reads its answers as a worker does, without a worker around it."""
-
-    language_model: LanguageModel
-    reranker: Reranker
-    config: PipelineConfig
-    versions: VersionFinder
-    clock: SystemClock
 
 
 @asynccontextmanager
@@ -64,4 +50,8 @@ async def open_judge(settings: Settings) -> AsyncIterator[Judge]:
             config=pipeline_config(settings, profile),
             versions=VersionFinder(profile.versions),
             clock=clock,
+            order_weight=settings.llm_order_weight,
+            locale=settings.default_locale,
+            endpoint=settings.openai_base_url,
+            price=settings.llm_prices.get(model.name(deep=False)),
         )
