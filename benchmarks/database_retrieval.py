@@ -31,13 +31,14 @@ from benchmarks.retrieval import Data, N, clusters, songs
 from config.catalogue_profile import load_profile
 from core.ports import Floats, ItemIndex, Predicate
 from models.catalogue import Item
-from services import backend_tables, migrations
+from services import migrations
 from services.clock import SystemClock
 from services.database import Database, open_database, sync_engine
 from services.database_index import DatabaseItemIndex, RefreshingDatabaseIndex
 from services.embedding_store import SqlEmbeddingStore
 from services.item_codes import NATIVE, SIGN_CODES, has_vector_index
 from services.item_index import InMemoryItemIndex
+from tests.support import backend_tables
 
 N_RUNS, BATCH = 3, 2000
 TIMEOUT_S = 120.0

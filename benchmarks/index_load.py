@@ -24,7 +24,6 @@ import sqlalchemy as sa
 from config.catalogue_profile import load_profile
 from core.embedding import HashingEmbedder
 from core.ports import Floats
-from services import backend_tables
 from services.clock import SystemClock
 from services.database import Database, open_database, sync_engine
 from services.embedding_blocks import EmbeddingBlocks
@@ -33,6 +32,7 @@ from services.index_snapshot import SnapshotDirectory
 from services.logs import configure_logging
 from services.refreshing_index import RefreshingIndex
 from services.schema import embedding, own_metadata
+from tests.support import backend_tables
 
 NAME = "songs_ai_index_load"
 SONGS = load_profile("songs")

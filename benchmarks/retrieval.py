@@ -40,7 +40,7 @@ from services.embedding_store import SqlEmbeddingStore
 from services.ingest_store import SqlIngestStore
 from services.item_index import InMemoryItemIndex
 from training.embed import embed_catalogue
-from training.ingest import ingest
+from training.ingest import ingest, layouts_of
 
 N, N_EXCLUDED, N_QUERIES, N_RUNS = 200, 50, 40, 5
 AIM = 0.99
@@ -383,7 +383,7 @@ async def songs(tracks: Path, dim: int) -> Data:
     profile = load_profile("songs")
     async with open_database("sqlite:///:memory:", pool_size=2, timeout_s=60) as database:
         await asyncio.to_thread(migrations.upgrade, database.sync_url)
-        await ingest(tracks, SqlIngestStore(database))
+        await ingest(tracks, SqlIngestStore(database, profile), layouts_of(profile))
         store, embedder = SqlEmbeddingStore(database, profile), HashingEmbedder(dim, text_columns=profile.item.text)
         await embed_catalogue(SqlCatalogue(database, profile), embedder, store, text_columns=profile.item.text)
         rows = await store.load(embedder.name)
@@ -410,7 +410,7 @@ async def main() -> None:
     faiss.omp_set_num_threads(1)
     with threadpool_limits(1):
         if arguments.tracks:
-            await compare(await songs(arguments.tracks, 128))
+            await compare(await songs(arguments.tracks, arguments.dim))
         for data in seeded([int(size) for size in arguments.sizes.split(",") if size], arguments.dim):
             await compare(data)
 

@@ -26,7 +26,7 @@ from models.catalogue import Item, ItemFacts
 from services import migrations
 from services.ingest_store import SqlIngestStore
 from training.embed import embed_catalogue
-from training.ingest import ingest
+from training.ingest import ingest, layouts_of
 from workers.runtime.parts import Parts, embedded, open_parts
 
 N_RETRIEVED, N_RANKED, N_SHOWN = 300, 100, 20
@@ -89,7 +89,7 @@ async def measure(tracks: Path, genres: Sequence[str], n_likes: int, ranking: Ra
         settings = embedded(Settings(), Path(directory))
         async with open_parts(settings) as parts:
             await asyncio.to_thread(migrations.upgrade, parts.database.sync_url)
-            await ingest(tracks, SqlIngestStore(parts.database))
+            await ingest(tracks, SqlIngestStore(parts.database, parts.profile), layouts_of(parts.profile))
             await embed_catalogue(parts.catalogue, parts.embedder, parts.embeddings)
             await parts.index.load()
             index = parts.index.current()

@@ -27,7 +27,7 @@ from services.fitted_embedder import FittedEmbedder
 from services.former_embeddings import SqlFormerEmbeddings
 from services.ingest_store import SqlIngestStore
 from training.embed import Fitting, embed_catalogue, fit_and_embed
-from training.ingest import ingest
+from training.ingest import ingest, layouts_of
 from workers.runtime.parts import Parts, embedded, open_parts
 
 TOP_K = 50
@@ -130,7 +130,7 @@ async def measure(
     with TemporaryDirectory() as directory:
         async with open_parts(embedded(Settings(openai_api_key="", openai_base_url=""), Path(directory))) as parts:
             await asyncio.to_thread(migrations.upgrade, parts.database.sync_url)
-            await ingest(tracks, SqlIngestStore(parts.database))
+            await ingest(tracks, SqlIngestStore(parts.database, parts.profile), layouts_of(parts.profile))
             await _embed(parts)
             await parts.index.load()
             items = {item.item_id: item async for batch in parts.catalogue.stream() for item in batch}

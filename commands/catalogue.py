@@ -18,7 +18,8 @@ from services.former_embeddings import SqlFormerEmbeddings
 from services.ingest_store import SqlIngestStore
 from services.overlaid_index import MeasuredIndex
 from training.embed import Fitting, embed_catalogue, fit_and_embed
-from training.ingest import ingest as ingest_tracks
+from training.ingest import ingest as ingest_whole
+from training.ingest import layouts_of
 from workers.runtime.parts import Parts, open_parts
 
 N_PROBLEMS_SHOWN = 20
@@ -79,9 +80,10 @@ async def ingest_file(parts: Parts, file: Path) -> None:
     with progress_bar() as progress:
         # Shown with the first songs: a refusal comes without an empty bar.
         task = progress.add_task("songs", total=None, visible=False)
-        report = await ingest_tracks(
+        report = await ingest_whole(
             file,
-            SqlIngestStore(parts.database),
+            SqlIngestStore(parts.database, parts.profile),
+            layouts_of(parts.profile),
             lambda done, total: progress.update(task, completed=done, total=total, visible=True),
         )
     for problem in report.problems[:N_PROBLEMS_SHOWN]:

@@ -52,7 +52,7 @@ def demo(
                 await _prepare_demo(parts, tracks, seed)
                 items = [item async for batch in parts.catalogue.stream() for item in batch]
                 listeners = generate_listeners(items, members, seed)
-                await SqlIngestStore(parts.database).save_listeners(listeners)
+                await SqlIngestStore(parts.database, parts.profile).save_listeners(listeners)
                 await prepare(parts)
                 async with running_consumers(parts):
                     await play(
@@ -81,7 +81,7 @@ async def _prepare_demo(parts: Parts, tracks: Path | None, seed: int) -> None:
     if tracks:
         await ingest_file(parts, tracks)
     else:
-        store, songs = SqlIngestStore(parts.database), generate_songs(seed)
+        store, songs = SqlIngestStore(parts.database, parts.profile), generate_songs(seed)
         await store.prepare()
         report = await save_items(GENERATED, songs, store, len(songs))
         console.print(f"made up {report.n_inserted} songs (seed {seed}); `make demo TRACKS=file.csv` takes real ones")

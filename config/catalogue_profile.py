@@ -1,15 +1,20 @@
-"""A catalogue profile: the declarative mapping of one domain's tables and columns, and its words.
+"""A catalogue profile: the declarative mapping of one domain's tables, columns and files, and its words.
 
-A new domain is one TOML file in ``config/profiles`` and no Python. The services check it against the database at
-start; results, prompts and embeddings follow it.
+A new domain is one TOML file and no Python. The services check it against the database at start; results, prompts,
+embeddings and imports follow it. ``docs/catalogue-profiles.md`` explains every field.
 """
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from config.source_files import ItemFile, LikeFile
 from config.wish_table import WishTable
+
+ColumnType = Literal["text", "long text", "integer", "number", "flag"]
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -34,6 +39,9 @@ class ItemTable(_Section):
     passthrough: tuple[str, ...] = Field((), description="further columns that results carry as they stand")
     text: tuple[str, ...] = Field((), description="further text columns that the embedder reads")
     feature_weights: dict[str, float] = Field({}, description="what a number counts in embeddings where that is not 1")
+    types: dict[str, ColumnType] = Field(
+        {}, exclude=True, description="of columns that are no short text, for tables that ingest makes"
+    )
 
 
 class InteractionTable(_Section):
@@ -57,12 +65,37 @@ class JoinedInteractionTable(_Section):
     weight: float = 0.5
 
 
+class MemberTable(_Section):
+    """The table of members, where made-up ones are told from real ones by the address in ``email``."""
+
+    table: str
+    id: str
+    email: str
+
+
 class Words(_Section):
-    """The domain's nouns per locale, for prompts and explanations."""
+    """The domain's nouns per locale, for prompts and explanations; ``creator`` is empty where items have none."""
 
     item: str
     items: str
-    creator: str
+    creator: str = ""
+
+
+class ResultNames(_Section):
+    """What results call things that every domain has."""
+
+    items: str = Field("items", description="the list of items in each group")
+    favorites: str = Field("favorite_item_ids", description="the ids of the likes that a result was made from")
+    creators: str = Field("favorite_creators", description="creators of several likes, in the preference")
+    creator: str = Field("creator", description="the recommendation type, and criterion, of a liked creator's items")
+
+
+class Fitting(_Section):
+    """How little `fit` learns from: below that there is no collaborative model."""
+
+    min_items: int = Field(5, ge=2, description="likes of a member who counts as a listener")
+    min_listeners: int = Field(100, ge=10)
+    min_interactions: int = Field(1000, ge=20)
 
 
 class VersionWords(_Section):
@@ -81,6 +114,7 @@ class CatalogueProfile(_Section):
     item: ItemTable
     likes: InteractionTable
     lists: JoinedInteractionTable | None = None
+    members: MemberTable | None = Field(None, exclude=True)
     words: dict[str, Words] = Field(min_length=1)
     versions: VersionWords = VersionWords()
     # Left out of dumps: what nobody wished for does not change an answer, so it has a version of its own.
@@ -89,6 +123,33 @@ class CatalogueProfile(_Section):
     group_fields: tuple[str, ...] = Field(description="fields of an item in a group of the result")
     candidate_fields: tuple[str, ...] = Field(description="fields of an item among the candidates of the result")
     id_field: str = Field(description="name of the item's id in results")
+    result: ResultNames = ResultNames()
+    fitting: Fitting = Field(Fitting(), exclude=True)
+    item_files: tuple[ItemFile, ...] = Field((), exclude=True)
+    like_files: tuple[LikeFile, ...] = Field((), exclude=True)
+    track_files: bool = Field(False, exclude=True, description="ingest takes Spotify's two layouts of tracks too")
+
+    @model_validator(mode="after")
+    def _files_fill_the_tables(self) -> Self:
+        if problem := next(self._problems(), None):
+            raise ValueError(problem)
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        """What of the files has no place in the tables."""
+        item = self.item
+        for file in self.item_files:
+            for locale in sorted(file.titles.keys() - item.titles.keys()):
+                yield f"item_files {file.source}: titles has {locale!r}, which item.titles has not"
+            for name in ("creator", "creator_local", "genre", "mood", "language"):
+                if getattr(file, name) and not getattr(item, name):
+                    yield f"item_files {file.source}: {name} has no column item.{name}"
+        sources = {file.source for file in self.item_files}
+        for likes in self.like_files:
+            if likes.source not in sources:
+                yield f"like_files: there are no item_files of source {likes.source!r}"
+            if likes.liked_at and not self.likes.created_at:
+                yield f"like_files {likes.source}: liked_at has no column likes.created_at"
 
     def words_in(self, locale: str) -> Words:
         """The nouns of ``locale``, else English ones, else any."""

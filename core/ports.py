@@ -436,6 +436,15 @@ class IngestStore(Protocol):
     async def save(self, source: str, items: Sequence[SourceItem], content_hashes: Sequence[bytes]) -> None:
         """Insert the items that ``source`` has not brought before and update the others, in one transaction."""
 
+    async def item_ids(self, source: str) -> dict[str, int]:
+        """The id in the catalogue of each item that ``source`` has brought, by its id there."""
+
+    async def save_likes(self, likes: Sequence[Interaction]) -> int:
+        """Insert those of ``likes``, each of another member or item, that are not there yet, and say how many.
+
+        Weights are not kept: the table of likes has none.
+        """
+
     async def save_listeners(self, listeners: Sequence[SourceListener]) -> None:
         """Insert made-up members, their likes and playlists, in place of what such members had before.
 

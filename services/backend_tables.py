@@ -1,120 +1,96 @@
-"""The tables that the backend owns (CONTRACT.md 3), for sites, demos and tests that have no backend.
+"""The tables that a backend owns, as a catalogue profile names them, for sites, demos and tests that have no backend.
 
-The worker itself only ever reads these tables, and finds them by the catalogue profile; nothing here is used where a
-backend exists. They are therefore no migration of ours: they are created whole where absent, and never altered.
+The worker itself only ever reads these tables; nothing here is used where a backend exists. They are therefore no
+migration of ours: they are created where absent, with the columns that the profile names, and never altered.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import (
-    TIMESTAMP,
-    BigInteger,
-    Boolean,
-    Column,
-    Connection,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    inspect,
-)
+import sqlalchemy as sa
+
+from config.catalogue_profile import CatalogueProfile, ColumnType, JoinedInteractionTable, MemberTable
+from services.schema import item_columns
 
 # SQLite numbers rows by itself only in a column that is declared INTEGER.
-_ID = BigInteger().with_variant(Integer(), "sqlite")
+_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _IN_MYSQL: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4"}
-
-backend_metadata = MetaData()
-
-
-def _text(name: str) -> Column[str]:
-    return Column(name, String(255))
-
-
-song = Table(
-    "song",
-    backend_metadata,
-    Column("song_id", _ID, primary_key=True),
-    Column("tj_number", BigInteger),
-    Column("ky_number", BigInteger),
-    _text("title_kr"),
-    _text("title_en"),
-    _text("title_en_kr"),
-    _text("title_jp"),
-    _text("title_yomi"),
-    _text("title_yomi_kr"),
-    _text("lang"),
-    _text("genre"),
-    _text("mood"),
-    _text("artist"),
-    _text("artist_kr"),
-    Column("anime_id", BigInteger),
-    _text("animeType"),
-    Column("lyrics_original", Text),
-    Column("lyrics_yomi", Text),
-    Column("lyrics_kr", Text),
-    Column("created_at", TIMESTAMP, nullable=True),
-    Column("modified_at", TIMESTAMP, nullable=True),
-    Column("is_active", Boolean),
-    **_IN_MYSQL,
-)
-
-member = Table(
-    "member",
-    backend_metadata,
-    Column("member_id", _ID, primary_key=True),
-    _text("email"),
-    **_IN_MYSQL,
-)
-
-member_role_list = Table(
-    "member_role_list",
-    backend_metadata,
-    Column("id", BigInteger, ForeignKey("member.member_id"), nullable=False, index=True),
-    _text("role"),
-    **_IN_MYSQL,
-)
-
-song_like = Table(
-    "song_like",
-    backend_metadata,
-    Column("id", _ID, primary_key=True),
-    Column("song_id", BigInteger, nullable=False),
-    Column("member_id", BigInteger, nullable=False),
-    Column("created_at", TIMESTAMP, nullable=True),
-    Column("modified_at", TIMESTAMP, nullable=True),
-    Index("ix_song_like_song", "song_id"),
-    Index("ix_song_like_member", "member_id"),
-    **_IN_MYSQL,
-)
-
-playlist = Table(
-    "playlist",
-    backend_metadata,
-    Column("playlist_id", _ID, primary_key=True),
-    Column("member_id", BigInteger, nullable=False),
-    _text("title"),
-    Index("ix_playlist_member", "member_id"),
-    **_IN_MYSQL,
-)
-
-playlist_song = Table(
-    "playlist_song",
-    backend_metadata,
-    Column("id", _ID, primary_key=True),
-    Column("playlist_id", BigInteger, nullable=False),
-    Column("song_id", BigInteger, nullable=False),
-    Column("song_order", Integer),
-    Index("ix_playlist_song_playlist", "playlist_id"),
-    **_IN_MYSQL,
-)
+_TYPES: dict[ColumnType, sa.types.TypeEngine[Any]] = {
+    "text": sa.String(255),
+    "long text": sa.Text(),
+    "integer": sa.BigInteger(),
+    "number": sa.Double(),
+    "flag": sa.Boolean(),
+}
 
 
-def create_absent(connection: Connection) -> tuple[str, ...]:
-    """Create those of the backend's tables that the database lacks, and return their names; leave the others alone."""
-    present = set(inspect(connection).get_table_names())
-    absent = [table for table in backend_metadata.sorted_tables if table.name not in present]
-    backend_metadata.create_all(connection, tables=absent, checkfirst=False)
-    return tuple(table.name for table in absent)
+@dataclass(frozen=True, slots=True)
+class BackendTables:
+    """The tables of one profile; ``lists``: the items of lists, and the lists. None where it names none."""
+
+    metadata: sa.MetaData
+    item: sa.Table
+    likes: sa.Table
+    lists: tuple[sa.Table, sa.Table] | None
+    members: sa.Table | None
+
+    def create_absent(self, connection: sa.Connection) -> tuple[str, ...]:
+        """Create those that the database lacks, and return their names; leave the others alone."""
+        present = set(sa.inspect(connection).get_table_names())
+        absent = [table for table in self.metadata.sorted_tables if table.name not in present]
+        self.metadata.create_all(connection, tables=absent, checkfirst=False)
+        return tuple(table.name for table in absent)
+
+
+def backend_tables(profile: CatalogueProfile) -> BackendTables:
+    """The tables of ``profile``, with all the columns that it names."""
+    metadata, likes = sa.MetaData(), profile.likes
+    return BackendTables(
+        metadata=metadata,
+        item=_item_table(profile, metadata),
+        likes=_rows_table(likes.table, metadata, (likes.item, likes.member), likes.created_at),
+        lists=_list_tables(profile.lists, metadata) if profile.lists else None,
+        members=_member_table(profile.members, metadata) if profile.members else None,
+    )
+
+
+def _item_table(profile: CatalogueProfile, metadata: sa.MetaData) -> sa.Table:
+    item = profile.item
+    filled = [column for file in profile.item_files for column in file.columns]
+    further = dict.fromkeys(name for name in [*item_columns(profile), *filled, *item.types] if name != item.id)
+    columns = [sa.Column(name, _TYPES[item.types.get(name, "text")]) for name in further]
+    if item.active:
+        columns.append(sa.Column(item.active, sa.Boolean()))
+    if item.modified_at:
+        columns.append(_instant(item.modified_at))
+    return sa.Table(item.table, metadata, _key(item.id), *columns, **_IN_MYSQL)
+
+
+def _rows_table(name: str, metadata: sa.MetaData, ids: Iterable[str], instant: str | None = None) -> sa.Table:
+    """Rows of several ids, each of which is searched for; and a key of no meaning."""
+    ids = tuple(ids)
+    indexed = [sa.Index(f"ix_{name}_{column}", column) for column in ids]
+    instants = [_instant(instant)] if instant else []
+    columns = [sa.Column(column, sa.BigInteger, nullable=False) for column in ids]
+    key = "id" if "id" not in ids else "row_id"
+    return sa.Table(name, metadata, _key(key), *columns, *instants, *indexed, **_IN_MYSQL)
+
+
+def _list_tables(lists: JoinedInteractionTable, metadata: sa.MetaData) -> tuple[sa.Table, sa.Table]:
+    member = sa.Column(lists.member, sa.BigInteger, nullable=False)
+    index = sa.Index(f"ix_{lists.parent}_{lists.member}", lists.member)
+    parent = sa.Table(lists.parent, metadata, _key(lists.key), member, index, **_IN_MYSQL)
+    return _rows_table(lists.table, metadata, (lists.key, lists.item)), parent
+
+
+def _member_table(members: MemberTable, metadata: sa.MetaData) -> sa.Table:
+    return sa.Table(members.table, metadata, _key(members.id), sa.Column(members.email, sa.String(255)), **_IN_MYSQL)
+
+
+def _key(name: str) -> sa.Column[int]:
+    return sa.Column(name, _ID, primary_key=True)
+
+
+def _instant(name: str) -> sa.Column[Any]:
+    return sa.Column(name, sa.TIMESTAMP, nullable=True)

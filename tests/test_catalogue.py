@@ -14,12 +14,12 @@ from config.catalogue_profile import CatalogueProfile
 from core.errors import ConfigurationError
 from models.catalogue import Item
 from services.active_members import SqlActiveMembers
-from services.backend_tables import backend_metadata
 from services.catalogue import SqlCatalogue, parts
 from services.database import Database, open_database
 from services.embedding_store import SqlEmbeddingStore
 from services.listener_store import SqlListenerStore
 from services.schema import own_metadata
+from tests.support.backend_tables import backend_metadata
 from tests.support.catalogue import (
     SONGS,
     OnMySql,

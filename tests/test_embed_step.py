@@ -280,7 +280,7 @@ async def test_the_step_packs_what_it_saved(store: InMemoryEmbeddingStore) -> No
 class _EmbedTests(WithTables):
     async def test_the_vectors_of_a_real_catalogue_follow_its_changes(self, url: str, database: Database) -> None:
         items = [SourceItem(source_id=str(n), titles={"en": f"Title {n}"}, features={"energy": 0.5}) for n in range(25)]
-        await save_items("s", items, SqlIngestStore(database), len(items))
+        await save_items("s", items, SqlIngestStore(database, SONGS), len(items))
         parts = SqlCatalogue(database, SONGS), HashingEmbedder(64), SqlEmbeddingStore(database, SONGS)
         assert await embed_catalogue(*parts, batch_size=10) == EmbedReport(n_items=25, n_embedded=25)
         assert await embed_catalogue(*parts, batch_size=10) == EmbedReport(n_items=25, n_unchanged=25)
@@ -300,7 +300,7 @@ class _EmbedTests(WithTables):
         self, url: str, database: Database
     ) -> None:
         items = [SourceItem(source_id=str(n), titles={"en": f"Title {n}"}) for n in range(5)]
-        await save_items("s", items[:4], SqlIngestStore(database), 4)
+        await save_items("s", items[:4], SqlIngestStore(database, SONGS), 4)
         catalogue, embedder, store = (
             SqlCatalogue(database, SONGS),
             HashingEmbedder(64),
@@ -318,7 +318,7 @@ class _EmbedTests(WithTables):
         await index.refresh()
         assert len(index.current()) == 4
         before = (await index.current().vectors([1]))[1]
-        await save_items("s", items[4:], SqlIngestStore(database), 1)
+        await save_items("s", items[4:], SqlIngestStore(database, SONGS), 1)
         execute(url, "DELETE FROM song WHERE song_id = 2")
         update_song(url, 1, title_en="Other", modified_at=datetime(2037, 1, 1))  # noqa: DTZ001 - as databases hold them
         await index.refresh()

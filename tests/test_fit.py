@@ -47,7 +47,7 @@ async def database(url: str) -> AsyncIterator[Database]:
 
 async def with_listeners(database: Database, n_listeners: int = N_LISTENERS, *, embedded: bool = True) -> None:
     """A generated catalogue, whose listeners have tastes, as ``demo`` has it."""
-    store, catalogue = SqlIngestStore(database), SqlCatalogue(database, SONGS)
+    store, catalogue = SqlIngestStore(database, SONGS), SqlCatalogue(database, SONGS)
     await store.prepare()
     await save_items(SOURCE, generate_songs(1, N_SONGS, 60), store, N_SONGS)
     items = [item async for batch in catalogue.stream() for item in batch]

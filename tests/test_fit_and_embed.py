@@ -54,7 +54,7 @@ class Site:
             )
             for n in numbers
         ]
-        await save_items("s", items, SqlIngestStore(self.database), len(items))
+        await save_items("s", items, SqlIngestStore(self.database, SONGS), len(items))
 
     async def embed(self, *, refit: bool = False, store: Any = None) -> EmbedReport:
         weights = SONGS.item.feature_weights

@@ -9,8 +9,7 @@ import pytest
 from models.catalogue import Item
 from models.source import SourceItem
 from training.generate import generate_listeners, generate_songs
-from training.ingest import language_of
-from training.track_files import FEATURE_BOUNDS
+from training.track_files import FEATURE_BOUNDS, language_of
 
 
 def as_items(songs: Sequence[SourceItem]) -> list[Item]:

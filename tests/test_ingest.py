@@ -10,20 +10,21 @@ import sqlalchemy as sa
 
 from config.catalogue_profile import load_profile
 from core.errors import ConfigurationError, DependencyUnavailable
-from core.ports import IngestStore
+from core.ports import IngestStore, Interaction
 from models.catalogue import Item
 from models.source import SourceItem, SourceListener
-from services.backend_tables import member, playlist, playlist_song, song, song_like
 from services.catalogue import SqlCatalogue
 from services.database import Database, open_database
 from services.ingest_store import SqlIngestStore
 from services.listener_store import SqlListenerStore
 from services.migrations import upgrade
 from services.schema import item_source
+from tests.support.backend_tables import member, playlist, playlist_song, song, song_like
 from tests.support.catalogue import OnMySql, OnSqlite, WithTables, connection, execute, insert_songs, like
 from tests.support.track_rows import KAGGLE_HEADER, KAGGLE_ROW, SONGS_HEADER, SONGS_ROW, csv_text
-from training.ingest import IngestReport, ingest, language_of, mood_of, save_items, song_of, source_hash
-from training.track_files import Track
+from training.ingest import IngestReport, Progress, save_items, source_hash
+from training.ingest import ingest as ingest_file
+from training.track_files import LAYOUTS, Track, language_of, mood_of, song_of
 
 SONGS = load_profile("songs")
 
@@ -34,6 +35,7 @@ class RecordingStore:
     def __init__(self) -> None:
         self.items: dict[str, tuple[SourceItem, bytes]] = {}
         self.batches: list[int] = []
+        self.likes: set[tuple[int, int]] = set()
         self.listeners: Sequence[SourceListener] = ()
 
     async def prepare(self) -> None:
@@ -47,11 +49,23 @@ class RecordingStore:
         saved = zip(items, content_hashes, strict=True)
         self.items |= {item.source_id: (item, content) for item, content in saved}
 
+    async def item_ids(self, source: str) -> dict[str, int]:
+        return {source_id: place for place, source_id in enumerate(self.items, start=1)}
+
+    async def save_likes(self, likes: Sequence[Interaction]) -> int:
+        new = {(like.member_id, like.item_id) for like in likes} - self.likes
+        self.likes |= new
+        return len(new)
+
     async def save_listeners(self, listeners: Sequence[SourceListener]) -> None:
         self.listeners = listeners
 
     def item(self, source_id: str) -> SourceItem:
         return self.items[source_id][0]
+
+
+async def ingest(path: Path, store: IngestStore, progress: Progress = lambda _done, _total: None) -> IngestReport:
+    return await ingest_file(path, store, LAYOUTS, progress)
 
 
 def write_songs(path: Path, *rows: Mapping[str, str]) -> Path:
@@ -193,7 +207,7 @@ async def test_bad_rows_are_reported_and_the_others_are_saved(tmp_path: Path) ->
 
 async def test_of_very_many_bad_rows_a_thousand_are_listed_and_all_are_counted(tmp_path: Path) -> None:
     report = await ingest(write_songs(tmp_path, *[{"energy": "9"}] * 1200), RecordingStore())
-    assert (report.n_bad_rows, len(report.problems), report.n_songs) == (1200, 1000, 0)
+    assert (report.n_bad_rows, len(report.problems), report.n_items) == (1200, 1000, 0)
 
 
 async def test_a_bad_first_row_of_a_track_does_not_hide_its_good_one(tmp_path: Path) -> None:
@@ -240,7 +254,7 @@ async def test_a_file_of_no_layout_touches_nothing(tmp_path: Path) -> None:
 class _IngestTests(WithTables):
     @pytest.fixture
     def store(self, database: Database) -> IngestStore:
-        return SqlIngestStore(database)
+        return SqlIngestStore(database, SONGS)
 
     async def items(self, database: Database) -> list[Item]:
         return [item async for batch in SqlCatalogue(database, SONGS).stream() for item in batch]
@@ -399,7 +413,7 @@ class _EmptyDatabaseTests:
     async def test_the_tables_are_created_where_they_are_absent(self, url: str, tmp_path: Path) -> None:
         upgrade(url)
         async with open_database(url, pool_size=1, timeout_s=5) as database:
-            await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
+            await ingest(write_songs(tmp_path, {}), SqlIngestStore(database, SONGS))
         with connection(url) as opened:
             assert opened.scalar(sa.select(song.c.title_en)) == "Dawn"
             assert sa.inspect(opened).has_table("playlist_song")
@@ -407,7 +421,7 @@ class _EmptyDatabaseTests:
     async def test_without_our_own_tables_the_command_that_makes_them_is_named(self, url: str, tmp_path: Path) -> None:
         async with open_database(url, pool_size=1, timeout_s=5) as database:
             with pytest.raises(ConfigurationError, match=r"songs_ai_.*main\.py migrate"):
-                await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
+                await ingest(write_songs(tmp_path, {}), SqlIngestStore(database, SONGS))
         assert tables(url) == set()
 
     @pytest.mark.parametrize("is_migrated", [False, True])
@@ -424,14 +438,14 @@ class _EmptyDatabaseTests:
         before = tables(url)
         async with open_database(url, pool_size=1, timeout_s=5) as database:
             with pytest.raises(ConfigurationError, match=r"table 'song' holds rows .*song_id 7"):
-                await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
+                await ingest(write_songs(tmp_path, {}), SqlIngestStore(database, SONGS))
         assert tables(url) == before
 
     async def test_beside_an_empty_song_table_too_our_own_tables_come_first(self, url: str, tmp_path: Path) -> None:
         execute(url, "CREATE TABLE song (song_id BIGINT PRIMARY KEY)")
         async with open_database(url, pool_size=1, timeout_s=5) as database:
             with pytest.raises(ConfigurationError, match=r"main\.py migrate"):
-                await ingest(write_songs(tmp_path, {}), SqlIngestStore(database))
+                await ingest(write_songs(tmp_path, {}), SqlIngestStore(database, SONGS))
         assert tables(url) == {"song"}
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from core.errors import ConfigurationError
 from tests.support.track_rows import KAGGLE_HEADER, KAGGLE_ROW, SONGS_HEADER, SONGS_ROW, csv_text
-from training.track_files import FEATURE_BOUNDS, LAYOUTS, RowProblem, Track, TrackFile
+from training.csv_rows import CsvFile, RowProblem
+from training.track_files import FEATURE_BOUNDS, LAYOUTS, Track, TrackLayout
 
 
 @pytest.fixture
@@ -17,9 +18,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "tracks.csv"
 
 
+def layout_of(path: Path) -> TrackLayout:
+    return CsvFile(path).layout_among(LAYOUTS)
+
+
 def read(path: Path, content: str | bytes) -> list[Track | RowProblem]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return list(TrackFile(path).rows())
+    return list(CsvFile(path).rows(layout_of(path).track))
 
 
 def songs(*rows: Mapping[str, str]) -> str:
@@ -53,9 +58,9 @@ def test_a_row_of_the_kaggle_layout_is_read(path: Path) -> None:
 
 def test_the_layout_names_the_source(path: Path) -> None:
     path.write_text(csv_text(KAGGLE_HEADER, []), encoding="utf-8")
-    assert TrackFile(path).layout.source == "spotify_tracks"
+    assert layout_of(path).source == "spotify_tracks"
     path.write_text(csv_text(SONGS_HEADER, []), encoding="utf-8")
-    assert TrackFile(path).layout.source == "spotify_songs"
+    assert layout_of(path).source == "spotify_songs"
 
 
 def test_columns_may_stand_in_any_order_among_others(path: Path) -> None:
@@ -74,41 +79,41 @@ def test_a_header_that_is_no_layout_is_refused_naming_what_is_missing(path: Path
     path.write_text("track_name,artist_name,genre,track_id\n", encoding="utf-8")
     missing = ", ".join(["popularity", *FEATURE_BOUNDS])
     with pytest.raises(ConfigurationError, match=rf"^tracks\.csv has not the columns {missing}$"):
-        TrackFile(path)
+        layout_of(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\n\n"])
 def test_an_empty_file_is_said_to_be_empty_with_the_columns_that_it_must_have(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    needed = ", ".join(LAYOUTS[0].columns)
+    needed = ", ".join(LAYOUTS[0].needed)
     with pytest.raises(ConfigurationError, match=rf"^tracks\.csv is empty; it must have the columns {needed}$"):
-        TrackFile(path)
+        layout_of(path)
 
 
 def test_a_header_that_is_no_csv_is_said_with_its_line(path: Path) -> None:
     path.write_text('"' + "\n" * 60, encoding="utf-8")
     with pytest.raises(ConfigurationError, match=r"^tracks\.csv, line 1: is no CSV: a quote is not closed$"):
-        TrackFile(path)
+        layout_of(path)
 
 
 def test_the_nearest_layout_is_the_one_that_is_asked_for(path: Path) -> None:
     path.write_text(",".join(name for name in KAGGLE_HEADER if name != "tempo"), encoding="utf-8")
     with pytest.raises(ConfigurationError, match=r"^tracks\.csv has not the column tempo$"):
-        TrackFile(path)
+        layout_of(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\x00\xff\xfe", b'"'])
 def test_a_file_that_is_no_table_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ConfigurationError):
-        TrackFile(path)
+        layout_of(path)
 
 
 def test_a_file_that_is_not_there_is_refused_naming_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"absent\.csv: No such file"):
-        TrackFile(tmp_path / "absent.csv")
+        layout_of(tmp_path / "absent.csv")
     with pytest.raises(ConfigurationError, match="directory"):
-        TrackFile(tmp_path)
+        layout_of(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from tests.support.scripted_language_model import RecordingObserver, ScriptedLan
 from tests.support.track_rows import SONGS_HEADER, SONGS_ROW, csv_text
 from tests.test_wish import HOSTILE
 from training.embed import embed_catalogue
-from training.ingest import ingest
+from training.ingest import ingest, layouts_of
 from workers.runtime.parts import Parts, embedded, open_parts
 
 TEXTS = load_prompt_texts()
@@ -69,7 +69,7 @@ async def parts(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Parts
     write_tracks(directory / "tracks.csv")
     async with open_parts(embedded(Settings(), directory)) as parts:
         migrations.upgrade(parts.database.sync_url)
-        await ingest(directory / "tracks.csv", SqlIngestStore(parts.database))
+        await ingest(directory / "tracks.csv", SqlIngestStore(parts.database, parts.profile), layouts_of(parts.profile))
         await embed_catalogue(parts.catalogue, parts.embedder, parts.embeddings)
         await parts.index.load()
         yield parts

@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from models.catalogue import Item
 from models.source import SourceItem, SourceListener
-from training.ingest import song_of
-from training.track_files import FEATURE_BOUNDS, Track
+from training.track_files import FEATURE_BOUNDS, Track, song_of
 
 SOURCE = "generated"
 

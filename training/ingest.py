@@ -1,67 +1,49 @@
-"""Fills a catalogue that is ours from a file of tracks: what ``python main.py ingest FILE`` does.
+"""Fills a catalogue that is ours from files: what ``python main.py ingest FILE...`` does.
 
-What becomes of a track:
-
-- A track that stands once per genre becomes one song of several genres; all else is of its first valid row.
-- The title stands as in the file, in the column of its script: Hangul Korean, kana or kanji Japanese, anything else
-  English.
-- All artists, in the order of the file and joined by ", ", are the song's artist. The cap on songs per artist and the
-  evidence of an artist in common compare that text whole, so a duo is an artist apart from each of the two: to split
-  it again would cut "Tyler, The Creator" in two. Embeddings do see the names in it.
-- Text that is longer than its column ends in an ellipsis; genres that no longer fit are left out.
+An item that stands once per genre becomes one item of several genres; all else is of its first good row. Text that is
+longer than its column ends in an ellipsis; genres that no longer fit are left out.
 """
 
 import asyncio
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
-from core.ports import IngestStore
+from config.catalogue_profile import CatalogueProfile
+from core.errors import ConfigurationError
+from core.ports import IngestStore, Interaction
 from models.log_event import LogEvent
 from models.source import SourceItem
-from training.track_files import RowProblem, Track, TrackFile
+from training.csv_rows import CsvFile, InvalidRow, Layout, RowProblem
+from training.item_files import LikeLayout, fitting, item_layouts, like_layouts
+from training.track_files import LAYOUTS
 
 Progress = Callable[[int, int], None]
-"""Called with how many songs are done, and how many there are."""
+"""Called with how many rows or items are done, and how many there are."""
 
 _BATCH = 1000
-_MAX_TEXT_CHARS = 255
 _MAX_PROBLEMS = 1000
-_MIDDLE = 0.5
-
-_HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")
-_JAPANESE = re.compile("[\u3041-\u3096\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uff66-\uff9f]")
 
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IngestReport:
-    """What an ingest did. ``problems`` holds the first thousand rows that were left out, ``n_bad_rows`` counts all."""
+class ItemLayout(Layout, Protocol):
+    """A layout of files of items."""
 
-    source: str
-    n_rows: int
-    n_bad_rows: int
-    problems: tuple[RowProblem, ...]
-    n_inserted: int
-    n_updated: int
-    n_unchanged: int
-
-    @property
-    def n_songs(self) -> int:
-        """Songs that the source has."""
-        return self.n_inserted + self.n_updated + self.n_unchanged
+    def item(self, cells: Mapping[str, str]) -> SourceItem:
+        """The item of a row, by cells by column; raises ``InvalidRow``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveReport:
-    """How many songs were new, changed, and as they were."""
+    """How many items were new, changed, and as they were."""
 
     n_inserted: int = 0
     n_updated: int = 0
@@ -76,28 +58,57 @@ class SaveReport:
         )
 
 
-async def ingest(path: Path, store: IngestStore, progress: Progress = lambda _done, _total: None) -> IngestReport:
-    """Bring the tracks of the file into the catalogue; a second run changes nothing, and nothing is ever deleted.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestReport(SaveReport):
+    """What an ingest did. ``problems`` holds the first thousand rows that were left out, ``n_bad_rows`` counts all.
 
-    The file is read twice, first for the genres of each track, so that memory holds ids and genres but no rows. Raises
-    ``ConfigurationError``, before anything is written, where the file is of no known layout, ``song`` holds rows that
-    are not ours, or our own tables are not there; and ``DependencyUnavailable``: what was saved by then stays, and the
-    next run goes on from there.
+    Where ``is_of_likes``, likes were inserted, none was changed, and a row of an item that nobody knows is a bad one.
     """
-    file = await asyncio.to_thread(TrackFile, path)
+
+    source: str
+    is_of_likes: bool = False
+    n_rows: int = 0
+    n_bad_rows: int = 0
+    problems: tuple[RowProblem, ...] = ()
+
+    @property
+    def n_items(self) -> int:
+        """Items, or likes, that the source has."""
+        return self.n_inserted + self.n_updated + self.n_unchanged
+
+
+def layouts_of(profile: CatalogueProfile) -> tuple[ItemLayout | LikeLayout, ...]:
+    """Those of the files that ``ingest`` takes for a catalogue of this profile; files of items come first."""
+    return (*item_layouts(profile), *(LAYOUTS if profile.track_files else ()), *like_layouts(profile))
+
+
+async def ingest(
+    path: Path,
+    store: IngestStore,
+    layouts: Sequence[ItemLayout | LikeLayout],
+    progress: Progress = lambda _done, _total: None,
+) -> IngestReport:
+    """Bring what the file holds, items or likes, into the catalogue; a second run changes nothing, none is deleted.
+
+    A file of items is read twice, first for the genres of each, so that memory holds ids and genres but no rows. Raises
+    ``ConfigurationError``, before anything is written, where the file is of none of ``layouts``, the item table holds
+    rows that are not ours, or our own tables are not there; and ``DependencyUnavailable``: what was saved by then
+    stays, and the next run goes on from there.
+    """
+    if not layouts:
+        raise ConfigurationError("the catalogue profile declares no files: give it item_files")
+    file = await asyncio.to_thread(CsvFile, path)
+    layout = file.layout_among(layouts)
     await store.prepare()
-    survey = await asyncio.to_thread(_survey, file)
-    songs = _songs(file, survey.genres)
-    saved = await save_items(file.layout.source, songs, store, len(survey.genres), progress)
-    report = IngestReport(
-        source=file.layout.source,
-        n_rows=survey.n_rows,
-        n_bad_rows=survey.n_bad_rows,
-        problems=tuple(survey.problems),
-        n_inserted=saved.n_inserted,
-        n_updated=saved.n_updated,
-        n_unchanged=saved.n_unchanged,
-    )
+    if isinstance(layout, LikeLayout):
+        return await _ingest_likes(file, layout, store, progress)
+    return await _ingest_items(file, layout, store, progress)
+
+
+async def _ingest_items(file: CsvFile, layout: ItemLayout, store: IngestStore, progress: Progress) -> IngestReport:
+    survey = await asyncio.to_thread(_survey, file, layout)
+    saved = await save_items(layout.source, _items(file, layout, survey.genres), store, len(survey.genres), progress)
+    report = _report(layout, survey.rows, saved)
     _log.info(LogEvent.ITEMS_INGESTED, source=report.source, inserted=report.n_inserted, updated=report.n_updated)
     return report
 
@@ -134,95 +145,98 @@ async def _save_batch(
 
 def source_hash(item: SourceItem) -> bytes:
     """16 bytes that change whenever anything of ``item`` does."""
-    content = [
+    content: list[object] = [
         sorted(item.titles.items()),
         [item.creator, item.mood, item.language, item.genres, item.popularity],
         sorted(item.features.items()),
     ]
+    if item.creator_local or item.columns:
+        content.append([item.creator_local, sorted(item.columns.items())])
     return blake2b(json.dumps(content).encode(), digest_size=16).digest()
 
 
-# --- from rows to songs ---
+# --- from rows to items ---
 
 
-class _Survey:
-    """What the first reading finds: the genres of each track in order of appearance, and the rows that are bad."""
+@dataclass(slots=True)
+class _Rows:
+    """How many rows were read, and those that are bad."""
 
-    def __init__(self) -> None:
-        self.genres: dict[str, tuple[str, ...]] = {}
-        self.problems: list[RowProblem] = []
-        self.n_rows = self.n_bad_rows = 0
+    n: int = 0
+    n_bad: int = 0
+    problems: list[RowProblem] = field(default_factory=list)
 
-    def add(self, row: Track | RowProblem) -> None:
-        self.n_rows += 1
+    def add(self, row: object) -> None:
+        self.n += 1
         if isinstance(row, RowProblem):
-            self.n_bad_rows += 1
+            self.n_bad += 1
             self.problems += [row] if len(self.problems) < _MAX_PROBLEMS else []
+
+
+@dataclass(slots=True)
+class _Survey:
+    """What the first reading finds: the rows, and the genres of each item in order of appearance."""
+
+    rows: _Rows = field(default_factory=_Rows)
+    genres: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def add(self, row: SourceItem | RowProblem) -> None:
+        self.rows.add(row)
+        if isinstance(row, RowProblem):
             return
-        before = self.genres.get(row.track_id, ())
-        new = row.genre is not None and row.genre not in before
-        self.genres[row.track_id] = (*before, row.genre) if new and row.genre else before
+        before = self.genres.get(row.source_id, ())
+        self.genres[row.source_id] = tuple(dict.fromkeys([*before, *row.genres]))
 
 
-def _survey(file: TrackFile) -> _Survey:
+def _survey(file: CsvFile, layout: ItemLayout) -> _Survey:
     survey = _Survey()
-    for row in file.rows():
+    for row in file.rows(layout.item):
         survey.add(row)
     return survey
 
 
-def _songs(file: TrackFile, genres: Mapping[str, tuple[str, ...]]) -> Iterator[SourceItem]:
-    """One song for each track, in the order of the file."""
+def _items(file: CsvFile, layout: ItemLayout, genres: Mapping[str, tuple[str, ...]]) -> Iterator[SourceItem]:
+    """Each item once, in the order of the file."""
     waiting = dict(genres)
-    for row in file.rows():
-        if isinstance(row, Track) and row.track_id in waiting:
-            yield replace(song_of(row), genres=_fitting(waiting.pop(row.track_id)))
+    for row in file.rows(layout.item):
+        if isinstance(row, SourceItem) and row.source_id in waiting:
+            yield replace(row, genres=fitting(waiting.pop(row.source_id)))
 
 
-def song_of(track: Track) -> SourceItem:
-    """The song that a row becomes, with the genre of that row alone."""
-    language = language_of(track.title)
-    return SourceItem(
-        source_id=track.track_id,
-        titles={language: _shortened(track.title)},
-        creator=_shortened(", ".join(track.artists)) or None,
-        genres=_fitting((track.genre,) if track.genre else ()),
-        mood=mood_of(track.features),
-        language=language,
-        features=track.features,
-        popularity=None if track.popularity is None else round(track.popularity / 100, 4),
+# --- likes ---
+
+
+async def _ingest_likes(file: CsvFile, layout: LikeLayout, store: IngestStore, progress: Progress) -> IngestReport:
+    n_total = await asyncio.to_thread(lambda: sum(1 for _ in file.rows(dict)))
+    known, seen = await store.item_ids(layout.source), _Rows()
+    rows, n_inserted = file.rows(lambda cells: _like_of(layout, cells, known)), 0
+    while batch := await asyncio.to_thread(list, islice(rows, _BATCH)):
+        likes = {(row.member_id, row.item_id): row for row in batch if not isinstance(row, RowProblem)}
+        n_inserted += await store.save_likes(list(likes.values()))
+        for row in batch:
+            seen.add(row)
+        progress(seen.n, n_total)
+    _log.info(LogEvent.ITEMS_INGESTED, source=layout.source, likes=n_inserted)
+    saved = SaveReport(n_inserted=n_inserted, n_unchanged=seen.n - seen.n_bad - n_inserted)
+    return _report(layout, seen, saved, is_of_likes=True)
+
+
+def _report(layout: Layout, rows: _Rows, saved: SaveReport, *, is_of_likes: bool = False) -> IngestReport:
+    return IngestReport(
+        source=layout.source,
+        is_of_likes=is_of_likes,
+        n_rows=rows.n,
+        n_bad_rows=rows.n_bad,
+        problems=tuple(rows.problems),
+        n_inserted=saved.n_inserted,
+        n_updated=saved.n_updated,
+        n_unchanged=saved.n_unchanged,
     )
 
 
-def language_of(title: str) -> str:
-    """``ko``, ``ja`` or ``en``, by the script of ``title``."""
-    if _HANGUL.search(title):
-        return "ko"
-    return "ja" if _JAPANESE.search(title) else "en"
-
-
-def mood_of(features: Mapping[str, float]) -> str | None:
-    """The quadrant of valence and energy: happy, tense, calm or sad; None where one of the two is not known.
-
-    Russell, "A circumplex model of affect" (1980): in this order pleasant and activated, unpleasant and activated,
-    pleasant and quiet, unpleasant and quiet. Both features run from 0 to 1, and the axes cross in the middle.
-    """
-    if "valence" not in features or "energy" not in features:
-        return None
-    if features["energy"] >= _MIDDLE:
-        return "happy" if features["valence"] >= _MIDDLE else "tense"
-    return "calm" if features["valence"] >= _MIDDLE else "sad"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT_CHARS else text[: _MAX_TEXT_CHARS - 1].rstrip() + "…"
-
-
-def _fitting(genres: Iterable[str]) -> tuple[str, ...]:
-    """The genres that fit into one comma-separated column; a comma within a genre becomes a slash."""
-    kept: list[str] = []
-    for genre in genres:
-        name = genre.replace(",", "/")
-        if len(", ".join([*kept, name])) <= _MAX_TEXT_CHARS:
-            kept.append(name)
-    return tuple(kept)
+def _like_of(layout: LikeLayout, cells: Mapping[str, str], known: Mapping[str, int]) -> Interaction:
+    like = layout.like(cells)
+    if like.source_id not in known:
+        raise InvalidRow(f"{layout.file.item} {like.source_id!r} is no item of {layout.source}")
+    at = like.liked_at.replace(tzinfo=UTC) if like.liked_at else None
+    return Interaction(member_id=like.member_id, item_id=known[like.source_id], weight=1.0, occurred_at=at)

@@ -24,7 +24,7 @@ from core.collaborative import Likes
 from core.errors import ConfigurationError
 from core.splits import Interactions
 from models.log_event import LogEvent
-from training.track_files import RecordLines, RowProblem
+from training.csv_rows import RecordLines, RowProblem
 
 _MILLISECONDS_FROM = 1e11
 _GREATEST_WEIGHT = 1e15  # a sum of these stays finite

@@ -1,17 +1,23 @@
-"""Reads tracks from CSV files, row by row: what is wrong with one row is said, and stops no other.
+"""Files of tracks, and the songs that they become: what ingest of a catalogue of songs takes beside what is declared.
 
 Two layouts are known by their headers: that of ``spotify_songs.csv``, and that of Kaggle's "Spotify Tracks Dataset", in
-which a track stands once for each of its genres.
+which a track stands once for each of its genres. What becomes of a track:
+
+- The title stands as in the file, in the column of its script: Hangul Korean, kana or kanji Japanese, anything else
+  English.
+- All artists, in the order of the file and joined by ", ", are the song's artist. The cap on songs per artist and the
+  evidence of an artist in common compare that text whole, so a duo is an artist apart from each of the two: to split
+  it again would cut "Tyler, The Creator" in two. Embeddings do see the names in it.
+- Its mood follows from valence and energy.
 """
 
-import csv
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
-from core.errors import ConfigurationError
+from models.source import SourceItem
+from training.csv_rows import identifier, number_in, required
+from training.item_files import fitting, shortened
 
 # Bounds as Spotify's reference documents them ("Get Track's Audio Features"), wider where real files go beyond.
 FEATURE_BOUNDS: Mapping[str, tuple[float, float]] = {
@@ -27,11 +33,11 @@ FEATURE_BOUNDS: Mapping[str, tuple[float, float]] = {
     "duration_ms": (1, 86_400_000),
 }
 _POPULARITY_BOUNDS = (0, 100)
-_MAX_ID_CHARS = 191
-_MAX_SHOWN_CHARS = 40
 _ARTIST_SEPARATOR = ";"
-# A quoted cell may hold line breaks, but beyond this a quote was not closed.
-_MAX_RECORD_LINES = 50
+_MIDDLE = 0.5
+
+_HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")
+_JAPANESE = re.compile("[\u3041-\u3096\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff\uff66-\uff9f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,19 +52,8 @@ class Track:
     popularity: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class RowProblem:
-    """Why the row that begins on ``line`` (the header is line 1) was left out."""
-
-    line: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}: {self.reason}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class TrackLayout:
     """The names that a kind of file gives its columns; ``source`` is the name that its tracks are known under."""
 
     source: str
@@ -67,172 +62,64 @@ class Layout:
     genre: str
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def needed(self) -> tuple[str, ...]:
         """Every column that is read."""
         return ("track_id", self.title, self.artists, self.genre, "popularity", *FEATURE_BOUNDS)
 
+    def item(self, cells: Mapping[str, str]) -> SourceItem:
+        """The song of a row; raises ``InvalidRow``."""
+        return song_of(self.track(cells))
+
+    def track(self, cells: Mapping[str, str]) -> Track:
+        """The row itself."""
+        features = {name: number_in(name, cells[name], bounds) for name, bounds in FEATURE_BOUNDS.items()}
+        artists = map(str.strip, cells[self.artists].split(_ARTIST_SEPARATOR))
+        return Track(
+            track_id=identifier("track_id", cells["track_id"]),
+            title=required(self.title, cells[self.title]),
+            artists=tuple(dict.fromkeys(filter(None, artists))),
+            genre=cells[self.genre] or None,
+            features={name: number for name, number in features.items() if number is not None},
+            popularity=number_in("popularity", cells["popularity"], _POPULARITY_BOUNDS),
+        )
+
 
 LAYOUTS = (
-    Layout(source="spotify_songs", title="track_name", artists="artist_name", genre="genre"),
-    Layout(source="spotify_tracks", title="track_name", artists="artists", genre="track_genre"),
+    TrackLayout(source="spotify_songs", title="track_name", artists="artist_name", genre="genre"),
+    TrackLayout(source="spotify_tracks", title="track_name", artists="artists", genre="track_genre"),
 )
 
 
-class TrackFile:
-    """A CSV file of tracks in UTF-8, with or without a byte order mark. Reading blocks, and streams."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises ``ConfigurationError`` where the file cannot be read, or its columns are of no known layout."""
-        self._path = path
-        first = next(self._records(None), (1, []))[1]
-        if isinstance(first, RowProblem):
-            raise ConfigurationError(f"{path.name}, {first}")
-        header = first
-        self._header = tuple(name.strip() for name in header)
-        self.layout = _layout_of(self._header, path)
-
-    def rows(self) -> Iterator[Track | RowProblem]:
-        """Every row but the header and blank lines, in order."""
-        records = self._records(len(self._header))
-        next(records)
-        for line, cells in records:
-            if isinstance(cells, RowProblem):
-                yield cells
-            elif cells:
-                yield self._row(line, cells)
-
-    def _records(self, n_cells: int | None) -> Iterator[tuple[int, list[str] | RowProblem]]:
-        """The line that each record begins on, and its cells.
-
-        After a record over several lines that has not ``n_cells``, reading goes on at its second line, so that a quote
-        that was not closed costs one row.
-        """
-        try:
-            # What is no UTF-8 becomes lone surrogates, for which that row alone is refused.
-            with self._path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-                lines = RecordLines(file)
-                while (record := lines.record()) is not None:
-                    yield lines.first, record
-                    if isinstance(record, RowProblem) or len(record) != (n_cells or len(record)):
-                        lines.go_back()
-        except OSError as error:
-            raise ConfigurationError(f"{self._path}: {error.strerror or error}") from error
-
-    def _row(self, line: int, cells: Sequence[str]) -> Track | RowProblem:
-        try:
-            return _track(self.layout, self._header, cells)
-        except _InvalidRow as error:
-            return RowProblem(line, str(error))
-
-
-class RecordLines:
-    """Hands lines to the CSV reader, and remembers those of the record under way; ``tabs`` part unquoted cells."""
-
-    def __init__(self, lines: Iterable[str], *, tabs: bool = False) -> None:
-        self._lines = iter(lines)
-        self._delimiter = "\t" if tabs else ","
-        self._quoting: Literal[0, 3] = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-        self._waiting: deque[str] = deque()
-        self._taken: list[str] = []
-        self.first = 1
-
-    def record(self) -> list[str] | RowProblem | None:
-        """The next record, or None at the end; ``first`` is the line that it begins on, from 1."""
-        self.first += len(self._taken)
-        self._taken = []
-        try:
-            return next(csv.reader(self, delimiter=self._delimiter, quoting=self._quoting), None)
-        except csv.Error as error:
-            return RowProblem(self.first, f"is no CSV: {error}")
-
-    @property
-    def n_lines(self) -> int:
-        """How many lines the record took."""
-        return len(self._taken)
-
-    def go_back(self) -> None:
-        """Let the next record begin on the second line of this one."""
-        self._waiting.extendleft(reversed(self._taken[1:]))
-        del self._taken[1:]
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        if len(self._taken) == _MAX_RECORD_LINES:
-            raise csv.Error("a quote is not closed")
-        line = self._waiting.popleft() if self._waiting else next(self._lines)
-        self._taken.append(line)
-        return line
-
-
-class _InvalidRow(ValueError):
-    """What is wrong with one row."""
-
-
-def _layout_of(header: Sequence[str], path: Path) -> Layout:
-    missing = {layout: [name for name in layout.columns if name not in header] for layout in LAYOUTS}
-    nearest = min(LAYOUTS, key=lambda layout: len(missing[layout]))
-    if missing[nearest]:
-        state = "has not" if any(header) else "is empty; it must have"
-        raise ConfigurationError(f"{path.name} {state} {_columns(missing[nearest])}")
-    return nearest
-
-
-def _columns(names: Sequence[str]) -> str:
-    return f"the column{'s' if len(names) > 1 else ''} {', '.join(names)}"
-
-
-def _track(layout: Layout, header: Sequence[str], cells: Sequence[str]) -> Track:
-    if len(cells) != len(header):
-        raise _InvalidRow(f"has {len(cells)} cells, the header has {len(header)}")
-    named = {name: _clean(name, cell) for name, cell in zip(header, cells, strict=True)}
-    features = {name: _number(name, named[name], bounds) for name, bounds in FEATURE_BOUNDS.items()}
-    return Track(
-        track_id=_identifier(named["track_id"]),
-        title=_required(layout.title, named[layout.title]),
-        artists=tuple(dict.fromkeys(filter(None, map(str.strip, named[layout.artists].split(_ARTIST_SEPARATOR))))),
-        genre=named[layout.genre] or None,
-        features={name: number for name, number in features.items() if number is not None},
-        popularity=_number("popularity", named["popularity"], _POPULARITY_BOUNDS),
+def song_of(track: Track) -> SourceItem:
+    """The song that a row becomes, with the genre of that row alone."""
+    language = language_of(track.title)
+    return SourceItem(
+        source_id=track.track_id,
+        titles={language: shortened(track.title)},
+        creator=shortened(", ".join(track.artists)) or None,
+        genres=fitting((track.genre,) if track.genre else ()),
+        mood=mood_of(track.features),
+        language=language,
+        features=track.features,
+        popularity=None if track.popularity is None else round(track.popularity / 100, 4),
     )
 
 
-def _clean(name: str, cell: str) -> str:
-    if not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell):
-        raise _InvalidRow(f"{name} is not UTF-8: {_shown(cell)}")
-    if "\0" in cell:
-        raise _InvalidRow(f"{name} holds a NUL character: {_shown(cell)}")
-    return cell.strip()
+def language_of(title: str) -> str:
+    """``ko``, ``ja`` or ``en``, by the script of ``title``."""
+    if _HANGUL.search(title):
+        return "ko"
+    return "ja" if _JAPANESE.search(title) else "en"
 
 
-def _required(name: str, text: str) -> str:
-    if not text:
-        raise _InvalidRow(f"{name} is empty")
-    return text
+def mood_of(features: Mapping[str, float]) -> str | None:
+    """The quadrant of valence and energy: happy, tense, calm or sad; None where one of the two is not known.
 
-
-def _identifier(text: str) -> str:
-    if len(text) > _MAX_ID_CHARS:
-        raise _InvalidRow(f"track_id is longer than {_MAX_ID_CHARS} characters: {_shown(text)}")
-    return _required("track_id", text)
-
-
-def _number(name: str, text: str, bounds: tuple[float, float]) -> float | None:
-    """The number, or None for an empty cell: what is not known is not wrong."""
-    if not text:
+    Russell, "A circumplex model of affect" (1980): in this order pleasant and activated, unpleasant and activated,
+    pleasant and quiet, unpleasant and quiet. Both features run from 0 to 1, and the axes cross in the middle.
+    """
+    if "valence" not in features or "energy" not in features:
         return None
-    try:
-        number = float(text)
-    except ValueError:
-        raise _InvalidRow(f"{name} is not a number: {_shown(text)}") from None
-    if "_" in text:  # Python's own way of writing 1_000, and nobody else's
-        raise _InvalidRow(f"{name} is not a number: {_shown(text)}")
-    low, high = bounds
-    if not low <= number <= high:
-        raise _InvalidRow(f"{name} is not from {low:g} to {high:g}: {text[:_MAX_SHOWN_CHARS]}")
-    return number
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}...")
+    if features["energy"] >= _MIDDLE:
+        return "happy" if features["valence"] >= _MIDDLE else "tense"
+    return "calm" if features["valence"] >= _MIDDLE else "sad"

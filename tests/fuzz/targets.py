@@ -24,8 +24,9 @@ from core.job_codec import decode_job, with_attempt
 from tests.support.http_app import http_bench
 from tests.support.raw_amqp import HEADERS, TIMESTAMP, long, short, table
 from tests.support.track_rows import KAGGLE_HEADER, KAGGLE_ROW, SONGS_HEADER, SONGS_ROW, csv_text
+from training.csv_rows import CsvFile, RowProblem
 from training.interaction_files import read_interactions, read_items, read_queries
-from training.track_files import RowProblem, TrackFile
+from training.track_files import LAYOUTS
 from workers.amqp_properties import UNREADABLE_HEADER, forgive_unreadable_properties
 
 MAX_SENTENCE_CHARS = 2000
@@ -130,7 +131,8 @@ def check_tracks(path: Path) -> Callable[[bytes], str]:
     def check(raw: bytes) -> str:
         path.write_bytes(raw)
         try:
-            rows = list(TrackFile(path).rows())
+            file = CsvFile(path)
+            rows = list(file.rows(file.layout_among(LAYOUTS).track))
         except ConfigurationError as error:
             return _refusal(str(error))
         reasons = sorted({_refusal(row.reason.partition(": ")[0]) for row in rows if isinstance(row, RowProblem)})

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from config.catalogue_profile import CatalogueProfile, load_profile
-from services import backend_tables as backend
 from services.database import Database, sync_engine
 from services.schema import interaction, item_feature, own_metadata
+from tests.support import backend_tables as backend
 
 SONGS: CatalogueProfile = load_profile("songs")
 LONG_AGO = datetime(2026, 1, 1)  # noqa: DTZ001 - the databases hold naive instants, in UTC
