@@ -1,7 +1,7 @@
 """What simulated members did, as columns."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -70,3 +70,7 @@ class Happenings:
     def only(self, mask: npt.NDArray[np.bool_] | Indices) -> "Happenings":
         """Those that ``mask`` keeps, or in the order of the places that it names."""
         return Happenings(*(getattr(self, each.name)[mask] for each in fields(self)))
+
+    def numbered_from(self, firsts: Indices) -> "Happenings":
+        """The same with ``numbers`` raised by ``firsts``, (n,)."""
+        return replace(self, numbers=self.numbers + firsts)

@@ -1,0 +1,238 @@
+"""The loop, closed: recommend, see what listeners do with it, learn, and recommend again.
+
+Arms are sites of their own that begin with the same members, the same past and the same fit. What differs is whether a
+site hears what its listeners do, and whether it fits again. Listeners draw the same luck in every arm, and whatever
+they do, their tastes go the same way.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from core.errors import ConfigurationError
+from core.evaluation import Interval, bootstrap_mean
+from models.event import Event
+from training.simulator.as_events import events_of, run_prefix
+from training.simulator.happenings import Happenings
+from training.simulator.history import DAY_S, histories
+from training.simulator.reacting import react_to_lists
+from training.simulator.tastes import Tastes
+from training.simulator.world import Doubles, Indices, World
+
+Tell = Callable[[str], None]
+
+# When lists are looked at: in the evening.
+_SHOWN_AT_S = 19 * 3600.0
+
+
+class Site(Protocol):
+    """A recommender with its own database. Every method may raise ``DependencyUnavailable``."""
+
+    async def hear(self, events: Sequence[Event]) -> None:
+        """Keep what members did."""
+
+    async def refit(self) -> None:
+        """Fit on all that was heard, and put it in force; raises ``ConfigurationError`` where that is too little."""
+
+    async def recommend(self, member_id: int, n: int) -> Sequence[int]:
+        """The ids of at most ``n`` items, best first, as the member would be shown them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A site, and what of the loop is closed in it."""
+
+    name: str
+    site: Site
+    hears: bool
+    refits: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopPlan:
+    """``n_days`` of listening by themselves come first; a round is ``round_days`` long; lists hold ``k``.
+
+    ``start`` is the first day's midnight in UTC.
+    """
+
+    n_members: int
+    n_rounds: int
+    seed: int
+    start: datetime
+    n_days: int = 10
+    round_days: float = 2.0
+    k: int = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Course:
+    """What happened in one arm: arrays float64 (n_rounds, n_members).
+
+    ``satisfaction`` is the mean true affinity of a list, 0 to 1; ``freshness`` the share of it that the member has not
+    played before.
+    """
+
+    satisfaction: Doubles
+    freshness: Doubles
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoopReport:
+    """The course of every arm, by name, the last of which is compared with the others; ``best`` (n_rounds,).
+
+    ``best`` is the mean of the lists that somebody would make who knows the truth.
+    """
+
+    plan: LoopPlan
+    courses: Mapping[str, Course]
+    best: Doubles
+
+    def gain_over(self, name: str) -> Interval:
+        """How much higher the satisfaction of the last arm is at the end, member by member."""
+        last = list(self.courses.values())[-1]
+        return bootstrap_mean(last.satisfaction[-1] - self.courses[name].satisfaction[-1])
+
+    def growth(self, name: str) -> Interval:
+        """From the first round to the last, member by member."""
+        found = self.courses[name].satisfaction
+        return bootstrap_mean(found[-1] - found[0])
+
+    def __iter__(self) -> Iterator[str]:
+        """As lines for people."""
+        names = list(self.courses)
+        yield f"true satisfaction of {self.plan.n_members} members with lists of {self.plan.k}, round by round:"
+        for name, course in self.courses.items():
+            means = " ".join(f"{value:.3f}" for value in course.satisfaction.mean(axis=1).tolist())
+            yield f"  {name}: {means}; fresh at the end {course.freshness[-1].mean():.0%}"
+        yield f"  the best there is: {' '.join(f'{value:.3f}' for value in self.best.tolist())}"
+        for name in names:
+            yield f"{name}, last round above the first: {_shown(self.growth(name))}"
+        for name in names[:-1]:
+            yield f"last round, {names[-1]} above {name}: {_shown(self.gain_over(name))}"
+
+    def write(self, path: Path) -> None:
+        """The means of every round as JSON, for a chart."""
+        arms = {
+            name: {
+                "satisfaction": course.satisfaction.mean(axis=1).round(5).tolist(),
+                "freshness": course.freshness.mean(axis=1).round(5).tolist(),
+            }
+            for name, course in self.courses.items()
+        }
+        told = {
+            "seed": self.plan.seed,
+            "members": self.plan.n_members,
+            "arms": arms,
+            "best": self.best.round(5).tolist(),
+        }
+        path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _shown(found: Interval) -> str:
+    return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+async def run_rounds(world: World, plan: LoopPlan, arms: Sequence[Arm], tell: Tell = lambda _: None) -> LoopReport:
+    """Raises what sites raise."""
+    member_ids = np.arange(1, plan.n_members + 1, dtype=np.int64)
+    tastes = Tastes.of(world, member_ids, plan.seed)
+    prefix = run_prefix(world, "loop", plan.n_days, plan.seed)
+    past = Happenings.joined(each.happenings for each in histories(world, plan.n_members, plan.n_days, plan.seed))
+    tell(f"{len(past)} events of {plan.n_days} days before the first round")
+    courses, best = {}, np.empty(0)
+    for arm in arms:
+        listening = _Listening(world, plan, tastes, arm, prefix, tell)
+        await listening.begin(past)
+        courses[arm.name] = await listening.through()
+    for place in range(plan.n_rounds):
+        best = np.append(best, _best(tastes, plan, place))
+    return LoopReport(plan, courses, best)
+
+
+class _Listening:
+    """One arm from its first round to its last."""
+
+    def __init__(self, world: World, plan: LoopPlan, tastes: Tastes, arm: Arm, prefix: str, tell: Tell) -> None:
+        self._world, self._plan, self._tastes, self._arm = world, plan, tastes, arm
+        self._prefix, self._tell = prefix, tell
+        self._n_told = np.zeros(plan.n_members, np.int64)
+        self._played = np.zeros((plan.n_members, len(world.ids)), np.bool_)
+
+    async def begin(self, past: Happenings) -> None:
+        """Every arm learns from the past alike."""
+        await self._hear(past)
+        await self._arm.site.refit()
+
+    async def through(self) -> Course:
+        """Round by round."""
+        satisfaction, freshness = [], []
+        for place in range(self._plan.n_rounds):
+            lists = await self._lists()
+            satisfied, fresh = self._judged(lists, place)
+            satisfaction.append(satisfied)
+            freshness.append(fresh)
+            reactions = react_to_lists(self._tastes, lists, _shown_at_s(self._plan, place), place, self._plan.seed)
+            if self._arm.hears:
+                await self._hear(reactions)
+            else:
+                self._remember(reactions)
+            if self._arm.refits:
+                await self._arm.site.refit()
+            self._tell(f"{self._arm.name}: round {place + 1}, true satisfaction {satisfied.mean():.3f}")
+        return Course(np.array(satisfaction), np.array(freshness))
+
+    async def _lists(self) -> Indices:
+        """Places in the world, (n_members, k), -1 where a list has ended."""
+        lists = np.full((self._plan.n_members, self._plan.k), -1, np.int64)
+        for row, member_id in enumerate(self._tastes.member_ids.tolist()):
+            found = np.array(await self._arm.site.recommend(member_id, self._plan.k), np.int64)
+            lists[row, : len(found)] = _places_of(self._world, found)
+        return lists
+
+    def _judged(self, lists: Indices, place: int) -> tuple[Doubles, Doubles]:
+        """An empty place satisfies nobody."""
+        n_members, length = lists.shape
+        rows, items = np.repeat(np.arange(n_members), length), np.maximum(lists.ravel(), 0)
+        filled = (lists >= 0).astype(np.float64)
+        affinity = self._tastes.affinity(rows, items, _day(self._plan, place)).reshape(lists.shape)
+        fresh = ~self._played[rows, items].reshape(lists.shape)
+        return (affinity * filled).mean(axis=1), (fresh * filled).mean(axis=1)
+
+    async def _hear(self, found: Happenings) -> None:
+        """Events are numbered on from the member's last."""
+        self._remember(found)
+        rows = found.members - 1
+        numbered = found.numbered_from(self._n_told[rows])
+        self._n_told += np.bincount(rows, minlength=self._plan.n_members)
+        await self._arm.site.hear(events_of(numbered, self._plan.start, self._prefix))
+
+    def _remember(self, found: Happenings) -> None:
+        self._played[found.members - 1, _places_of(self._world, found.items)] = True
+
+
+def _best(tastes: Tastes, plan: LoopPlan, place: int) -> float:
+    """The mean of the best lists there could be, whatever was played before."""
+    rows = range(plan.n_members)
+    tops = [np.sort(tastes.affinities(row, _day(plan, place)))[-plan.k :].mean() for row in rows]
+    return float(np.mean(tops))
+
+
+def _shown_at_s(plan: LoopPlan, place: int) -> float:
+    return (plan.n_days + plan.round_days * place) * DAY_S + _SHOWN_AT_S
+
+
+def _day(plan: LoopPlan, place: int) -> float:
+    return _shown_at_s(plan, place) / DAY_S
+
+
+def _places_of(world: World, item_ids: Indices) -> Indices:
+    """Raises ``ConfigurationError`` where one is not in the world that tastes were made over."""
+    places = np.minimum(np.searchsorted(world.ids, item_ids), len(world.ids) - 1)
+    if len(item_ids) and not np.array_equal(world.ids[places], item_ids):
+        raise ConfigurationError("an item was recommended that the catalogue did not have when the simulation began")
+    return np.asarray(places, np.int64)
