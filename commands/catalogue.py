@@ -10,7 +10,6 @@ import typer
 from commands.running import complaints, console, progress_bar, run
 from config.settings import Settings
 from core.errors import ConfigurationError
-from services import migrations
 from services.database import parse_url
 from services.database_index import DatabaseItemIndex
 from services.fitted_embedder import FittedEmbedder
@@ -38,6 +37,8 @@ def migrate(
     """Create or change the worker's own tables; the backend's are never touched."""
 
     async def step(settings: Settings) -> None:
+        from services import migrations  # noqa: PLC0415 - Alembic is slow to import
+
         url = parse_url(settings.database_url.get_secret_value(), ca_file=settings.database_ca_file)
         move = migrations.downgrade if down else migrations.upgrade
         await asyncio.to_thread(move, url, revision)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import fakeredis
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
@@ -94,6 +93,8 @@ def _pool(url: str, *, max_connections: int, timeout_s: float, ca_file: str) -> 
 
 def _client(url: str, *, max_connections: int, timeout_s: float, ca_file: str) -> Redis:
     if url.startswith(MEMORY_SCHEME):
+        import fakeredis  # noqa: PLC0415 - only for embedded use
+
         # A server of its own, or all memory clients of the process would share one.
         return fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=2)
     if not url.startswith(_SCHEMES):
