@@ -43,13 +43,15 @@ def create_app(
     publisher: JobPublisher,
     members: ActiveMembers,
     clock: Clock,
+    favorites_field: str = "favorite_song_ids",
     api_key: SecretStr | None = None,
     keyed_reads: bool = False,
     answer_timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> FastAPI:
     """The application; it opens nothing and owns nothing of what it is given.
 
-    ``api_key`` and ``keyed_reads`` are those of ``AccessRule``; an answer may take ``answer_timeout_s``.
+    ``favorites_field`` is what cached views call the likes that they were made from; ``api_key`` and ``keyed_reads``
+    are those of ``AccessRule``; an answer may take ``answer_timeout_s``.
     """
     app = FastAPI(
         title="Songs AI",
@@ -60,9 +62,8 @@ def create_app(
     )
     app.include_router(health_router(health))
     app.include_router(_metrics_router(health, expose_metrics))
-    app.include_router(
-        recommendation_router(JobDesk(results=results, publisher=publisher, members=members, clock=clock))
-    )
+    desk = JobDesk(results=results, publisher=publisher, members=members, clock=clock, favorites_field=favorites_field)
+    app.include_router(recommendation_router(desk))
     install_problem_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(AccessRule, key=api_key or SecretStr(""), keyed_reads=keyed_reads)

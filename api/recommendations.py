@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
 from api.responses import documented, json_response
@@ -59,21 +59,33 @@ class LikesBody(MemberBody):
 
 
 class _MadeFrom(BaseModel):
-    """What a cached view says of its own origin."""
+    """What a cached view says of its own origin, beside the likes."""
 
-    favorite_song_ids: frozenset[int]
     generated_date: str
     provisional: bool = False
+
+
+_Document = TypeAdapter(dict[str, object])
+_Ids = TypeAdapter(frozenset[int])
 
 
 class JobDesk:
     """Makes jobs of requests, and looks up what is there already."""
 
-    def __init__(self, *, results: ResultCache, publisher: JobPublisher, members: ActiveMembers, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        results: ResultCache,
+        publisher: JobPublisher,
+        members: ActiveMembers,
+        clock: Clock,
+        favorites_field: str = "favorite_song_ids",
+    ) -> None:
         self._results = results
         self._publisher = publisher
         self._members = members
         self._clock = clock
+        self._favorites_field = favorites_field
 
     async def submit(self, member_id: int, item_ids: Sequence[int], source: str) -> Job:
         """A job of the member, published; raises ``DependencyUnavailable``."""
@@ -105,7 +117,7 @@ class JobDesk:
         if not item_ids:
             return None  # which likes these are, only the worker will know
         view = await self._results.cached_view(member_id)
-        return None if view is None else _date_if_made_from(view, frozenset(item_ids))
+        return None if view is None else _date_if_made_from(view, self._favorites_field, frozenset(item_ids))
 
     async def _submit_all(self, jobs: Sequence[Job]) -> None:
         submissions = [submit(job, results=self._results, publisher=self._publisher, batch=True) for job in jobs]
@@ -172,10 +184,10 @@ def _with_cached_mark(view: bytes) -> bytes:
     return b'{"cached":true' + comma + rest
 
 
-def _date_if_made_from(view: bytes, item_ids: frozenset[int]) -> str | None:
+def _date_if_made_from(view: bytes, favorites_field: str, item_ids: frozenset[int]) -> str | None:
     try:
-        made = _MadeFrom.model_validate_json(view)
+        document = _Document.validate_json(view)
+        made, likes = _MadeFrom.model_validate(document), _Ids.validate_python(document.get(favorites_field))
     except ValidationError:
         return None  # not written by us, and nothing to tell likes by
-    is_ready = made.favorite_song_ids == item_ids and not made.provisional
-    return made.generated_date if is_ready else None
+    return made.generated_date if likes == item_ids and not made.provisional else None

@@ -136,20 +136,27 @@ class CatalogueProfile(_Section):
         return self
 
     def _problems(self) -> Iterator[str]:
-        """What of the files has no place in the tables."""
-        item = self.item
+        """What of one part does not go with another."""
+        for locale, words in self.words.items():
+            if bool(words.creator) != bool(self.item.creator):
+                yield f"words.{locale}: creator is to be named just where there is item.creator"
         for file in self.item_files:
-            for locale in sorted(file.titles.keys() - item.titles.keys()):
-                yield f"item_files {file.source}: titles has {locale!r}, which item.titles has not"
-            for name in ("creator", "creator_local", "genre", "mood", "language"):
-                if getattr(file, name) and not getattr(item, name):
-                    yield f"item_files {file.source}: {name} has no column item.{name}"
-        sources = {file.source for file in self.item_files}
+            yield from self._item_problems(file)
         for likes in self.like_files:
-            if likes.source not in sources:
-                yield f"like_files: there are no item_files of source {likes.source!r}"
-            if likes.liked_at and not self.likes.created_at:
-                yield f"like_files {likes.source}: liked_at has no column likes.created_at"
+            yield from self._like_problems(likes)
+
+    def _item_problems(self, file: ItemFile) -> Iterator[str]:
+        for locale in sorted(file.titles.keys() - self.item.titles.keys()):
+            yield f"item_files {file.source}: titles has {locale!r}, which item.titles has not"
+        for name in ("creator", "creator_local", "genre", "mood", "language"):
+            if getattr(file, name) and not getattr(self.item, name):
+                yield f"item_files {file.source}: {name} has no column item.{name}"
+
+    def _like_problems(self, file: LikeFile) -> Iterator[str]:
+        if file.source not in {items.source for items in self.item_files}:
+            yield f"like_files: there are no item_files of source {file.source!r}"
+        if file.liked_at and not self.likes.created_at:
+            yield f"like_files {file.source}: liked_at has no column likes.created_at"
 
     def words_in(self, locale: str) -> Words:
         """The nouns of ``locale``, else English ones, else any."""

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from itertools import accumulate
 from random import Random
 from string import Template
@@ -109,7 +110,7 @@ def build_prompt(
     has_reasons = wanted is Wanted.REASONS
     template, schema = (texts.instructions, ANSWER_SCHEMA) if has_reasons else (texts.screening, SCREENING_SCHEMA)
     room = _room(_instructions(template, words, spoken, n_picks), schema, limits)
-    user, shown = _Data(candidates, liked, locale, limits).within(room, seed)
+    user, shown = _Data(candidates, liked, locale, limits, has_creators=bool(words.creator)).within(room, seed)
     n_picks = min(n_picks, len(shown))
     prompt = Prompt(
         system=_instructions(template, words, spoken, n_picks),
@@ -149,7 +150,8 @@ def _instructions(template: str, words: Words, spoken: LocaleTexts, n_picks: int
     return Template(template).substitute(
         item=words.item,
         items=words.items,
-        creator=words.creator,
+        creator_cell=f" | {words.creator}" if words.creator else "",
+        creators=f"{words.creator}s, " if words.creator else "",
         language=spoken.language,
         label_words=spoken.label_words,
         tagline_words=spoken.tagline_words,
@@ -170,13 +172,21 @@ class _Data:
     """Both blocks, in as much detail and with as many candidates as their tokens allow."""
 
     def __init__(
-        self, candidates: Sequence[Candidate], liked: Sequence[Item], locale: str, limits: StrategyLimits
+        self,
+        candidates: Sequence[Candidate],
+        liked: Sequence[Item],
+        locale: str,
+        limits: StrategyLimits,
+        *,
+        has_creators: bool,
     ) -> None:
         liked = liked[: limits.n_likes]
         keys = {item.item_id: _key(place) for place, item in enumerate(liked)}
         self._candidates = candidates[: limits.n_candidates]
-        self._rows = [_Row.of(each.item, locale, _near(each, keys)) for each in self._candidates]
-        self._likes = [(keys[item.item_id], _Row.of(item, locale)) for item in liked]
+        self._rows = [
+            _Row.of(each.item, locale, _near(each, keys), has_creators=has_creators) for each in self._candidates
+        ]
+        self._likes = [(keys[item.item_id], row(item)) for item in liked]
 
     def within(self, max_tokens: float, seed: str | None) -> tuple[str, Sequence[Candidate]]:
         """The text, and the candidates in the order in which it shows them.
@@ -219,19 +229,19 @@ def _near(shown: Candidate, keys: Mapping[int, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """The cells of a line, cleaned but for their length."""
+    """The cells of a line, cleaned but for their length; ``creator`` is None in a domain that knows none."""
 
     title: str
-    creator: str
+    creator: str | None
     genres: tuple[str, ...]
     moods: tuple[str, ...]
     near: str
 
     @classmethod
-    def of(cls, item: Item, locale: str, near: str = "-") -> "_Row":
+    def of(cls, item: Item, *, locale: str, has_creators: bool, near: str = "-") -> "_Row":
         return cls(
             _cell(item.title(locale)),
-            _cell(item.creator_in(locale)),
+            _cell(item.creator_in(locale)) if has_creators else None,
             tuple(map(_cell, item.genres[:2])),
             tuple(map(_cell, item.moods[:1])),
             near,
@@ -246,7 +256,8 @@ class _Row:
         return f"{key} {self._named(detail)}{''.join(genres)}"
 
     def _named(self, detail: _Detail) -> str:
-        return f"{clipped(self.title, detail.title)} | {clipped(self.creator, detail.creator)}"
+        creator = "" if self.creator is None else f" | {clipped(self.creator, detail.creator)}"
+        return f"{clipped(self.title, detail.title)}{creator}"
 
 
 def _cell(text: str) -> str:

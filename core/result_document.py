@@ -14,7 +14,7 @@ from core.explanation import CLOSE
 from core.llm_share import Arm
 from core.ports import ProvisionalDocuments, ResultDocuments
 from models.catalogue import Item, Scalar
-from models.recommendation import Candidate, Evidence, Group, Reranked, TasteSummary
+from models.recommendation import Candidate, Evidence, Group, RecommendationType, Reranked, TasteSummary
 
 Json = Mapping[str, object]
 
@@ -45,11 +45,12 @@ class Finished:
 def encode_result(finished: Finished, profile: CatalogueProfile) -> ResultDocuments:
     """The three documents as JSON bytes."""
     result, cached_view = _documents(finished, profile, provisional=False)
+    favorites = profile.result.favorites
     preferred = {name: result[name] for name in ("preference", "generated_date")}
     return ResultDocuments(
         result=orjson.dumps(result),
         cached_view=orjson.dumps(cached_view),
-        preference=orjson.dumps({"favorite_song_ids": cached_view["favorite_song_ids"], **preferred}),
+        preference=orjson.dumps({favorites: cached_view[favorites], **preferred}),
         degraded=finished.reranked.degraded is not None,
     )
 
@@ -72,7 +73,7 @@ def _documents(finished: Finished, profile: CatalogueProfile, *, provisional: bo
         "generated_date": generated_date,
         "groups": shelves,
         "candidates": rows,
-        "preference": _preference(reranked.taste),
+        "preference": _preference(reranked.taste, profile),
         "locale": finished.locale,
         "provisional": provisional,
         "degraded": reranked.degraded is not None,
@@ -90,7 +91,7 @@ def _documents(finished: Finished, profile: CatalogueProfile, *, provisional: bo
         "fingerprint": finished.fingerprint,
     }
     cached_view = {
-        "favorite_song_ids": list(finished.liked_ids),
+        profile.result.favorites: list(finished.liked_ids),
         "groups": shelves,
         "candidates": rows,
         "generated_date": generated_date,
@@ -111,21 +112,21 @@ def match_score(candidate: Candidate) -> float:
     return round(100 * min(max(candidate.score, 0.0), 1.0), 1)
 
 
-def matched_criteria(candidate: Candidate, locale: str) -> list[str]:
+def matched_criteria(candidate: Candidate, locale: str, profile: CatalogueProfile) -> list[str]:
     """What the candidate has of the likes and of the wish, and what else speaks for it, as ``criterion:value``.
 
     ``near`` names a like that it is close to, by its title in ``locale``; ``source`` what found it (the values of
     ``CandidateSource``).
     """
     evidence = candidate.evidence
-    creator = [f"artist:{candidate.item.creator}"] if evidence.same_creator else []
+    creator = [f"{profile.result.creator}:{candidate.item.creator}"] if evidence.same_creator else []
     genres = [f"genre:{genre}" for genre in evidence.shared_genres]
     moods = [f"mood:{mood}" for mood in evidence.shared_moods]
     wish = [f"wish:{each.key.partition(':')[2]}" for each in evidence.wish]
     near = [f"near:{title}" for title in _near_titles(evidence, locale)]
     discovery = [f"discovery:{evidence.discovery.value}"] if evidence.discovery else []
     sources = [f"source:{source}" for source in evidence.sources]
-    return [*creator, *genres, *moods, *wish, *near, *discovery, *sources] or [candidate.kind.value]
+    return [*creator, *genres, *moods, *wish, *near, *discovery, *sources] or [_kind(candidate, profile)]
 
 
 def _near_titles(evidence: Evidence, locale: str) -> Iterator[str]:
@@ -138,7 +139,7 @@ def _groups(groups: Sequence[Group], profile: CatalogueProfile) -> list[Json]:
     shelves: list[Json] = []
     place = 0
     for group in groups:
-        songs = []
+        shown = []
         for pick in group.picks:
             place += 1
             candidate = pick.candidate
@@ -148,8 +149,8 @@ def _groups(groups: Sequence[Group], profile: CatalogueProfile) -> list[Json]:
                 "rank": place,
                 "match_score": match_score(candidate),
             }
-            songs.append({**_columns(candidate.item, profile.group_fields), **added})
-        shelves.append({"label": group.label, "tagline": group.tagline, "songs": songs})
+            shown.append({**_columns(candidate.item, profile.group_fields), **added})
+        shelves.append({"label": group.label, "tagline": group.tagline, profile.result.items: shown})
     return shelves
 
 
@@ -157,21 +158,26 @@ def _candidate(candidate: Candidate, reasons: Mapping[int, str], profile: Catalo
     return {
         profile.id_field: candidate.item.item_id,
         **_columns(candidate.item, profile.candidate_fields),
-        "recommendation_type": candidate.kind.value,
-        "matched_criteria": matched_criteria(candidate, locale),
+        "recommendation_type": _kind(candidate, profile),
+        "matched_criteria": matched_criteria(candidate, locale, profile),
         "match_score": match_score(candidate),
         "reason": reasons[candidate.item.item_id],
     }
+
+
+def _kind(candidate: Candidate, profile: CatalogueProfile) -> str:
+    is_by_creator = candidate.kind is RecommendationType.ARTIST
+    return profile.result.creator if is_by_creator else candidate.kind.value
 
 
 def _columns(item: Item, fields: Sequence[str]) -> dict[str, Scalar]:
     return {field: item.columns.get(field) for field in fields}
 
 
-def _preference(taste: TasteSummary) -> Json:
+def _preference(taste: TasteSummary, profile: CatalogueProfile) -> Json:
     return {
         "preferred_genres": list(taste.preferred_genres),
         "preferred_moods": list(taste.preferred_moods),
         "overall_taste": taste.overall_taste,
-        "favorite_artists": list(taste.favorite_creators),
+        profile.result.creators: list(taste.favorite_creators),
     }

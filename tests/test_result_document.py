@@ -131,8 +131,8 @@ def test_a_discovery_and_all_that_found_a_candidate_are_criteria_too() -> None:
     plain = candidate(1)
     sources = (CandidateSource.CONTENT, CandidateSource.COLLABORATIVE)
     evidence = replace(plain.evidence, discovery=Discovery.NEW_CREATOR, sources=sources)
-    assert matched_criteria(replace(plain, evidence=evidence), "en") == [
-        *matched_criteria(plain, "en"),
+    assert matched_criteria(replace(plain, evidence=evidence), "en", SONGS) == [
+        *matched_criteria(plain, "en", SONGS),
         "discovery:new_creator",
         "source:content",
         "source:collaborative",
@@ -147,16 +147,22 @@ def test_the_likes_that_a_candidate_is_close_to_are_named_in_the_language_of_the
     )
     near = replace(candidate(1).evidence, near=liked, near_similarity=(0.9, 0.4, 0.39))
     close = replace(candidate(1), evidence=near)
-    assert matched_criteria(close, "ko") == ["artist:BTS", "genre:ballad", "mood:calm", "near:밤편지", "near:좋은 날"]
-    assert "near:Through the Night" in matched_criteria(close, "en")
+    assert matched_criteria(close, "ko", SONGS) == [
+        "artist:BTS",
+        "genre:ballad",
+        "mood:calm",
+        "near:밤편지",
+        "near:좋은 날",
+    ]
+    assert "near:Through the Night" in matched_criteria(close, "en", SONGS)
     told = result(replace(finished(), candidates=[close], reasons={1: "x"}))["candidates"][0]["matched_criteria"]
-    assert told == matched_criteria(close, "ko")
+    assert told == matched_criteria(close, "ko", SONGS)
 
 
 def test_two_likes_of_one_title_are_named_once() -> None:
     liked = tuple(Item(item_id=item_id, titles={"ko": "봄날"}, creator="BTS") for item_id in (8, 9))
     near = replace(candidate(1), evidence=Evidence(similarity=0.9, near=liked, near_similarity=(0.9, 0.8)))
-    assert matched_criteria(near, "ko") == ["near:봄날"]
+    assert matched_criteria(near, "ko", SONGS) == ["near:봄날"]
 
 
 def test_the_cached_view_and_the_preference_have_the_contracts_fields() -> None:

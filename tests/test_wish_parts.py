@@ -83,7 +83,7 @@ def test_a_sentence_says_that_the_wish_was_met(locale: str, near: str, alone: st
 def test_several_things_that_were_wished_for_stand_side_by_side() -> None:
     jazz = WishedFor("genre:jazz", SONGS.wishes.genres["jazz"].labels)
     assert EXPLAINER.reason(wished(BRIGHT, jazz), "ja") == "ご希望（明るい、ジャズ）に合う曲"
-    assert matched_criteria(wished(BRIGHT, jazz), "en") == ["wish:bright", "wish:jazz"]
+    assert matched_criteria(wished(BRIGHT, jazz), "en", SONGS) == ["wish:bright", "wish:jazz"]
 
 
 def test_what_only_the_wish_found_is_not_said_to_meet_it() -> None:
@@ -93,7 +93,7 @@ def test_what_only_the_wish_found_is_not_said_to_meet_it() -> None:
         "바라신 느낌에 가까운 노래",
         "ご希望に近い曲",
     ]
-    assert matched_criteria(only, "en") == ["source:wish"]
+    assert matched_criteria(only, "en", SONGS) == ["source:wish"]
 
 
 def test_a_genre_of_the_catalogue_is_named_as_plain_text_whatever_it_holds() -> None:
