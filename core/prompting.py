@@ -183,9 +183,8 @@ class _Data:
         liked = liked[: limits.n_likes]
         keys = {item.item_id: _key(place) for place, item in enumerate(liked)}
         self._candidates = candidates[: limits.n_candidates]
-        self._rows = [
-            _Row.of(each.item, locale, _near(each, keys), has_creators=has_creators) for each in self._candidates
-        ]
+        row = partial(_Row.of, locale=locale, has_creators=has_creators)
+        self._rows = [row(each.item, near=_near(each, keys)) for each in self._candidates]
         self._likes = [(keys[item.item_id], row(item)) for item in liked]
 
     def within(self, max_tokens: float, seed: str | None) -> tuple[str, Sequence[Candidate]]:
