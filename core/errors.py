@@ -61,6 +61,12 @@ class JobStale(SongsAIError):
     code = "STALE"
 
 
+class MemberForgotten(SongsAIError):
+    """The member was forgotten after the job was asked for: nothing may be kept of it."""
+
+    code = "MEMBER_FORGOTTEN"
+
+
 class DeliveredTooOften(SongsAIError):
     """The job came back to its queue again and again, never settled: it seems to kill the workers that it is given."""
 

@@ -2,17 +2,17 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
 
+from core.feedback import happened_at
 from models.event import Event
 from services.database import Database
 from services.schema import forgotten_member, interaction
 from services.stored_names import in_a_name
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _N_DELETED_AT_ONCE = 10_000
 _N_DELETE_TRIPS = 12
 
@@ -29,9 +29,9 @@ class SqlEventLog:
     async def write(self, events: Sequence[Event], *, arrived_at: datetime) -> frozenset[str]:
         """Write all of them, in one statement of one transaction; those that are there already stay as they are.
 
-        What happened before its member was forgotten is left out: the ids of such events are returned. The instant of an
-        event is ``arrived_at`` where it has none, or one that is yet to come: by a clock that is ahead no later event
-        would be the later one.
+        What happened before its member was forgotten is left out: the ids of such events are returned. The instant of
+        an event is ``arrived_at`` where it has none, or one that is yet to come: by a clock that is ahead no later
+        event would be the later one.
         """
         rows = {each.event_id: each for each in (_row(event, arrived_at) for event in events)}
         async with self._database.begin() as connection:
@@ -53,14 +53,6 @@ class SqlEventLog:
             n_deleted += n
             if n < _N_DELETED_AT_ONCE:
                 return n_deleted
-
-
-def instant_of(event: Event, arrived_at: datetime) -> datetime:
-    """When it happened, aware, in UTC; ``arrived_at`` at the latest."""
-    if event.occurred_at_ns is None:
-        return arrived_at
-    happened = _EPOCH + timedelta(microseconds=max(0, event.occurred_at_ns) // 1000)
-    return min(happened, arrived_at)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +77,7 @@ def _row(event: Event, arrived_at: datetime) -> _Row:
         type=event.type.value,
         value=event.value,
         completed=event.completed,
-        occurred_at=naive(instant_of(event, arrived_at)),
+        occurred_at=naive(happened_at(event, arrived_at)),
     )
 
 

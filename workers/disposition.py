@@ -13,6 +13,7 @@ from core.errors import (
     InvalidMessage,
     JobStale,
     JobTimedOut,
+    MemberForgotten,
     SongsAIError,
     encodable,
 )
@@ -28,6 +29,7 @@ class AckReason(StrEnum):
     SUCCEEDED_BEFORE = "succeeded_before"
     FAILED_BEFORE = "failed_before"
     STALE = "stale"
+    FORGOTTEN = "forgotten"
 
 
 class RetryReason(StrEnum):
@@ -133,6 +135,8 @@ def disposition_of(  # noqa: C901, PLR0911 - one table in one place, as people r
             return RetryLater(RetryReason.OUTCOME_NOT_RECORDED, delays_s[-1], error=error_note)
         case JobStale():
             return Ack(AckReason.STALE)
+        case MemberForgotten():
+            return Ack(AckReason.FORGOTTEN)
         case InvalidMessage():
             return DeadLetter(DeadLetterReason.INVALID, note_of(event))
         case DeliveredTooOften():

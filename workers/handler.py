@@ -267,6 +267,8 @@ def _log_disposition(disposition: Disposition) -> None:
             log.info(LogEvent.JOB_SUCCEEDED)
         case Ack(AckReason.STALE):
             log.info(LogEvent.JOB_SKIPPED_AS_STALE)
+        case Ack(AckReason.FORGOTTEN):
+            log.info(LogEvent.JOB_OF_FORGOTTEN_MEMBER_DROPPED)
         case Ack(reason):
             log.info(LogEvent.JOB_DUPLICATE_ACKED, reason=reason.value)
         case RetryLater(reason, delay_s, _, error):
