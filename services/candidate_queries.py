@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from config.catalogue_profile import CatalogueProfile
 from core.ports import Floats, Predicate
+from services.embedding_blocks import has_length
 from services.schema import N_CODES, OWN_PREFIX, ProfileTables, embedding, item_code
 from services.sign_codes import Question
 
@@ -70,16 +71,21 @@ def by_distance(
 
 
 def with_vectors(
-    found: Query, tables: ProfileTables, profile: CatalogueProfile, embedder: str, excluded: Collection[int] = ()
+    found: Query,
+    tables: ProfileTables,
+    profile: CatalogueProfile,
+    embedder: str,
+    dim: int,
+    excluded: Collection[int] = (),
 ) -> Query:
-    """Ids and vectors, in no order, of those of the ids ``found`` that are active at this moment."""
+    """Ids and vectors of ``dim``, in no order, of those of the ids ``found`` that are active at this moment."""
     ids, item_id = found.subquery("found"), tables.item.columns[profile.item.id]
     query = (
         sa.select(ids.c.item_id, embedding.c.vector_bytes)
         .select_from(ids)
         .join(tables.item, item_id == ids.c.item_id)
         .join(embedding, sa.and_(embedding.c.embedder == embedder, embedding.c.item_id == ids.c.item_id))
-        .where(tables.is_active(), sa.func.length(embedding.c.vector_bytes) > 0)
+        .where(tables.is_active(), has_length(dim))
     )
     return query.where(ids.c.item_id.not_in(list(excluded))) if excluded else query
 

@@ -27,6 +27,7 @@ from services.candidate_queries import (
 )
 from services.catalogue import parts
 from services.database import Database
+from services.embedding_blocks import has_length
 from services.index_watch import IndexObserver, StoreWatch, refresh_for_ever, tell_of
 from services.item_codes import MIN_WIDTH, NATIVE, ItemCodes, Prepared, has_vector_index
 from services.recall_sample import AT
@@ -117,7 +118,7 @@ class DatabaseItemIndex:
         query = (
             sa.select(item_code.c.item_id, embedding.c.vector_bytes)
             .join(embedding, embedding.c.item_id == item_code.c.item_id)
-            .where(embedding.c.embedder == self._prepared.embedder_name, sa.func.length(embedding.c.vector_bytes) > 0)
+            .where(embedding.c.embedder == self._prepared.embedder_name, has_length(self._prepared.dim))
         )
         stored = {row.item_id: row.vector_bytes for row in await self._rows_of(query, item_ids)}
         known = [item_id for item_id in item_ids if item_id in stored]
@@ -177,7 +178,8 @@ class DatabaseItemIndex:
         return [self._with_vectors(walked, left_out), exact]
 
     def _with_vectors(self, found: Query, left_out: Collection[int] = ()) -> Query:
-        return with_vectors(found, self._tables, self._profile, self._prepared.embedder_name, left_out)
+        prepared = self._prepared
+        return with_vectors(found, self._tables, self._profile, prepared.embedder_name, prepared.dim, left_out)
 
     def _width(self, n: int) -> int:
         """In proportion: to what is asked for, and to how many items have come since the width was found."""

@@ -9,7 +9,8 @@ transaction that holds the mark's row, and takes the place of the block whose id
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -21,7 +22,6 @@ import structlog
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.errors import ConfigurationError
 from core.ports import Ids
 from models.log_event import LogEvent
 from services.database import Database
@@ -38,13 +38,19 @@ _ORIGIN_BITS = 62
 # About 10 MB a transaction.
 _BLOCKS_AT_ONCE = 16
 _N_TRIPS = 24
-_DIFFERENT_LENGTHS = "the stored embeddings differ in length: delete them and run `python main.py embed`"
+_N_TOLD = 10
 
 _EMBEDDER = sa.bindparam("embedder", type_=sa.String)
 _OF_EMBEDDER = embedding.c.embedder == _EMBEDDER
 _BLOCK_OF_EMBEDDER = embedding_block.c.embedder == _EMBEDDER
 HAS_VECTOR = sa.func.length(embedding.c.vector_bytes) > 0
 """The condition that a row is of a vector, and not of a deleted one."""
+
+
+def has_length(dim: int) -> sa.ColumnElement[bool]:
+    """The condition that a row is of a vector of ``dim`` numbers: one of another length is of no use."""
+    return sa.func.length(embedding.c.vector_bytes) == dim * STORED.itemsize
+
 
 _log = structlog.get_logger()
 
@@ -65,11 +71,56 @@ class _Block:
     packed_to: int
 
 
-def rows_of(stored: Sequence[bytes]) -> Halves:
-    """What the rows hold, as float16 (n, dim). Raises ``ConfigurationError`` where they differ in length."""
-    if len({len(vector) for vector in stored}) > 1:
-        raise ConfigurationError(_DIFFERENT_LENGTHS)
-    return np.frombuffer(b"".join(stored), dtype=STORED).reshape(len(stored), -1 if stored else 0)
+def vectors_of(embedder_name: str, ids: Sequence[int], stored: Sequence[bytes]) -> Vectors:
+    """What rows hold, none of them empty, those of another length than most left out; ``ids`` are rising."""
+    return _of_one_length(embedder_name, *_by_length(ids, stored))
+
+
+def tell_of_left_out(embedder_name: str, dim: int, item_ids: Sequence[int]) -> None:
+    """Log how many vectors are not of ``dim`` numbers, and whose the first of them are."""
+    told = list(item_ids[:_N_TOLD])
+    _log.error(LogEvent.EMBEDDINGS_LEFT_OUT, embedder=embedder_name, dim=dim, n=len(item_ids), item_ids=told)
+
+
+def commonest_length(lengths: Iterable[int]) -> int:
+    """That of most, the longest where as many have another; 0 where there are none."""
+    counts = Counter(lengths)
+    return max(counts, key=lambda length: (counts[length], length), default=0)
+
+
+def _by_length(ids: Sequence[int], stored: Sequence[bytes]) -> tuple[list[Vectors], list[int]]:
+    """Vectors by their length, and the ids of those that are none."""
+    places: dict[int, list[int]] = {}
+    for place, vector in enumerate(stored):
+        places.setdefault(len(vector), []).append(place)
+    halves = [places.pop(length) for length in list(places) if length and length % STORED.itemsize == 0]
+    vectors = [
+        Vectors(
+            np.array([ids[place] for place in each], np.int64),
+            np.frombuffer(b"".join(stored[place] for place in each), STORED).reshape(len(each), -1),
+        )
+        for each in halves
+    ]
+    return vectors, [ids[place] for each in places.values() for place in each]
+
+
+def _of_one_length(embedder_name: str, vectors: Sequence[Vectors], left_out: Sequence[int]) -> Vectors:
+    """``vectors``, no id twice, of the length that most have; tells of the others, and of what is ``left_out``."""
+    n_of_dim: Counter[int] = Counter()
+    for each in vectors:
+        n_of_dim[each.rows.shape[1]] += len(each.ids)
+    dim = max(n_of_dim, key=lambda dim: (n_of_dim[dim], dim), default=0)
+    kept = [each for each in vectors if each.rows.shape[1] == dim and len(each.ids)]
+    others = [each.ids for each in vectors if each.rows.shape[1] != dim]
+    if wrong := sorted([*left_out, *(item_id for ids in others for item_id in ids.tolist())]):
+        tell_of_left_out(embedder_name, dim, wrong)
+    if not kept:
+        return Vectors(np.zeros(0, np.int64), np.zeros((0, dim), STORED))
+    if len(kept) == 1:
+        return kept[0]
+    ids = np.concatenate([each.ids for each in kept])
+    order = np.argsort(ids)
+    return Vectors(ids[order], np.concatenate([each.rows for each in kept])[order])
 
 
 class EmbeddingBlocks:
@@ -93,7 +144,7 @@ class EmbeddingBlocks:
         return mysql.insert(embedding_mark).on_duplicate_key_update(number=embedding_mark.c.number)
 
     async def load(self, embedder_name: str) -> Vectors:
-        """All vectors. Raises ``ConfigurationError`` where they differ in length, and so cannot be of one embedder."""
+        """All vectors; of those that differ in length, and so cannot be of one embedder, the ones of most items."""
         async with self._database.connect(n_round_trips=_N_TRIPS) as connection:
             _, packed = await _marks(connection, embedder_name)
             n_packed = await _n_packed(connection, embedder_name) if packed else 0
@@ -108,7 +159,7 @@ class EmbeddingBlocks:
             for block in damaged:
                 _log.error(LogEvent.EMBEDDING_BLOCK_DAMAGED, embedder=embedder_name, first_id=block.first_id)
             ids, stored = await _changed_rows(connection, embedder_name, packed, damaged)
-        return await asyncio.to_thread(_merged, gathered.vectors(), ids, stored)
+        return await asyncio.to_thread(_merged, embedder_name, gathered.vectors(), ids, stored)
 
     async def pack(self, embedder_name: str) -> int:
         """Bring the blocks up to date, and write damaged ones anew; how many vectors that wrote.
@@ -190,22 +241,34 @@ async def _changed_rows(
 
 
 class _Gathered:
-    """The vectors of blocks, put where they will stay."""
+    """The vectors of blocks, put where they will stay: of each length together."""
 
     def __init__(self, n_expected: int) -> None:
         self._n_expected = n_expected
-        self._ids = np.empty(n_expected, np.int64)
-        self._rows: Halves | None = None
-        self._n = 0
+        self._of_dim: dict[int, _Filling] = {}
 
     def add(self, block: _Block, payload: bytes) -> None:
-        """Raises ``ConfigurationError`` where the vectors are not as long as those before."""
         ids = np.frombuffer(payload, _STORED_ID, count=block.n_items)
         rows = np.frombuffer(payload, STORED, offset=ids.nbytes).reshape(block.n_items, -1)
-        if self._rows is None:
-            self._rows = np.empty((self._n_expected, rows.shape[1]), STORED)
-        if self._rows.shape[1] != rows.shape[1]:
-            raise ConfigurationError(_DIFFERENT_LENGTHS)
+        dim = rows.shape[1]
+        if dim not in self._of_dim:
+            # Where all are of one length, as they should be, nothing is ever copied.
+            self._of_dim[dim] = _Filling(0 if self._of_dim else self._n_expected, dim)
+        self._of_dim[dim].add(ids, rows)
+
+    def vectors(self) -> list[Vectors]:
+        return [each.vectors() for each in self._of_dim.values()]
+
+
+class _Filling:
+    """Vectors of one length."""
+
+    def __init__(self, n_expected: int, dim: int) -> None:
+        self._ids = np.empty(n_expected, np.int64)
+        self._rows = np.empty((n_expected, dim), STORED)
+        self._n = 0
+
+    def add(self, ids: Ids, rows: Halves) -> None:
         end = self._n + len(ids)
         if end > len(self._ids):
             # Packed anew since they were counted.
@@ -215,25 +278,23 @@ class _Gathered:
         self._n = end
 
     def vectors(self) -> Vectors:
-        rows = self._rows[: self._n] if self._rows is not None else np.zeros((0, 0), STORED)
-        return Vectors(self._ids[: self._n], rows)
+        return Vectors(self._ids[: self._n], self._rows[: self._n])
 
 
-def _merged(packed: Vectors, changed_ids: Sequence[int], stored: Sequence[bytes]) -> Vectors:
-    """``packed`` with the changed rows in place of its own."""
-    if not changed_ids:
-        return packed
-    left = ~np.isin(packed.ids, np.array(changed_ids, np.int64))
+def _merged(
+    embedder_name: str, packed: Sequence[Vectors], changed_ids: Sequence[int], stored: Sequence[bytes]
+) -> Vectors:
+    """``packed`` with the changed rows in place of its own; empty ones are of deleted vectors."""
     there = [place for place, vector in enumerate(stored) if vector]
-    rows = rows_of([stored[place] for place in there])
-    if not left.any():
-        return Vectors(np.array([changed_ids[place] for place in there], np.int64), rows)
-    if there and rows.shape[1] != packed.rows.shape[1]:
-        raise ConfigurationError(_DIFFERENT_LENGTHS)
-    ids = np.concatenate([packed.ids[left], np.array([changed_ids[place] for place in there], np.int64)])
-    order = np.argsort(ids)
-    parts = [packed.rows[left], *([rows] if there else [])]
-    return Vectors(ids[order], np.concatenate(parts)[order])
+    changed, left_out = _by_length([changed_ids[place] for place in there], [stored[place] for place in there])
+    if changed_ids:
+        packed = [_without(each, np.array(changed_ids, np.int64)) for each in packed]
+    return _of_one_length(embedder_name, [*packed, *changed], left_out)
+
+
+def _without(vectors: Vectors, ids: Ids) -> Vectors:
+    left = ~np.isin(vectors.ids, ids)
+    return vectors if left.all() else Vectors(vectors.ids[left], vectors.rows[left])
 
 
 class _Packing:
@@ -299,19 +360,24 @@ class _Packing:
         await self._connection.execute(gone, {"embedder": self._embedder_name})
         for start in range(0, len(rows), _PER_BLOCK):
             part = rows[start : start + _PER_BLOCK]
-            values = await asyncio.to_thread(_packed, part)
+            values = await asyncio.to_thread(_packed, self._embedder_name, part)
+            if values is None:
+                continue
             block = {"embedder": self._embedder_name, "packed_to": self._packed_to, **values}
             await self._connection.execute(sa.insert(embedding_block).values(block))
         self.n_written += len(rows)
 
 
-def _packed(rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    ids = np.array([row[0] for row in rows], _STORED_ID)
-    payload = ids.tobytes() + rows_of([row[1] for row in rows]).tobytes()
+def _packed(embedder_name: str, rows: Sequence[Sequence[Any]]) -> dict[str, Any] | None:
+    """The columns of a block of ``rows``; None where none of them is a vector."""
+    vectors = vectors_of(embedder_name, [row[0] for row in rows], [row[1] for row in rows])
+    if not len(vectors.ids):
+        return None
+    payload = vectors.ids.astype(_STORED_ID).tobytes() + vectors.rows.tobytes()
     return {
-        "first_id": int(ids[0]),
-        "last_id": int(ids[-1]),
-        "n_items": len(ids),
+        "first_id": int(vectors.ids[0]),
+        "last_id": int(vectors.ids[-1]),
+        "n_items": len(vectors.ids),
         "checksum": crc32(payload),
         "payload": payload,
     }

@@ -19,7 +19,7 @@ from core.ports import Floats, Ids, IndexChanges, IndexMark, IndexRows, ItemsMar
 from services.catalogue import parts
 from services.coded_column import CodedColumn, Codes
 from services.database import Database
-from services.embedding_blocks import HAS_VECTOR, STORED, EmbeddingBlocks, Vectors, rows_of
+from services.embedding_blocks import HAS_VECTOR, STORED, EmbeddingBlocks, Vectors, commonest_length, vectors_of
 from services.item_changes import (
     ITEM_IDS,
     N_SCAN_TRIPS,
@@ -62,7 +62,8 @@ class SqlEmbeddingStore:
     """An ``EmbeddingStore`` in MySQL, MariaDB or SQLite.
 
     Changes of vectors are numbered in the order of their commits. Every method may also raise ``ConfigurationError``:
-    the profile names what the database lacks, or the vectors of one embedder differ in length.
+    the profile names what the database lacks. Of vectors of one embedder that differ in length those of most items
+    count; the others are told of by their ids, and left out until they are made anew.
     """
 
     def __init__(self, database: Database, profile: CatalogueProfile) -> None:
@@ -160,7 +161,7 @@ class SqlEmbeddingStore:
                 given.update(await _numbers_by_id(connection, of_features, wanted))
                 of_likes = _likes_query(tables, self._profile).where(liked_id.in_(ITEM_IDS))
                 likes.update(await _numbers_by_id(connection, of_likes, wanted))
-        vectors = Vectors(np.array(ids, np.int64), rows_of(stored))
+        vectors = vectors_of(embedder_name, ids, stored)
         return _index_rows(state, vectors, attributes, given, likes, mark)
 
     async def pack(self, embedder_name: str) -> int:
@@ -168,19 +169,24 @@ class SqlEmbeddingStore:
         return await self._blocks.pack(embedder_name)
 
     async def content_hashes(self, embedder_name: str, item_ids: Collection[int] | None = None) -> dict[int, bytes]:
-        """The hash of the content that each stored vector (those of ``item_ids``) was made from, by item id."""
-        query = sa.select(embedding.c.item_id, embedding.c.content_hash).where(
+        """The hash of the content that each stored vector (those of ``item_ids``) was made from, by item id.
+
+        Empty, and so unlike any, for a vector of another length than most: who compares makes it anew.
+        """
+        length = sa.func.length(embedding.c.vector_bytes)
+        query = sa.select(embedding.c.item_id, embedding.c.content_hash, length).where(
             embedding.c.embedder == _EMBEDDER, HAS_VECTOR
         )
+        found: list[sa.Row[int, bytes, int]] = []
         async with self._database.connect(n_round_trips=N_SCAN_TRIPS) as connection:
             if item_ids is None:
-                return {row[0]: row[1] for row in await connection.execute(query, {"embedder": embedder_name})}
-            found: dict[int, bytes] = {}
-            for batch in _batches(list(item_ids)):
-                wanted = {"embedder": embedder_name, "item_ids": batch}
-                rows = await connection.execute(query.where(embedding.c.item_id.in_(ITEM_IDS)), wanted)
-                found.update((row[0], row[1]) for row in rows)
-            return found
+                found += await connection.execute(query, {"embedder": embedder_name})
+            else:
+                query = query.where(embedding.c.item_id.in_(ITEM_IDS))
+                for batch in _batches(list(item_ids)):
+                    found += await connection.execute(query, {"embedder": embedder_name, "item_ids": batch})
+        usual = commonest_length(row[2] for row in found)
+        return {row[0]: row[1] if row[2] == usual else b"" for row in found}
 
     async def save(self, embedder_name: str, ids: Ids, vectors: Floats, content_hashes: Sequence[bytes]) -> None:
         """Insert or replace vectors, float32 (len(ids), dim), in one transaction."""

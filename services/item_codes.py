@@ -32,6 +32,7 @@ from services.candidate_queries import (
 )
 from services.catalogue import parts
 from services.database import Database
+from services.embedding_blocks import HAS_VECTOR, has_length, tell_of_left_out
 from services.popularity import popularity_in_sql
 from services.recall_sample import AT, N_OF_A_KIND, N_TRUE, Nearest, RecallSample, interests
 from services.schema import N_CODES, LazyTables, ProfileTables, embedding, item_code, item_coder, item_feature
@@ -264,7 +265,7 @@ class _Work:
             raise
 
     async def _fitted_coder(self) -> SignCoder:
-        known = sa.and_(embedding.c.embedder == self._embedder.name, sa.func.length(embedding.c.vector_bytes) > 0)
+        known = sa.and_(embedding.c.embedder == self._embedder.name, has_length(self._embedder.dim))
         n = (await self._connection.execute(sa.select(sa.func.count()).where(known))).scalar_one()
         one_in = -(-n // MAX_TRAINING) or 1
         some = sa.select(embedding.c.vector_bytes).where(known, sa.func.crc32(embedding.c.item_id) % one_in == 0)
@@ -276,12 +277,21 @@ class _Work:
 
     async def _synchronise(self, number: int, coder: SignCoder | None) -> None:
         """Bring the rows of a generation up to date with the vectors and the items."""
+        await self._tell_of_odd_vectors()
         await self._delete_gone(number, has_vectors=coder is None)
         last: int | None = None
         while rows := await self._stale(number, last):
             await self._save(number, coder, rows)
             last = rows[-1].item_id
         await self._update_popularity(number)
+
+    async def _tell_of_odd_vectors(self) -> None:
+        """Those of another length are left out, as an index in memory leaves them out."""
+        name, dim = self._embedder.name, self._embedder.dim
+        odd = (embedding.c.embedder == name, HAS_VECTOR, sa.not_(has_length(dim)))
+        query = sa.select(embedding.c.item_id).where(*odd).order_by(embedding.c.item_id)
+        if wrong := (await self._connection.scalars(query)).all():
+            tell_of_left_out(name, dim, wrong)
 
     async def _stale(self, number: int, last: int | None) -> Sequence[Row]:
         attributes = self._attributes()
@@ -323,7 +333,7 @@ class _Work:
     def _searchable(self) -> tuple[sa.ColumnElement[bool], ...]:
         return (
             embedding.c.embedder == self._embedder.name,
-            sa.func.length(embedding.c.vector_bytes) > 0,
+            has_length(self._embedder.dim),
             self._tables.is_active(),
         )
 
@@ -355,7 +365,7 @@ class _Work:
                 sa.and_(
                     embedding.c.item_id == item_code.c.item_id,
                     embedding.c.embedder == self._embedder.name,
-                    sa.func.length(embedding.c.vector_bytes) > 0,
+                    has_length(self._embedder.dim),
                 ),
             )
             .outerjoin(self._tables.item, sa.and_(self._item_id() == item_code.c.item_id, self._tables.is_active()))
@@ -446,7 +456,7 @@ class _Work:
         query = (
             sa.select(embedding.c.vector_bytes)
             .join(found, found.c.item_id == embedding.c.item_id)
-            .where(embedding.c.embedder == self._embedder.name)
+            .where(embedding.c.embedder == self._embedder.name, has_length(self._embedder.dim))
         )
         stored = (await self._connection.execute(query)).scalars().all()
         return as_unit_vectors(stored, self._embedder.dim)
@@ -465,7 +475,7 @@ class _Work:
                 embedding,
                 sa.and_(embedding.c.embedder == self._embedder.name, embedding.c.item_id == item_code.c.item_id),
             )
-            .where(item_code.c.generation == number, sa.func.length(embedding.c.vector_bytes) > 0)
+            .where(item_code.c.generation == number, has_length(self._embedder.dim))
             .order_by(item_code.c.item_id)
             .limit(_PAGE)
         )

@@ -11,10 +11,12 @@ import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+from structlog.testing import capture_logs
 
 from core.errors import ConfigurationError, DependencyUnavailable
 from core.ports import Floats, ItemIndex, Predicate
 from models.catalogue import ItemFacts
+from models.log_event import LogEvent
 from services import item_codes, migrations
 from services.candidate_queries import by_signs, comma_separated
 from services.clock import SystemClock
@@ -230,6 +232,27 @@ class ItemIndexTests(WithTables):
         np.testing.assert_allclose(found, vectors[[6, 1, 6]], atol=2e-3)
         assert ids.dtype == np.int64
         assert found.dtype == np.float32
+
+    async def test_a_vector_of_another_length_is_left_out_and_told_of(self, url: str, database: Database) -> None:
+        vectors = vectors_of(30)
+        await fill(url, database, vectors)
+        execute(url, "UPDATE songs_ai_embedding SET vector_bytes = 'ab' WHERE item_id = 7")
+        with capture_logs() as logs:
+            index = await self.index(database)
+        assert [each["item_ids"] for each in logs if each["event"] == LogEvent.EMBEDDINGS_LEFT_OUT] == [[7]]
+        assert (await index.vectors([7, 8]))[0].tolist() == [8]
+        assert sorted(await ids_near(index, vectors[6], 40)) == [n for n in range(1, 31) if n != 7]
+
+    async def test_a_vector_that_becomes_one_of_another_length_later_is_not_found(
+        self, url: str, database: Database
+    ) -> None:
+        vectors = vectors_of(30)
+        await fill(url, database, vectors)
+        index = await self.index(database)
+        if isinstance(index, DatabaseItemIndex):
+            execute(url, "UPDATE songs_ai_embedding SET vector_bytes = 'ab' WHERE item_id = 7")
+            assert (await index.vectors([7, 8]))[0].tolist() == [8]
+            assert 7 not in await ids_near(index, vectors[6], 20)
 
     async def test_facts_come_in_the_order_asked(self, url: str, database: Database) -> None:
         await fill(url, database, vectors_of(9))

@@ -7,8 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
-from core.errors import ConfigurationError, DependencyUnavailable
+from core.errors import DependencyUnavailable
+from models.log_event import LogEvent
 from services import embedding_blocks
 from services.database import Database
 from services.embedding_blocks import EmbeddingBlocks
@@ -135,12 +137,12 @@ class BlockTests(WithTables):
         await held.save(range(100))
         packed, n_calls = embedding_blocks._packed, 0
 
-        def dies(rows: Sequence[Sequence[object]]) -> dict[str, object]:
+        def dies(name: str, rows: Sequence[Sequence[object]]) -> dict[str, object] | None:
             nonlocal n_calls
             n_calls += 1
             if n_calls == 5:
                 raise DependencyUnavailable("mysql", "gone away")
-            return packed(rows)
+            return packed(name, rows)
 
         for generation in range(1, 3):
             n_calls = 0
@@ -201,13 +203,42 @@ class BlockTests(WithTables):
         await held.check()
         assert (await held.blocks.load("other")).rows.shape == (1, 8)
 
-    async def test_vectors_of_two_lengths_are_refused_wherever_they_are(self, database: Database) -> None:
+    @pytest.mark.parametrize("packed_first", [False, True])
+    async def test_a_vector_of_another_length_stops_neither_load_nor_pack(
+        self, database: Database, packed_first: bool
+    ) -> None:
         held = Held(database)
         await held.save(range(15))
+        if packed_first:
+            await held.store.pack(NAME)
+        for item_id, dim in ((7, 8), (99, 8), (100, 300)):
+            await held.store.save(NAME, np.array([item_id], np.int64), np.ones((1, dim), np.float32), [b""])
+        others = [item_id for item_id in range(15) if item_id != 7]
+        assert (await held.blocks.load(NAME)).ids.tolist() == others
         await held.store.pack(NAME)
-        await held.store.save(NAME, np.array([99], np.int64), np.ones((1, 8), np.float32), [b""])
-        with pytest.raises(ConfigurationError, match="differ in length"):
-            await held.blocks.load(NAME)
+        loaded = await held.blocks.load(NAME)
+        assert loaded.ids.tolist() == others
+        await held.save([7])
+        await held.store.pack(NAME)
+        assert (await held.blocks.load(NAME)).ids.tolist() == list(range(15))
+
+    async def test_a_block_of_another_length_is_left_out_where_it_is_the_smaller_part(self, database: Database) -> None:
+        held = Held(database)
+        await held.store.save(NAME, np.arange(5), np.ones((5, 8), np.float32), [b""] * 5)
+        await held.store.pack(NAME)
+        await held.save(range(20, 40))
+        assert (await held.blocks.load(NAME)).ids.tolist() == list(range(20, 40))
+
+    async def test_bytes_that_are_no_vector_are_left_out_and_told_of(self, url: str, database: Database) -> None:
+        held = Held(database)
+        await held.save(range(3))
+        execute(url, "UPDATE songs_ai_embedding SET vector_bytes = 'abc' WHERE item_id < 2")
+        with capture_logs() as logs:
+            assert (await held.blocks.load(NAME)).ids.tolist() == [2]
+        assert [entry["item_ids"] for entry in logs if entry["event"] == LogEvent.EMBEDDINGS_LEFT_OUT] == [[0, 1]]
+        execute(url, "UPDATE songs_ai_embedding SET vector_bytes = 'abc'")
+        await held.store.pack(NAME)
+        assert len((await held.blocks.load(NAME)).ids) == 0
 
     async def test_what_was_saved_before_changes_were_numbered_is_packed_too(
         self, url: str, database: Database

@@ -8,9 +8,12 @@ from datetime import datetime
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
-from core.errors import ConfigurationError
+from core.embedding import HashingEmbedder
 from core.ports import Floats, IndexMark
+from models.log_event import LogEvent
+from services.catalogue import SqlCatalogue
 from services.database import Database
 from services.embedding_store import SqlEmbeddingStore
 from tests.support.catalogue import (
@@ -27,6 +30,7 @@ from tests.support.catalogue import (
     statements_sent,
     update_song,
 )
+from training.embed import embed_catalogue
 
 NAME = "hashing-1-64"
 DIM = 64
@@ -149,12 +153,41 @@ class EmbeddingStoreTests(WithTables):
         rows = await (await saved(database, 1, 2, 3)).load(NAME)
         assert rows.ids[np.argsort(-rows.popularity)].tolist() == [2, 3, 1]
 
-    async def test_vectors_of_two_lengths_under_one_name_are_refused(self, url: str, database: Database) -> None:
-        insert_songs(url, {"song_id": 1}, {"song_id": 2})
-        store = await saved(database, 1)
+    async def test_a_vector_of_another_length_is_left_out_and_told_of(self, url: str, database: Database) -> None:
+        insert_songs(url, *({"song_id": song_id} for song_id in (1, 2, 3)))
+        store = await saved(database, 1, 3)
         await store.save(NAME, np.array([2]), unit_vectors(1, dim=DIM * 2), digests(1))
-        with pytest.raises(ConfigurationError, match=r"python main\.py embed"):
-            await store.load(NAME)
+        with capture_logs() as logs:
+            assert (await store.load(NAME)).ids.tolist() == [1, 3]
+        [told] = [entry for entry in logs if entry["event"] == LogEvent.EMBEDDINGS_LEFT_OUT]
+        assert (told["log_level"], told["n"], told["item_ids"], told["dim"]) == ("error", 1, [2], DIM)
+
+    async def test_a_change_to_another_length_takes_the_item_out(self, url: str, database: Database) -> None:
+        insert_songs(url, *({"song_id": song_id} for song_id in (1, 2, 3)))
+        store = await saved(database, 1, 2, 3)
+        mark = (await store.load(NAME)).mark
+        assert mark is not None
+        await store.save(NAME, np.array([1, 3]), unit_vectors(2), digests(2))
+        await store.save(NAME, np.array([2]), unit_vectors(1, dim=DIM * 2), digests(1))
+        changes = await store.changes(NAME, mark, 10)
+        assert changes is not None
+        assert (changes.rows.ids.tolist(), changes.removed.tolist()) == ([1, 3], [2])
+
+    async def test_embedding_again_mends_a_vector_of_another_length(self, url: str, database: Database) -> None:
+        insert_songs(url, *({"song_id": song_id, "title_en": f"Song {song_id}"} for song_id in (1, 2, 3)))
+        store, embedder, catalogue = (
+            SqlEmbeddingStore(database, SONGS),
+            HashingEmbedder(),
+            SqlCatalogue(database, SONGS),
+        )
+        await embed_catalogue(catalogue, embedder, store)
+        known = await store.content_hashes(embedder.name)
+        execute(url, "UPDATE songs_ai_embedding SET vector_bytes = 'ab' WHERE item_id = 2")
+        assert await store.content_hashes(embedder.name) == {**known, 2: b""}
+        report = await embed_catalogue(catalogue, embedder, store)
+        assert (report.n_embedded, report.n_unchanged) == (1, 2)
+        assert await store.content_hashes(embedder.name, [1, 2, 3]) == known
+        assert (await store.load(embedder.name)).ids.tolist() == [1, 2, 3]
 
     async def test_the_version_is_the_same_while_nothing_changes(self, url: str, database: Database) -> None:
         insert_songs(url, {"song_id": 1}, {"song_id": 2, "is_active": False})
