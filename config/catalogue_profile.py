@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from config.prompt_texts import phrase_problem
 from config.source_files import ItemFile, LikeFile
 from config.wish_table import WishTable
 
@@ -116,6 +117,9 @@ class CatalogueProfile(_Section):
     lists: JoinedInteractionTable | None = None
     members: MemberTable | None = Field(None, exclude=True)
     words: dict[str, Words] = Field(min_length=1)
+    phrases: dict[str, dict[str, str]] = Field(
+        {}, description="by locale, those of config/prompts that are put otherwise"
+    )
     versions: VersionWords = VersionWords()
     # Left out of dumps: what nobody wished for does not change an answer, so it has a version of its own.
     wishes: WishTable = Field(WishTable(), exclude=True)
@@ -140,6 +144,9 @@ class CatalogueProfile(_Section):
         for locale, words in self.words.items():
             if bool(words.creator) != bool(self.item.creator):
                 yield f"words.{locale}: creator is to be named just where there is item.creator"
+        for locale, phrases in self.phrases.items():
+            found = (phrase_problem(name, template) for name, template in phrases.items())
+            yield from (f"phrases.{locale}.{problem}" for problem in found if problem)
         for file in self.item_files:
             yield from self._item_problems(file)
         for likes in self.like_files:

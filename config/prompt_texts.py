@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -75,6 +76,29 @@ class Phrases(_Section):
     taste_creators: str
     taste_mixed: str
     taste_unknown: str
+
+
+_NOUNS = frozenset({"item", "items", "creator_word"})
+_PLACEHOLDERS: Mapping[str, frozenset[str]] = {
+    "work": frozenset({"title", "creator"}),
+    "reason": _NOUNS | {"creator", "title", "work", "genre", "mood"},
+    "label": _NOUNS | {"genre"},
+    "tagline": _NOUNS | {"genre"},
+    "taste": _NOUNS | {"genres", "creators"},
+}
+
+
+def phrase_problem(name: str, template: str) -> str | None:
+    """What is wrong with ``template`` in the place of the phrase ``name``, if anything is."""
+    if name not in Phrases.model_fields:
+        return f"there is no phrase {name!r}"
+    allowed = _PLACEHOLDERS[name.partition("_")[0]]
+    try:
+        used = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
+    except ValueError as error:
+        return f"{name}: {error}"
+    unknown = sorted(used - allowed)
+    return f"{name}: {{{unknown[0]}}} is none of {', '.join(sorted(allowed))}" if unknown else None
 
 
 class ClaimWords(_Section):

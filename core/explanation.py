@@ -46,6 +46,10 @@ class Explainer:
     def __init__(self, profile: CatalogueProfile, texts: PromptTexts) -> None:
         self._profile = profile
         self._texts = texts
+        self._spoken = {
+            locale: spoken.phrases.model_copy(update=profile.phrases.get(locale, {}))
+            for locale, spoken in texts.locales.items()
+        }
 
     def explain(self, candidates: Sequence[Candidate], liked: Sequence[Item], locale: str) -> Reranked:
         """The outcome without a language model: all of ``candidates``, given best first, in 2 to 6 groups."""
@@ -146,7 +150,7 @@ class Explainer:
         return phrase.format_map(facts)
 
     def _phrases(self, locale: str) -> Phrases:
-        return self._texts.locales[locale].phrases
+        return self._spoken[locale]
 
 
 def _idea(candidate: Candidate) -> _Idea:
