@@ -10,7 +10,6 @@ import typer
 from commands.catalogue import embed_items, ingest_file
 from commands.running import console, run
 from config.settings import Settings
-from services import migrations
 from services.ingest_store import SqlIngestStore
 from training.demo import Stage, play
 from training.generate import SOURCE as GENERATED
@@ -49,7 +48,9 @@ def demo(
     async def step(settings: Settings) -> None:
         with TemporaryDirectory(prefix="songs-ai-demo-") as directory:
             async with open_parts(embedded(settings, Path(directory))) as parts:
-                await _prepare_demo(parts, tracks, seed)
+                await fill_catalogue(parts, tracks, seed)
+                if tracks is None:
+                    console.print("`make demo TRACKS=file.csv` takes real songs")
                 items = [item async for batch in parts.catalogue.stream() for item in batch]
                 listeners = generate_listeners(items, members, seed)
                 await SqlIngestStore(parts.database, parts.profile).save_listeners(listeners)
@@ -76,15 +77,19 @@ def demo(
     run(step, log_level="WARNING")
 
 
-async def _prepare_demo(parts: Parts, tracks: Path | None, seed: int) -> None:
+async def fill_catalogue(parts: Parts, tracks: Path | None, seed: int, n_made_up: int = 2000) -> None:
+    """Migrate, fill and embed an empty catalogue: with the file's songs, or with made-up ones."""
+    from services import migrations  # noqa: PLC0415 - Alembic is slow to import
+
     await asyncio.to_thread(migrations.upgrade, parts.database.sync_url)
     if tracks:
         await ingest_file(parts, tracks)
     else:
-        store, songs = SqlIngestStore(parts.database, parts.profile), generate_songs(seed)
+        store = SqlIngestStore(parts.database, parts.profile)
+        songs = generate_songs(seed, n_made_up, max(n_made_up * 12 // 100, 1))
         await store.prepare()
         report = await save_items(GENERATED, songs, store, len(songs))
-        console.print(f"made up {report.n_inserted} songs (seed {seed}); `make demo TRACKS=file.csv` takes real ones")
+        console.print(f"made up {report.n_inserted} songs (seed {seed})")
     await embed_items(parts)
 
 

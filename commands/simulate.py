@@ -1,0 +1,336 @@
+"""The command that simulates listeners: into the table of events, into files, onto the queues, or round the loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from threadpoolctl import threadpool_limits
+
+from commands.demo import fill_catalogue
+from commands.running import MISCONFIGURED, console, run, stop, tell_all, telling
+from config.settings import MEMORY_URL, Settings
+from core.errors import ConfigurationError
+from core.event_codec import encode_event
+from core.submission import submit
+from models.catalogue import Item
+from models.event import Event
+from models.job import Job
+from services.interaction_log import SqlInteractionLog
+from services.model_store import SqlModelStore
+from services.simulated_events import SqlSimulatedEvents
+from training.simulator.as_events import PREFIX
+from training.simulator.assumptions import Assumptions
+from training.simulator.bulk import Plan, write_histories
+from training.simulator.files import INTERACTIONS, ITEMS, write_interactions, write_items
+from training.simulator.history import histories
+from training.simulator.live import Pace, Replay, replay
+from training.simulator.rounds import Arm, LoopPlan, LoopReport, run_rounds
+from training.simulator.world import World
+from workers.broker import OutgoingMessage
+from workers.runtime.parts import Parts, embedded, open_parts
+
+# Files are the same whenever they are written.
+_FILES_START = datetime(2026, 1, 1, tzinfo=UTC)
+WITHOUT, EVENTS_ALONE, WITH = "without the loop", "events, no refit", "with the loop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What the command was asked for; ``start`` is None where nobody said a day."""
+
+    n_members: int
+    n_days: int
+    seed: int
+    first_member: int
+    start: datetime | None
+    tracks: Path | None
+    n_items: int
+
+    def plan(self, start: datetime) -> Plan:
+        return Plan(
+            n_members=self.n_members,
+            n_days=self.n_days,
+            seed=self.seed,
+            start=self.start or start,
+            first_member=self.first_member,
+        )
+
+    def ending_today(self) -> Plan:
+        return self.plan(_midnight() - timedelta(days=self.n_days))
+
+
+def simulate(
+    members: Annotated[int, typer.Option(min=1, max=10_000_000, help="How many listeners.")] = 10_000,
+    days: Annotated[int, typer.Option(min=1, max=400, help="Over how many days they listen by themselves.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and catalogue give the same listeners.")] = 7,
+    first_member: Annotated[int, typer.Option(min=1, help="The id of the first one.")] = 1,
+    start: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"], help="The first day; else the last one is yesterday (in files: 2026-01-01)."
+        ),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take all simulated events away again.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Write a data set for `evaluate` and `rank`; needs no server.")
+    ] = None,
+    judge: Annotated[
+        bool, typer.Option("--judge", help="With --out: fit on it, and say how well its lists meet the true tastes.")
+    ] = False,
+    live: Annotated[bool, typer.Option("--live", help="Publish it as events and jobs, in order of time.")] = False,
+    rate: Annotated[float, typer.Option(min=0.1, help="With --live: events a second.")] = 100.0,
+    max_events: Annotated[int | None, typer.Option(min=1, help="With --live: end after so many.")] = None,
+    jobs: Annotated[bool, typer.Option("--jobs/--no-jobs", help="With --live: a job where a session begins.")] = True,
+    loop: Annotated[
+        bool, typer.Option("--loop", help="Recommend, react, learn, and again; beside it the same without learning.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=2, max=100, help="With --loop: how often.")] = 8,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="With --loop: write the curves here too.")
+    ] = None,
+    tracks: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="With --out and --loop: a file of real tracks.")
+    ] = None,
+    items: Annotated[int, typer.Option(min=20, help="With --out and --loop: how many are made up else.")] = 2000,
+) -> None:
+    """Simulate listeners whose tastes are known, over the catalogue that there is, into the worker's table of events.
+
+    With --out or --loop over a catalogue of their own, in this process: no server is needed.
+    """
+    if sum((out is not None, live, loop, remove)) > 1:
+        stop("one of --out, --live, --loop and --remove at a time", MISCONFIGURED)
+    asked = _Asked(
+        n_members=members,
+        n_days=days,
+        seed=seed,
+        first_member=first_member,
+        start=None if start is None else start.replace(tzinfo=UTC),
+        tracks=tracks,
+        n_items=items,
+    )
+    if out is not None:
+        _to_files(asked, out, judge=judge)
+    elif loop:
+        _round_the_loop(asked, rounds, json_out)
+    elif live:
+        run(partial(_live, asked, Pace(events_per_s=rate, max_events=max_events, with_jobs=jobs)))
+    else:
+        run(_remove if remove else partial(_into_table, asked))
+
+
+def _midnight() -> datetime:
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+async def _items_of(parts: Parts) -> list[Item]:
+    return [item async for batch in parts.catalogue.stream() for item in batch]
+
+
+def _bar() -> Progress:
+    """What is done of what, at what rate, and how long it takes yet."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[told]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console)
+
+
+# --- into the table of events ---
+
+
+async def _into_table(asked: _Asked, settings: Settings) -> None:
+    async with open_parts(settings) as parts:
+        await parts.catalogue.check()
+        world = World.of(await _items_of(parts), Assumptions())
+        clock = parts.clock
+        with _bar() as bar:
+            task = bar.add_task("members", total=asked.n_members, told="")
+            began_s = clock.monotonic_s()
+
+            def show(n_members: int, n_events: int) -> None:
+                per_s = n_events / max(clock.monotonic_s() - began_s, 1e-9)
+                bar.update(task, completed=n_members, told=f"{n_events:,} events, {per_s:,.0f} a second")
+
+            written = await write_histories(world, asked.ending_today(), SqlSimulatedEvents(parts.database), show)
+            took_s = clock.monotonic_s() - began_s
+        console.print(
+            f"{written.n_events:,} events of {asked.n_members:,} members are there; {written.n_written:,} written in "
+            f"{took_s:.1f} s" + (f", {written.n_members_before:,} members before" if written.n_members_before else ""),
+            highlight=False,
+        )
+
+
+async def _remove(settings: Settings) -> None:
+    async with open_parts(settings) as parts:
+        n = await SqlSimulatedEvents(parts.database).remove(PREFIX)
+    console.print(f"{n:,} simulated events removed", highlight=False)
+
+
+# --- into files ---
+
+
+@asynccontextmanager
+async def _own_site(asked: _Asked, settings: Settings) -> AsyncIterator[Parts]:
+    """A site in a directory of its own, with the catalogue that was asked for."""
+    with TemporaryDirectory(prefix="songs-ai-simulation-") as directory:
+        async with open_parts(embedded(settings, Path(directory))) as parts:
+            await fill_catalogue(parts, asked.tracks, asked.seed, asked.n_items)
+            yield parts
+
+
+def _to_files(asked: _Asked, directory: Path, *, judge: bool) -> None:
+    """Fits outside of any event loop, where Ctrl-C ends it at once."""
+    found: list[Item] = []
+
+    async def read(settings: Settings) -> None:
+        async with _own_site(asked, settings) as parts:
+            found.extend(await _items_of(parts))
+
+    run(read, log_level="WARNING")
+    world, plan = World.of(found, Assumptions()), asked.plan(_FILES_START)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_items(directory / ITEMS, found)
+    with threadpool_limits(1, user_api="blas"), _bar() as bar:
+        task = bar.add_task("members", total=plan.n_members, told="")
+        pasts = histories(world, plan.n_members, plan.n_days, plan.seed, first_member=plan.first_member)
+        parts = (past.happenings for past in bar.track(pasts, task_id=task))
+        n = write_interactions(directory / INTERACTIONS, parts, plan.start)
+    console.print(f"{n:,} pairs of {plan.n_members:,} members: `python main.py evaluate {directory}`", highlight=False)
+    if judge:
+        _judge(directory, world, plan)
+
+
+def _judge(directory: Path, world: World, plan: Plan) -> None:
+    recovery = _training("simulator.recovery")
+    with threadpool_limits(1, user_api="blas"), telling() as tell:
+        try:
+            found = recovery.recovered(directory, world, simulation_seed=plan.seed, n_days=plan.n_days, tell=tell)
+        except ConfigurationError as error:
+            stop(f"{type(error).__name__}: {error}")
+    tell_all(found)
+
+
+def _training(step: str) -> Any:  # noqa: ANN401 - a module
+    """A module of ``training`` that needs scipy, which is not where the worker serves."""
+    try:
+        return import_module(f"training.{step}")
+    except ModuleNotFoundError as error:
+        stop(f"{error.name} is missing: pip install -r requirements-train.txt", MISCONFIGURED)
+
+
+# --- onto the queues ---
+
+
+class _BrokerPublisher:
+    """A ``Publisher`` of a worker's broker."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def publish_event(self, event: Event) -> None:
+        exchange = self._parts.broker.topology.events.exchange
+        message = OutgoingMessage(exchange=exchange, routing_key=f"event.{event.type}", body=encode_event(event))
+        await self._parts.broker.publish(message)
+
+    async def submit_job(self, job: Job) -> None:
+        await submit(job, results=self._parts.results, publisher=self._parts.publisher)
+
+
+async def _live(asked: _Asked, pace: Pace, settings: Settings) -> None:
+    if settings.broker_url.get_secret_value() == MEMORY_URL:
+        raise ConfigurationError("BROKER_URL is memory://, where no worker can take what is published")
+    async with open_parts(settings) as parts:
+        await parts.catalogue.check()
+        world, plan = World.of(await _items_of(parts), Assumptions()), asked.ending_today()
+        found = await asyncio.to_thread(Replay.of, world, plan)
+        await parts.broker.start()
+        with _bar() as bar:
+            total = min(len(found.happenings), pace.max_events or len(found.happenings))
+            task = bar.add_task("events", total=total, told="")
+            n_events, n_jobs = await replay(
+                found,
+                plan,
+                plan.prefix(world),
+                _BrokerPublisher(parts),
+                parts.clock,
+                pace,
+                lambda events, jobs: bar.update(task, completed=events, told=f"{events:,} events, {jobs:,} jobs"),
+            )
+        console.print(f"{n_events:,} events and {n_jobs:,} jobs published", highlight=False)
+
+
+# --- round the loop ---
+
+
+class _EmbeddedSite:
+    """A ``Site`` in this process, on a database of its own."""
+
+    def __init__(self, parts: Parts, seed: int) -> None:
+        self._parts, self._seed, self._fit = parts, seed, _training("fit")
+
+    async def hear(self, events: Sequence[Event]) -> None:
+        await SqlSimulatedEvents(self._parts.database).add(events)
+
+    async def refit(self) -> None:
+        parts = self._parts
+        log = SqlInteractionLog(parts.database, parts.profile)
+        observed = await self._fit.observe(log, parts.embeddings, parts.embedder.name)
+        report = await asyncio.to_thread(self._fit.fit_on, observed, budget_s=0.0, seed=self._seed)
+        await self._fit.keep(SqlModelStore(parts.database, parts.clock), report)
+        await parts.collaborative.refresh()
+
+    async def recommend(self, member_id: int, n: int) -> Sequence[int]:
+        job = Job(job_id=f"round-{member_id}", member_id=member_id, top_k=n, source="simulated")
+        documents = await self._parts.pipeline.recommend(job, _no_report)
+        result: Mapping[str, Any] = orjson.loads(documents.result)
+        return [row[self._parts.profile.id_field] for row in result["candidates"][:n]]
+
+
+async def _no_report(_percent: int) -> None:
+    """Nobody waits to see how far a job is."""
+
+
+def _round_the_loop(asked: _Asked, n_rounds: int, json_out: Path | None) -> None:
+    plan = LoopPlan(
+        n_members=asked.n_members,
+        n_rounds=n_rounds,
+        seed=asked.seed,
+        n_days=asked.n_days,
+        start=asked.start or _midnight() - timedelta(days=asked.n_days + n_rounds * 2),
+    )
+    found: list[LoopReport] = []
+
+    async def step(settings: Settings) -> None:
+        async with AsyncExitStack() as stack:
+            sites = [await stack.enter_async_context(_own_site(asked, settings)) for _ in range(3)]
+            for parts in sites:
+                await parts.index.load()
+                await parts.collaborative.load()
+            world = World.of(await _items_of(sites[0]), Assumptions())
+            without, events_alone, closed = (_EmbeddedSite(parts, asked.seed) for parts in sites)
+            arms = (
+                Arm(WITHOUT, without, hears=False, refits=False),
+                Arm(EVENTS_ALONE, events_alone, hears=True, refits=False),
+                Arm(WITH, closed, hears=True, refits=True),
+            )
+            found.append(await run_rounds(world, plan, arms, tell))
+
+    with telling() as tell:
+        run(step, log_level="ERROR")
+    tell_all(found[0])
+    if json_out is not None:
+        found[0].write(json_out)
