@@ -2,13 +2,13 @@
 
 import typer
 
-from commands import catalogue, dead_letters, demo, jobs, quality, refresh, serve
+from commands import catalogue, dead_letters, demo, jobs, models, quality, refresh, serve, simulate
 
 PANELS = {
     "Serve": (serve.worker, serve.api),
     "Jobs": (jobs.publish, jobs.result, refresh.refresh),
     "Catalogue": (catalogue.migrate, catalogue.ingest, catalogue.embed, catalogue.retrieval),
-    "Quality": (quality.rank, quality.evaluate, quality.fit),
+    "Quality": (quality.rank, quality.evaluate, models.fit, simulate.simulate),
     "Start here": (demo.demo,),
 }
 
@@ -24,6 +24,7 @@ for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(dead_letters.dead_letters, name="dead-letters", rich_help_panel="Jobs")
+app.add_typer(models.models, name="models", rich_help_panel="Quality")
 
 if __name__ == "__main__":
     app()

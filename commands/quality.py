@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from commands.running import (
     FAILED,
     MISCONFIGURED,
     complaints,
+    offline_step,
     progress_bar,
     run,
     stop,
@@ -23,12 +23,8 @@ from commands.running import (
 from config.settings import Settings
 from core.errors import SongsAIError
 from services.collaborative_source import InMemoryCollaborativeSource
-from services.fitted_embedder import FittedEmbedder
-from services.interaction_log import SqlInteractionLog
 from services.item_index import InMemoryItemIndex
-from services.model_store import SqlModelStore
 from workers.runtime.judge import open_judge
-from workers.runtime.parts import open_parts
 
 
 def rank(
@@ -87,50 +83,9 @@ def evaluate(
     _quality("evaluate", dataset, protocol, items=items, k=k, budget_s=budget_s, seed=seed, json_out=json_out)
 
 
-def fit(
-    budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
-    seed: Annotated[int, typer.Option(help="The same seed and data give the same model.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Fit and tell, but put nothing in force.")] = False,
-) -> None:
-    """Fit the collaborative model on what members like and do, and put it in force."""
-    training = _training("fit")
-    observed: list[Any] = []
-
-    async def read(settings: Settings) -> None:
-        async with open_parts(settings) as parts:
-            await parts.catalogue.check()
-            if isinstance(parts.embedder, FittedEmbedder):
-                await parts.embedder.refresh()
-            log = SqlInteractionLog(parts.database, parts.profile)
-            observed.append(await training.observe(log, parts.embeddings, parts.embedder.name, tell=tell))
-
-    async def keep(settings: Settings) -> None:
-        async with open_parts(settings) as parts:
-            await training.keep(SqlModelStore(parts.database, parts.clock), report)
-
-    with telling() as tell:
-        run(read)
-        # outside of any event loop, where Ctrl-C ends it at once; one BLAS thread as in ``_quality``
-        with threadpool_limits(1, user_api="blas"):
-            report = training.fit_on(observed[0], budget_s=budget_s, seed=seed, tell=tell)
-        if not dry_run:
-            run(keep)
-    for line in report:
-        typer.echo(line)
-    typer.echo("nothing is kept: --dry-run" if dry_run else f"version {report.fitted.version} is in force")
-
-
-def _training(step: str) -> Any:  # noqa: ANN401 - a module
-    """A module of ``training`` that needs scipy, which is not where the worker serves."""
-    try:
-        return import_module(f"training.{step}")
-    except ModuleNotFoundError as error:
-        stop(f"{error.name} is missing: pip install -r requirements-train.txt", MISCONFIGURED)
-
-
 def _quality(step: str, *arguments: object, **options: object) -> None:
     """Run a step of ``training`` on files."""
-    module = _training(step)
+    module = offline_step(step)
     try:
         # most of the algebra is of small matrices, which a second BLAS thread makes many times slower
         with threadpool_limits(1, user_api="blas"), telling() as tell:
@@ -170,7 +125,7 @@ def _uplift(
             found.append(uplift.report(study, questions, heard, judge, k=k))
 
     run(try_to_open)
-    uplift, first_stage, kept_answers = map(_training, ("uplift", "first_stage", "kept_answers"))
+    uplift, first_stage, kept_answers = map(offline_step, ("uplift", "first_stage", "kept_answers"))
     with threadpool_limits(1, user_api="blas"):
         try:
             with telling() as tell:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NoReturn
 
 import typer
@@ -32,15 +33,36 @@ MISCONFIGURED = 2
 
 def run(step: Step, *, log_level: LogLevel | None = None) -> None:
     """Run ``step`` to its end; what is expected to go wrong becomes one sentence and an exit code."""
+    settings = read_settings(log_level)
+    with told_errors():
+        uvloop.run(step(settings))
+
+
+def read_settings(log_level: LogLevel | None = None) -> Settings:
+    """The settings, and logging as they say; the process ends where they are wrong."""
     try:
         settings = Settings()
     except (ValidationError, SettingsError, UnicodeDecodeError) as error:
         stop("\n".join(setting_problems(error, Settings)), MISCONFIGURED)
     configure_logging(log_level or settings.log_level, settings.log_format, secrets=secret_values(settings))
+    return settings
+
+
+@contextmanager
+def told_errors() -> Iterator[None]:
+    """What is expected to go wrong becomes one sentence and an exit code."""
     try:
-        uvloop.run(step(settings))
+        yield
     except SongsAIError as error:
         stop(f"{type(error).__name__}: {error}", FAILED)
+
+
+def offline_step(name: str) -> Any:  # noqa: ANN401 - a module
+    """A module of ``training`` that needs scipy, which is not where the worker serves."""
+    try:
+        return import_module(f"training.{name}")
+    except ModuleNotFoundError as error:
+        stop(f"{error.name} is missing: pip install -r requirements-train.txt", MISCONFIGURED)
 
 
 def stop(sentence: str, code: int = FAILED) -> NoReturn:

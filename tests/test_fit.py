@@ -1,12 +1,15 @@
 """From a database of likes to a model in force: what ``main.py fit`` does, step by step and as a command."""
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytest_asyncio
+from threadpoolctl import threadpool_limits
 
 from core.collaborative import Likes
 from core.embedding import HashingEmbedder
@@ -20,16 +23,32 @@ from services.embedding_store import SqlEmbeddingStore
 from services.ingest_store import SqlIngestStore
 from services.interaction_log import SqlInteractionLog
 from services.model_store import SqlModelStore
-from tests.support.catalogue import SONGS, like, record_event
+from tests.support.catalogue import SONGS, record_event
 from tests.support.command import run_command
 from tests.support.hand_clock import HandClock
+from training import recipe, tuning
 from training.embed import embed_catalogue
-from training.fit import FitReport, Observed, fit_on, keep, observe
+from training.fit import FitReport, Kept, active_of, fit_on, keep
 from training.generate import SOURCE, generate_listeners, generate_songs
 from training.ingest import save_items
+from training.observations import Observed, observe
+from training.tuning import DEFAULTS
 
 N_SONGS, N_LISTENERS = 500, 300
 EMBEDDER = HashingEmbedder(64)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    with threadpool_limits(1, user_api="blas"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, [factors] = replace(DEFAULTS.linear, rank=32), DEFAULTS.factors
+    small = replace(DEFAULTS, linear=linear, factors=(replace(factors, dim=32, n_iterations=4),))
+    monkeypatch.setattr(tuning, "DEFAULTS", small)
 
 
 @pytest.fixture
@@ -63,6 +82,12 @@ async def observed_in(database: Database) -> Observed:
 
 def fitted_on(observed: Observed, seed: int = 0) -> FitReport:
     return fit_on(observed, budget_s=0, seed=seed)
+
+
+async def fitted_and_kept(database: Database, models: SqlModelStore, seed: int = 0) -> tuple[FitReport, Kept]:
+    """What the command does."""
+    report = fit_on(await observed_in(database), active=await active_of(models), budget_s=0, seed=seed)
+    return report, await keep(models, report)
 
 
 async def test_planted_tastes_are_found_kept_and_put_in_force(database: Database) -> None:
@@ -101,6 +126,7 @@ async def test_a_report_says_what_was_fitted_how_good_it_is_and_what_was_chosen(
     lines = list(report)
     assert re.match(rf"version {report.fitted.version}: [\d,]+ interactions of 300 members with [\d,]+ items", lines[0])
     assert re.match(r"validation, popularity: Recall@20 0\.\d{4}, NDCG@20 0\.\d{4}", lines[3])
+    assert re.match(r"held out, what was liked after 2026-01-\d\d \d\d:\d\d UTC: Recall@20 0\.\d{4}", lines[4])
     assert str(FusionWeights.__name__) in lines[-1]
     assert any(line.startswith("fusion: ") for line in told)
     assert told[-1] == "fitting on all interactions"
@@ -118,6 +144,87 @@ async def test_items_are_described_by_what_the_index_knows(database: Database) -
     assert np.diff(observed.content.indptr).min() > 0
 
 
+# --- beside the version in force ---
+
+
+async def test_a_version_of_newer_data_takes_the_place_of_one_no_better(database: Database, url: str) -> None:
+    await with_listeners(database)
+    models = SqlModelStore(database, HandClock())
+    first, _ = await fitted_and_kept(database, models)
+    for member in range(1, 60):
+        at = datetime(2026, 2, 1) + timedelta(days=member)  # noqa: DTZ001 - as the database holds it
+        record_event(url, f"late {member}", member, member % N_SONGS + 1, "like", at=at)
+    second, kept = await fitted_and_kept(database, models)
+    assert kept.changed
+    assert kept.reason.startswith(f"not worse than {first.fitted.version} (")
+    assert await models.active_version(MODEL_KIND) == second.fitted.version != first.fitted.version
+    [_, step] = await models.promotions(MODEL_KIND)
+    assert (step.replaced, step.cause, step.reason) == (first.fitted.version, "fit", kept.reason)
+    [newest, _] = await models.versions(MODEL_KIND)
+    assert newest.metrics["holdout_recall_of_active"] > 0
+
+
+async def test_a_worse_version_is_kept_but_not_put_in_force(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await with_listeners(database)
+    models = SqlModelStore(database, HandClock())
+    first, _ = await fitted_and_kept(database, models)
+    blind = FusionWeights(content=0.0, collaborative=0.0, popularity=1.0)
+    monkeypatch.setattr(recipe, "choose_weights", lambda *_, **__: blind)
+    second, kept = await fitted_and_kept(database, models, seed=1)
+    assert second.recipe.weights == blind
+    assert (kept.changed, kept.in_force) == (False, False)
+    assert re.search(
+        r"worse than \w+ \(its recipe, fitted anew\) on \d+ listeners: Recall@20 0\.\d+ against", kept.reason
+    )
+    assert await models.active_version(MODEL_KIND) == first.fitted.version
+    assert await models.load(MODEL_KIND, second.fitted.version) == second.fitted.to_bytes()
+    assert "kept, but not put in force: worse than" in str(kept)
+
+
+async def test_what_was_fitted_again_is_in_force_already(database: Database) -> None:
+    await with_listeners(database)
+    models = SqlModelStore(database, HandClock())
+    for reason in ("no version was in force", "it was already"):
+        report, kept = await fitted_and_kept(database, models)
+        assert (kept.in_force, kept.reason) == (True, reason)
+        # Its instants are known, so the next one is asked beside it only for what came since.
+        assert report.until_s is not None
+    assert len(await models.promotions(MODEL_KIND)) == 1
+
+
+async def test_a_fit_that_was_overtaken_is_not_put_in_force(database: Database) -> None:
+    await with_listeners(database)
+    models = SqlModelStore(database, HandClock())
+    observed = await observed_in(database)
+    slow, quick = fitted_on(observed), fitted_on(observed, seed=1)
+    assert (await keep(models, quick)).changed
+    kept = await keep(models, slow)
+    assert not kept.in_force
+    assert kept.reason == "it was compared with none, and meanwhile another was put in force"
+    assert await models.active_version(MODEL_KIND) == quick.fitted.version
+
+
+async def test_what_a_check_refuses_is_kept_and_told(database: Database) -> None:
+    await with_listeners(database)
+    models = SqlModelStore(database, HandClock())
+    report = fitted_on(await observed_in(database))
+    kept = await keep(models, report, refused="data have drifted")
+    assert str(kept) == f"version {report.fitted.version} is kept, but not put in force: data have drifted"
+    assert await models.active_version(MODEL_KIND) is None
+
+
+async def test_a_version_in_force_that_cannot_be_read_gives_way(database: Database) -> None:
+    await with_listeners(database)
+    models = SqlModelStore(database, HandClock())
+    await models.save(MODEL_KIND, "spoilt", b"no model", {})
+    await models.activate(MODEL_KIND, "spoilt")
+    _, kept = await fitted_and_kept(database, models)
+    assert kept.changed
+    assert kept.reason == "spoilt, which was in force, cannot be read"
+
+
 # --- what is not there ---
 
 
@@ -130,7 +237,8 @@ async def test_a_catalogue_without_vectors_is_sent_to_embed_first(database: Data
 async def test_too_few_listeners_are_refused_with_their_number(database: Database, url: str) -> None:
     await with_listeners(database, 40)
     for member_id in range(1000, 1100):
-        like(url, member_id, 1, 2)
+        for song_id in (1, 2):
+            record_event(url, f"{member_id} {song_id}", member_id, song_id, "like")
     with pytest.raises(ConfigurationError, match="40 have 5 items or more, 100 are needed"):
         await observed_in(database)
 
@@ -190,7 +298,8 @@ async def test_the_command_fits_and_puts_in_force_unless_it_is_dry(url: str, dat
     assert await models.active_version(MODEL_KIND) is None
     outcome = await run_command("fit", "--budget-s", "0", environment=environment)
     assert outcome.code == 0, outcome.err
-    assert outcome.out.splitlines()[-1] == f"version {await models.active_version(MODEL_KIND)} is in force"
+    version = await models.active_version(MODEL_KIND)
+    assert outcome.out.splitlines()[-1] == f"version {version} is in force: no version was in force"
     assert "Recall@20" in outcome.out
     assert "fitting on all interactions" in outcome.err
 

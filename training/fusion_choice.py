@@ -6,10 +6,11 @@ each candidate, and their fusion by ``core.fusion`` itself.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
-from core.collaborative import CollaborativeModel, Doubles, Floats, Indices, Likes
+from core.collaborative import Doubles, Floats, Indices, Likes
 from core.evaluation import Quality, quality_at
 from core.fusion import Signals, fuse
 from core.ports import FusionWeights
@@ -54,7 +55,14 @@ class Candidates:
         return np.pad(self.items[best], (0, n - len(best)), constant_values=-1)
 
 
-def candidates_of(model: CollaborativeModel, likes: Likes, items: ItemSignals) -> Iterator[Candidates]:
+class Scorer(Protocol):
+    """A collaborative model, or what stands for one."""
+
+    def scores(self, likes: Likes) -> Floats:
+        """Of every item, (likes.n_rows, n_items); NaN where it is not known."""
+
+
+def candidates_of(model: Scorer, likes: Likes, items: ItemSignals) -> Iterator[Candidates]:
     """One for each list, without what is on it."""
     for start in range(0, likes.n_rows, _LISTENERS_AT_ONCE):
         part = likes.rows(start, start + _LISTENERS_AT_ONCE)
@@ -86,8 +94,9 @@ def _nearness(vectors: Floats, liked: Indices) -> Floats:
 
 
 def _best(scores: Floats, liked: Indices) -> Indices:
-    """The indices of the highest scores but those of ``liked``, in no order."""
+    """The indices of the highest known scores but those of ``liked``, in no order."""
     others = np.delete(np.arange(len(scores)), liked)
+    others = others[np.isfinite(scores[others])]
     n = min(_N_CANDIDATES, len(others))
     return others[np.argpartition(-scores[others], n - 1)[:n]] if n else others
 

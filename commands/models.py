@@ -1,0 +1,218 @@
+"""The commands on fitted versions: ``fit``, and ``models list``, ``history``, ``promote`` and ``rollback``.
+
+Only fits hold a lease. A promotion or rollback by hand goes at once, also while a fit is under way, for it may be what
+stops a fault; the fit, which was compared with another version, then keeps its own and says so.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from threadpoolctl import threadpool_limits
+
+from commands.running import offline_step, read_settings, run, tell_all, telling, told_errors
+from config.settings import Settings
+from core.errors import ConfigurationError
+from core.fitted_collaborative import MODEL_KIND
+from core.ports import Promotion, StoredVersion
+from services.clock import SystemClock
+from services.database import parse_url
+from services.fit_lease import held_lease
+from services.fitted_embedder import FittedEmbedder
+from services.interaction_log import SqlInteractionLog
+from workers.runtime.parts import Parts, open_parts
+
+models = typer.Typer(no_args_is_help=True, help="Look at fitted versions; put another one in force.")
+
+Kind = Annotated[str, typer.Option(help="collaborative, or embedder: the statistics that vectors are made by.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+def fit(
+    budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
+    seed: Annotated[int, typer.Option(help="The same seed and data give the same model.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Fit and tell, but keep nothing.")] = False,
+) -> None:
+    """Fit the collaborative model on what members like and do, and put it in force if it is no worse than the last."""
+    training = offline_step("fit")
+    with telling() as tell, told_errors(), _alone(dry_run=dry_run):
+        observed, active = _read(training, tell)
+        # outside of any event loop, where Ctrl-C ends it at once; most of the algebra is of small matrices, which a
+        # second BLAS thread makes many times slower
+        with threadpool_limits(1, user_api="blas"):
+            report = training.fit_on(observed, active=active, budget_s=budget_s, seed=seed, tell=tell)
+        outcome = "nothing is kept: --dry-run" if dry_run else _kept(training, report)
+    tell_all([*report, str(outcome)])
+
+
+@contextmanager
+def _alone(*, dry_run: bool) -> Iterator[None]:
+    settings = read_settings()
+    if dry_run:
+        yield
+        return
+    with held_lease(
+        parse_url(settings.database_url.get_secret_value(), ca_file=settings.database_ca_file), SystemClock()
+    ):
+        yield
+
+
+def _read(training: Any, tell: Any) -> tuple[Any, Any]:  # noqa: ANN401 - a module, and what it makes
+    """What there is to fit on, and the version in force."""
+    observations = offline_step("observations")
+    found: list[Any] = []
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            await parts.catalogue.check()
+            if isinstance(parts.embedder, FittedEmbedder):
+                await parts.embedder.refresh()
+            log = SqlInteractionLog(parts.database, parts.profile)
+            found.append(await observations.observe(log, parts.embeddings, parts.embedder.name, tell=tell))
+            found.append(await training.active_of(parts.models))
+
+    run(step)
+    observed, active = found
+    return observed, active
+
+
+def _kept(training: Any, report: Any) -> Any:  # noqa: ANN401 - of ``training.fit``
+    found: list[Any] = []
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            found.append(await training.keep(parts.models, report))
+            await parts.models.prune(settings.model_versions_kept)
+
+    run(step)
+    return found[0]
+
+
+@models.command("list")
+def list_versions(kind: Kind = MODEL_KIND, as_json: AsJson = False) -> None:
+    """List the versions that are kept, newest first."""
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            found = await parts.models.versions(kind)
+        if as_json:
+            typer.echo(json.dumps([_document(each) for each in found], indent=2))
+            return
+        table = Table("version", "fitted", "", "kB", "Recall@20", "NDCG@20", "held out: Recall@20, NDCG@20")
+        for each in found:
+            table.add_row(*_row(each))
+        tell_all([table, f"{len(found)} versions of {kind}"])
+
+    run(step)
+
+
+def _row(each: StoredVersion) -> Iterator[str]:
+    yield each.version
+    yield f"{each.created_at:%Y-%m-%d %H:%M}"
+    yield "active" if each.active else "previous" if each.previous else ""
+    yield f"{each.n_bytes / 1000:,.0f}"
+    shown = [_shown(each.metrics, name) for name in ("recall", "ndcg", "holdout_recall", "holdout_ndcg")]
+    yield from (*shown[:2], " ".join(shown[2:]).strip())
+
+
+def _shown(metrics: Any, name: str) -> str:  # noqa: ANN401 - numbers by name
+    return f"{metrics[name]:.4f}" if name in metrics else ""
+
+
+def _document(each: StoredVersion) -> dict[str, object]:
+    return {
+        "kind": each.kind,
+        "version": each.version,
+        "created_at": each.created_at.isoformat(),
+        "active": each.active,
+        "previous": each.previous,
+        "n_bytes": each.n_bytes,
+        "metrics": dict(each.metrics),
+    }
+
+
+@models.command()
+def history(kind: Kind = MODEL_KIND, as_json: AsJson = False) -> None:
+    """Tell which version was put in force when, in whose place and why; the newest last."""
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            found = await parts.models.promotions(kind)
+        if as_json:
+            typer.echo(json.dumps([_step(each) for each in found], indent=2))
+            return
+        table = Table("at", "version", "in place of", "by", "why")
+        for each in found:
+            row = (f"{each.promoted_at:%Y-%m-%d %H:%M}", each.version, each.replaced or "", each.cause, each.reason)
+            table.add_row(*row)
+        tell_all([table])
+
+    run(step)
+
+
+def _step(each: Promotion) -> dict[str, object]:
+    return {
+        "kind": each.kind,
+        "version": each.version,
+        "replaced": each.replaced,
+        "cause": each.cause,
+        "reason": each.reason,
+        "promoted_at": each.promoted_at.isoformat(),
+    }
+
+
+@models.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="The version, or how it begins, as `list` prints it.")],
+    kind: Kind = MODEL_KIND,
+    why: Annotated[str, typer.Option(help="Kept in the history.")] = "by hand",
+    as_json: AsJson = False,
+) -> None:
+    """Put a version in force whatever its figures; workers follow within INDEX_REFRESH_S."""
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            whole, active = await _found(parts, kind, version), await parts.models.active_version(kind)
+            if not await parts.models.promote(kind, whole, instead_of=active, cause="promote", reason=why):
+                raise ConfigurationError("another version was put in force at the same moment: look, and try again")
+            await parts.models.prune(settings.model_versions_kept)
+        _tell_change(kind, whole, active, as_json=as_json)
+
+    run(step)
+
+
+async def _found(parts: Parts, kind: str, version: str) -> str:
+    found = [each.version for each in await parts.models.versions(kind) if each.version.startswith(version)]
+    if len(found) != 1:
+        which = "no version" if not found else f"{len(found)} versions"
+        raise ConfigurationError(f"{which} of {kind!r} begins with {version!r}: see `models list`")
+    return found[0]
+
+
+@models.command()
+def rollback(
+    kind: Kind = MODEL_KIND,
+    why: Annotated[str, typer.Option(help="Kept in the history.")] = "by hand",
+    as_json: AsJson = False,
+) -> None:
+    """Put the version in force again that was before the one that is now; again: the one before that."""
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            version = await parts.models.roll_back(kind, why)
+            replaced = (await parts.models.promotions(kind))[-1].replaced
+        _tell_change(kind, version, replaced, as_json=as_json)
+
+    run(step)
+
+
+def _tell_change(kind: str, version: str, replaced: str | None, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"kind": kind, "version": version, "replaced": replaced}))
+    elif version == replaced:
+        typer.echo(f"version {version} is in force already")
+    else:
+        typer.echo(f"version {version} is in force" + (f" in place of {replaced}" if replaced else ""))
