@@ -6,7 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from threadpoolctl import threadpool_limits
 
 from commands.demo import fill_catalogue
-from commands.running import MISCONFIGURED, console, run, stop, tell_all, telling
+from commands.running import MISCONFIGURED, console, offline_step, run, stop, tell_all, telling
 from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError
 from core.event_codec import encode_event
@@ -26,7 +25,6 @@ from models.catalogue import Item
 from models.event import Event
 from models.job import Job
 from services.interaction_log import SqlInteractionLog
-from services.model_store import SqlModelStore
 from services.simulated_events import SqlSimulatedEvents
 from training.simulator.as_events import PREFIX
 from training.simulator.assumptions import Assumptions
@@ -188,7 +186,7 @@ async def _own_site(asked: _Asked, settings: Settings) -> AsyncIterator[Parts]:
     """A site in a directory of its own, with the catalogue that was asked for."""
     with TemporaryDirectory(prefix="songs-ai-simulation-") as directory:
         async with open_parts(embedded(settings, Path(directory))) as parts:
-            await fill_catalogue(parts, asked.tracks, asked.seed, asked.n_items)
+            await fill_catalogue(parts, [asked.tracks] if asked.tracks else (), asked.seed, asked.n_items)
             yield parts
 
 
@@ -215,21 +213,13 @@ def _to_files(asked: _Asked, directory: Path, *, judge: bool) -> None:
 
 
 def _judge(directory: Path, world: World, plan: Plan) -> None:
-    recovery = _training("simulator.recovery")
+    recovery = offline_step("simulator.recovery")
     with threadpool_limits(1, user_api="blas"), telling() as tell:
         try:
             found = recovery.recovered(directory, world, simulation_seed=plan.seed, n_days=plan.n_days, tell=tell)
         except ConfigurationError as error:
             stop(f"{type(error).__name__}: {error}")
     tell_all(found)
-
-
-def _training(step: str) -> Any:  # noqa: ANN401 - a module
-    """A module of ``training`` that needs scipy, which is not where the worker serves."""
-    try:
-        return import_module(f"training.{step}")
-    except ModuleNotFoundError as error:
-        stop(f"{error.name} is missing: pip install -r requirements-train.txt", MISCONFIGURED)
 
 
 # --- onto the queues ---
@@ -280,7 +270,8 @@ class _EmbeddedSite:
     """A ``Site`` in this process, on a database of its own."""
 
     def __init__(self, parts: Parts, seed: int) -> None:
-        self._parts, self._seed, self._fit = parts, seed, _training("fit")
+        self._parts, self._seed = parts, seed
+        self._fit, self._observations = offline_step("fit"), offline_step("observations")
 
     async def hear(self, events: Sequence[Event]) -> None:
         await SqlSimulatedEvents(self._parts.database).add(events)
@@ -288,9 +279,10 @@ class _EmbeddedSite:
     async def refit(self) -> None:
         parts = self._parts
         log = SqlInteractionLog(parts.database, parts.profile)
-        observed = await self._fit.observe(log, parts.embeddings, parts.embedder.name)
-        report = await asyncio.to_thread(self._fit.fit_on, observed, budget_s=0.0, seed=self._seed)
-        await self._fit.keep(SqlModelStore(parts.database, parts.clock), report)
+        observed = await self._observations.observe(log, parts.embeddings, parts.embedder.name)
+        active = await self._fit.active_of(parts.models)
+        report = await asyncio.to_thread(self._fit.fit_on, observed, active=active, budget_s=0.0, seed=self._seed)
+        await self._fit.keep(parts.models, report)
         await parts.collaborative.refresh()
 
     async def recommend(self, member_id: int, n: int) -> Sequence[int]:

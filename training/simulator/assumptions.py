@@ -64,8 +64,8 @@ class Assumptions:
     """Below this nothing is asked for again. [Ours]"""
 
     # --- what they make of a play ---
-    completed_floor: float = 0.20
-    completed_slope: float = 0.62
+    completed_floor: float = 0.15
+    completed_slope: float = 0.60
     """Probability of hearing an item out: floor + slope * affinity; [Skip] says 51 % over all plays."""
     skipped_share: float = 0.72
     """Plays cut off within ``skip_within_s``, of those not heard out: 35.05 / 48.6. [Skip]"""
