@@ -142,6 +142,28 @@ async def test_a_new_model_comes_into_force_without_a_restart_and_asks_anew(site
     assert set(types(second)) & set(NEXT_FINDS)
 
 
+async def test_a_promotion_and_its_rollback_reach_a_running_worker_whose_results_name_the_version(site: Parts) -> None:
+    store = SqlModelStore(site.database, site.clock)
+    first, second = model_of(FIRST_FINDS), model_of(NEXT_FINDS)
+    for fitted in (first, second):
+        await store.save(MODEL_KIND, fitted.version, fitted.to_bytes(), {})
+    await store.promote(MODEL_KIND, first.version, instead_of=None, cause="fit", reason="")
+    await prepare(site)
+    results = []
+    async with running_consumers(site):
+        results.append(await recommended(site))
+        await store.promote(MODEL_KIND, second.version, instead_of=first.version, cause="fit", reason="")
+        await until(lambda: in_force(site, second.version))
+        results.append(await recommended(site))
+        assert await store.roll_back(MODEL_KIND, "it lies") == first.version
+        await until(lambda: in_force(site, first.version))
+        results.append(await recommended(site))
+    named = [result["versions"]["collaborative"] for result in results]
+    assert named == [first.version, second.version, first.version]
+    for result, finds in zip(results, (FIRST_FINDS, NEXT_FINDS, FIRST_FINDS), strict=True):
+        assert set(types(result)) & {*FIRST_FINDS, *NEXT_FINDS} == set(types(result)) & set(finds) != set()
+
+
 async def test_a_first_model_comes_into_force_without_a_restart(site: Parts) -> None:
     await prepare(site)
     async with running_consumers(site):
