@@ -47,13 +47,22 @@ def migrate(
 
 
 def ingest(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A CSV file of tracks, in a known layout.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            exists=True,
+            dir_okay=False,
+            help="CSV in a layout of the profile: items first, then likes.",
+        ),
+    ],
 ) -> None:
-    """Fill a catalogue that is ours from FILE; where a backend owns the song table it is left alone."""
+    """Fill a catalogue that is ours from files; where a backend owns the table of items it is left alone."""
 
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
-            await ingest_file(parts, file)
+            for file in files:
+                await ingest_file(parts, file)
 
     run(step)
 
@@ -77,10 +86,11 @@ def embed(
 
 
 async def ingest_file(parts: Parts, file: Path) -> None:
-    """Take the tracks of ``file`` in, and say what became of them."""
+    """Take in what ``file`` holds, and say what became of it."""
+    items = parts.profile.words_in("en").items
     with progress_bar() as progress:
-        # Shown with the first songs: a refusal comes without an empty bar.
-        task = progress.add_task("songs", total=None, visible=False)
+        # Shown with the first rows: a refusal comes without an empty bar.
+        task = progress.add_task(items, total=None, visible=False)
         report = await ingest_whole(
             file,
             SqlIngestStore(parts.database, parts.profile),
@@ -92,7 +102,8 @@ async def ingest_file(parts: Parts, file: Path) -> None:
     if report.n_bad_rows > N_PROBLEMS_SHOWN:
         complaints.print(f"... and {report.n_bad_rows - N_PROBLEMS_SHOWN} more", style="yellow")
     console.print(
-        f"{report.n_rows} rows: {report.n_inserted} songs new, {report.n_updated} changed, "
+        f"{report.n_rows} rows: {report.n_inserted} {'likes' if report.is_of_likes else items} new, "
+        f"{report.n_updated} changed, "
         f"{report.n_unchanged} as they were; {report.n_bad_rows} rows left out"
     )
 

@@ -1,6 +1,7 @@
 """The command that runs the whole worker in one process, on made-up listeners."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -10,7 +11,9 @@ import typer
 from commands.catalogue import embed_items, ingest_file
 from commands.running import console, run
 from config.settings import Settings
+from core.errors import ConfigurationError
 from services.ingest_store import SqlIngestStore
+from services.listener_store import SqlListenerStore
 from training.demo import Stage, play
 from training.generate import SOURCE as GENERATED
 from training.generate import generate_listeners, generate_songs
@@ -29,7 +32,7 @@ METRICS_SHOWN = (
 )
 WHERE_NEXT = """
 [bold]Where to go next[/bold]
-  make demo TRACKS=songs.csv                 the same on real songs
+  make demo TRACKS=songs.csv                 the same on real data
   OPENAI_API_KEY=... make demo               the LLM re-ranks and explains, one call a listener
   .venv/bin/python main.py --help            what else there is
   README.md, "Run it for real"               RabbitMQ, MySQL and Redis; docker compose up
@@ -37,23 +40,26 @@ WHERE_NEXT = """
 
 
 def demo(
-    tracks: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A CSV file of real tracks.")] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--file", "--tracks", exists=True, dir_okay=False, help="A CSV file as `ingest` takes it; repeat."
+        ),
+    ] = None,
     members: Annotated[int, typer.Option(min=1, max=10_000, help="How many listeners ask.")] = 40,
     shown: Annotated[int, typer.Option(min=0, help="How many of them are shown.")] = 3,
     locale: Annotated[str, typer.Option(help="ko, ja or en.")] = "en",
-    seed: Annotated[int, typer.Option(help="The same seed makes the same songs and listeners.")] = 7,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same catalogue and listeners.")] = 7,
 ) -> None:
     """Run the whole worker in this process: no server, no key. With OPENAI_API_KEY set, the LLM explains."""
 
     async def step(settings: Settings) -> None:
         with TemporaryDirectory(prefix="songs-ai-demo-") as directory:
             async with open_parts(embedded(settings, Path(directory))) as parts:
-                await fill_catalogue(parts, tracks, seed)
-                if tracks is None:
+                await fill_catalogue(parts, files or (), seed)
+                if not files:
                     console.print("`make demo TRACKS=file.csv` takes real songs")
-                items = [item async for batch in parts.catalogue.stream() for item in batch]
-                listeners = generate_listeners(items, members, seed)
-                await SqlIngestStore(parts.database, parts.profile).save_listeners(listeners)
+                likes = await _likes_of_file(parts, members) or await _made_up_likes(parts, members, seed)
                 await prepare(parts)
                 async with running_consumers(parts):
                     await play(
@@ -61,13 +67,11 @@ def demo(
                             results=parts.results,
                             publisher=parts.publisher,
                             catalogue=parts.catalogue,
+                            profile=parts.profile,
                             clock=parts.clock,
                             console=console,
                         ),
-                        {
-                            each.member_id: tuple(dict.fromkeys([*each.liked_ids, *each.playlist_ids]))
-                            for each in listeners
-                        },
+                        likes,
                         locale=locale,
                         n_shown=shown,
                     )
@@ -77,20 +81,36 @@ def demo(
     run(step, log_level="WARNING")
 
 
-async def fill_catalogue(parts: Parts, tracks: Path | None, seed: int, n_made_up: int = 2000) -> None:
-    """Migrate, fill and embed an empty catalogue: with the file's songs, or with made-up ones."""
+async def fill_catalogue(parts: Parts, files: Sequence[Path], seed: int, n_made_up: int = 2000) -> None:
+    """Migrate, fill and embed an empty catalogue: with what is in the files, or with made-up songs."""
     from services import migrations  # noqa: PLC0415 - Alembic is slow to import
 
+    if not files and not parts.profile.track_files:
+        raise ConfigurationError(f"for profile {parts.profile.name!r} nothing can be made up: give --file FILE")
     await asyncio.to_thread(migrations.upgrade, parts.database.sync_url)
-    if tracks:
-        await ingest_file(parts, tracks)
-    else:
+    for file in files:
+        await ingest_file(parts, file)
+    if not files:
         store = SqlIngestStore(parts.database, parts.profile)
         songs = generate_songs(seed, n_made_up, max(n_made_up * 12 // 100, 1))
         await store.prepare()
         report = await save_items(GENERATED, songs, store, len(songs))
         console.print(f"made up {report.n_inserted} songs (seed {seed})")
     await embed_items(parts)
+
+
+async def _likes_of_file(parts: Parts, n_members: int) -> dict[int, tuple[int, ...]]:
+    """What members like, where a file said so."""
+    store = SqlListenerStore(parts.database, parts.profile)
+    listeners = [await store.listener(each) for each in await parts.members.active_member_ids(n_members)]
+    return {each.member_id: tuple(interest.item_id for interest in each.interests) for each in listeners}
+
+
+async def _made_up_likes(parts: Parts, n_members: int, seed: int) -> dict[int, tuple[int, ...]]:
+    items = [item async for batch in parts.catalogue.stream() for item in batch]
+    listeners = generate_listeners(items, n_members, seed)
+    await SqlIngestStore(parts.database, parts.profile).save_listeners(listeners)
+    return {each.member_id: tuple(dict.fromkeys([*each.liked_ids, *each.playlist_ids])) for each in listeners}
 
 
 def _show_metrics(parts: Parts) -> None:

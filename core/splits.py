@@ -10,6 +10,10 @@ from core.collaborative import Doubles, Indices
 
 Mask = npt.NDArray[np.bool_]
 
+# Of fewer users than these nothing is learnt; then users of fewer pairs are asked too.
+_SOME_USERS = 50
+_LEAST_PAIRS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Interactions:
@@ -80,7 +84,12 @@ def split_by_time(data: Interactions, *, share: float = 0.2) -> Split:
 
 
 def _with_enough(data: Interactions, min_pairs: int) -> Mask:
-    return np.asarray(np.bincount(data.users)[data.users] >= min_pairs) if len(data.users) else np.zeros(0, np.bool_)
+    """The pairs of users with ``min_pairs``; where few users have as many, with as many as ``_SOME_USERS`` have."""
+    if not len(data.users):
+        return np.zeros(0, np.bool_)
+    counts = np.bincount(data.users)
+    some = np.sort(counts)[::-1][:_SOME_USERS][-1]
+    return np.asarray(counts[data.users] >= max(min(min_pairs, int(some)), _LEAST_PAIRS))
 
 
 def _share_of_each_user(data: Interactions, share: float, seed: int) -> Mask:

@@ -169,7 +169,20 @@ def test_a_fifth_of_each_listeners_items_is_asked_for() -> None:
     counts = np.bincount(data.users)
     asked = np.bincount(data.users[hold_out_per_user(data, seed=1).targets], minlength=40)
     assert asked[counts >= 5] == pytest.approx(0.2 * counts[counts >= 5], abs=0.51)
-    assert not asked[counts < 5].any()
+
+
+def test_users_of_few_items_are_asked_only_where_those_of_more_are_few() -> None:
+    many, few = interactions(n_users=300, n_items=12), interactions(n_users=60, n_items=8)
+    counts = np.bincount(many.users)
+    assert (counts < 5).any()
+    asked = np.bincount(many.users[hold_out_per_user(many, seed=1).targets], minlength=300)
+    assert (asked > 0).tolist() == (counts >= 5).tolist()
+    counts = np.bincount(few.users, minlength=60)
+    assert (counts >= 5).sum() < 50
+    asked = np.bincount(few.users[hold_out_per_user(few, seed=1).targets], minlength=60)
+    fewest = counts[asked > 0].min()
+    assert 2 <= fewest < 5
+    assert (counts >= fewest).sum() >= 50 > (counts > fewest).sum()
 
 
 def test_the_past_is_trained_on_and_the_future_asked_for() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from config.catalogue_profile import CatalogueProfile
 from core.ports import Catalogue, Clock, JobPublisher, ResultCache
 from core.submission import submit
 from models.catalogue import Item
@@ -23,17 +25,6 @@ _ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED)
 _POLL_S = 0.05
 
 
-class _Song(BaseModel):
-    song_id: int
-    reason: str
-
-
-class _Shelf(BaseModel):
-    label: str
-    tagline: str
-    songs: tuple[_Song, ...]
-
-
 class _Usage(BaseModel):
     llm_calls: int
     prompt_tokens: int
@@ -41,12 +32,20 @@ class _Usage(BaseModel):
 
 
 class _Result(BaseModel):
-    """What the demonstration reads of a result document."""
+    """What the demonstration reads of a result document, beside the groups."""
 
-    groups: tuple[_Shelf, ...]
     model: str
     degraded: bool
     usage: _Usage
+
+
+@dataclass(frozen=True, slots=True)
+class _Shelf:
+    """A group: ``shown`` are ids of items, and reasons."""
+
+    label: str
+    tagline: str
+    shown: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +55,7 @@ class Stage:
     results: ResultCache
     publisher: JobPublisher
     catalogue: Catalogue
+    profile: CatalogueProfile
     clock: Clock
     console: Console
 
@@ -102,8 +102,9 @@ async def _show(stage: Stage, job: Job, liked_ids: Sequence[int], locale: str) -
     if view is None or view.result is None:
         stage.console.print(f"member {job.member_id}: {view.fields if view else 'unknown'}", style="red")
         return
-    result = _Result.model_validate(orjson.loads(view.result))
-    shown = {song.song_id for shelf in result.groups for song in shelf.songs}
+    document = orjson.loads(view.result)
+    result, groups = _Result.model_validate(document), _shelves(document["groups"], stage.profile)
+    shown = {item_id for shelf in groups for item_id, _ in shelf.shown}
     items = await stage.catalogue.items({*liked_ids, *shown})
     likes = Panel(
         Group(*(_line(items[item_id], locale) for item_id in liked_ids if item_id in items)),
@@ -111,8 +112,19 @@ async def _show(stage: Stage, job: Job, liked_ids: Sequence[int], locale: str) -
         title_align="left",
         width=44,
     )
-    shelves = [_shelf(shelf, items, locale) for shelf in result.groups]
+    shelves = [_shelf(shelf, items, locale) for shelf in groups]
     stage.console.print(Columns([likes, Panel(Group(*shelves), title=_maker(result), title_align="left", width=92)]))
+
+
+def _shelves(groups: Sequence[Mapping[str, Any]], profile: CatalogueProfile) -> list[_Shelf]:
+    return [
+        _Shelf(
+            group["label"],
+            group["tagline"],
+            tuple((row[profile.id_field], row["reason"]) for row in group[profile.result.items]),
+        )
+        for group in groups
+    ]
 
 
 def _maker(result: _Result) -> str:
@@ -125,12 +137,13 @@ def _shelf(shelf: _Shelf, items: Mapping[int, Item], locale: str) -> Group:
     table = Table.grid(padding=(0, 1))
     table.add_column(width=42, no_wrap=True)
     table.add_column(style="dim")
-    for song in shelf.songs:
-        table.add_row(_line(items[song.song_id], locale), Text(song.reason))
+    for item_id, reason in shelf.shown:
+        table.add_row(_line(items[item_id], locale), Text(reason))
     heading = Text.assemble((shelf.label, "bold cyan"), "  ", (shelf.tagline, "italic"))
     return Group(heading, table, Text())
 
 
 def _line(item: Item, locale: str) -> Text:
     genres = f" ({', '.join(item.genres)})" if item.genres else ""
-    return Text.assemble(item.title(locale), (f" – {item.creator_in(locale)}", "green"), (genres, "dim"))
+    creator = item.creator_in(locale)
+    return Text.assemble(item.title(locale), (f" – {creator}" if creator else "", "green"), (genres, "dim"))
