@@ -32,7 +32,7 @@ from training.simulator.bulk import Plan, write_histories
 from training.simulator.files import INTERACTIONS, ITEMS, write_interactions, write_items
 from training.simulator.history import histories
 from training.simulator.live import Pace, Replay, replay
-from training.simulator.rounds import Arm, LoopPlan, LoopReport, run_rounds
+from training.simulator.rounds import ROUND_DAYS, Arm, LoopPlan, LoopReport, run_rounds
 from training.simulator.world import World
 from workers.broker import OutgoingMessage
 from workers.runtime.parts import Parts, embedded, open_parts
@@ -302,7 +302,7 @@ def _round_the_loop(asked: _Asked, n_rounds: int, json_out: Path | None) -> None
         n_rounds=n_rounds,
         seed=asked.seed,
         n_days=asked.n_days,
-        start=asked.start or _midnight() - timedelta(days=asked.n_days + n_rounds * 2),
+        start=asked.start or _midnight() - timedelta(days=asked.n_days + n_rounds * ROUND_DAYS),
     )
     found: list[LoopReport] = []
 

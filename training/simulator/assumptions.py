@@ -72,7 +72,7 @@ class Assumptions:
     skip_within_s: float = 30.0
     skip_mean_s: float = 6.0
     """Mean of an exponential distribution, cut at ``skip_within_s``. [Skip]: most within 5 s."""
-    like_rate: float = 0.25
+    like_rate: float = 0.5
     """Probability of liking what was heard out for the first time: like_rate * affinity ** 2. [Ours]"""
     dislike_rate: float = 0.06
     """Probability of disliking what was skipped: dislike_rate * (1 - affinity) ** 2. [Ours]"""

@@ -26,6 +26,7 @@ from training.simulator.world import Doubles, Indices, World
 
 Tell = Callable[[str], None]
 
+ROUND_DAYS = 3
 # When lists are looked at: in the evening.
 _SHOWN_AT_S = 19 * 3600.0
 
@@ -55,9 +56,9 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopPlan:
-    """``n_days`` of listening by themselves come first; a round is ``round_days`` long; lists hold ``k``.
+    """``n_days`` of listening by themselves come first; then rounds of ``round_days``, in which a list stays.
 
-    ``start`` is the first day's midnight in UTC.
+    Members come to it every evening; it holds ``k``. ``start`` is the first day's midnight in UTC.
     """
 
     n_members: int
@@ -65,7 +66,7 @@ class LoopPlan:
     seed: int
     start: datetime
     n_days: int = 10
-    round_days: float = 2.0
+    round_days: int = ROUND_DAYS
     k: int = 20
 
 
@@ -176,15 +177,20 @@ class _Listening:
             satisfied, fresh = self._judged(lists, place)
             satisfaction.append(satisfied)
             freshness.append(fresh)
-            reactions = react_to_lists(self._tastes, lists, _shown_at_s(self._plan, place), place, self._plan.seed)
-            if self._arm.hears:
-                await self._hear(reactions)
-            else:
-                self._remember(reactions)
+            for evening in range(self._plan.round_days):
+                await self._come_to(lists, place * self._plan.round_days + evening)
             if self._arm.refits:
                 await self._arm.site.refit()
             self._tell(f"{self._arm.name}: round {place + 1}, true satisfaction {satisfied.mean():.3f}")
         return Course(np.array(satisfaction), np.array(freshness))
+
+    async def _come_to(self, lists: Indices, evening: int) -> None:
+        at_s = (self._plan.n_days + evening) * DAY_S + _SHOWN_AT_S
+        reactions = react_to_lists(self._tastes, lists, at_s, evening, self._plan.seed)
+        if self._arm.hears:
+            await self._hear(reactions)
+        else:
+            self._remember(reactions)
 
     async def _lists(self) -> Indices:
         """Places in the world, (n_members, k), -1 where a list has ended."""
@@ -222,12 +228,9 @@ def _best(tastes: Tastes, plan: LoopPlan, place: int) -> float:
     return float(np.mean(tops))
 
 
-def _shown_at_s(plan: LoopPlan, place: int) -> float:
-    return (plan.n_days + plan.round_days * place) * DAY_S + _SHOWN_AT_S
-
-
 def _day(plan: LoopPlan, place: int) -> float:
-    return _shown_at_s(plan, place) / DAY_S
+    """When a list is first looked at."""
+    return plan.n_days + plan.round_days * place + _SHOWN_AT_S / DAY_S
 
 
 def _places_of(world: World, item_ids: Indices) -> Indices:
