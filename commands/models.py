@@ -71,7 +71,11 @@ def _read(training: Any, tell: Any) -> tuple[Any, Any]:  # noqa: ANN401 - a modu
             if isinstance(parts.embedder, FittedEmbedder):
                 await parts.embedder.refresh()
             log = SqlInteractionLog(parts.database, parts.profile)
-            found.append(await observations.observe(log, parts.embeddings, parts.embedder.name, tell=tell))
+            found.append(
+                await observations.observe(
+                    log, parts.embeddings, parts.embedder.name, least=parts.profile.fitting, tell=tell
+                )
+            )
             found.append(await training.active_of(parts.models))
 
     run(step)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from config.catalogue_profile import Fitting
 from core.collaborative import Doubles, Indices
 from core.errors import ConfigurationError
 from core.ports import EmbeddingStore, Floats, Ids, IndexRows, Interaction, InteractionLog
@@ -16,8 +17,7 @@ from training.item_content import content_of
 Tell = Callable[[str], None]
 
 MIN_ITEMS = 5
-MIN_LISTENERS = 100
-MIN_INTERACTIONS = 1000
+_ENOUGH = Fitting()
 _BATCHES_A_LINE = 100
 
 
@@ -46,9 +46,17 @@ class Observed:
 
 
 async def observe(
-    log: InteractionLog, embeddings: EmbeddingStore, embedder_name: str, *, tell: Tell = lambda _: None
+    log: InteractionLog,
+    embeddings: EmbeddingStore,
+    embedder_name: str,
+    *,
+    least: Fitting = _ENOUGH,
+    tell: Tell = lambda _: None,
 ) -> Observed:
-    """Read everything; raises ``ConfigurationError`` where there are no vectors, or too few listeners to learn from."""
+    """Read everything.
+
+    Raises ``ConfigurationError`` where there are no vectors, or less than ``least``, of which nothing can be learnt.
+    """
     rows = await embeddings.load(embedder_name)
     if not len(rows.ids):
         raise ConfigurationError(f"no item has a vector of {embedder_name}: run `python main.py embed` first")
@@ -61,7 +69,7 @@ async def observe(
     pairs = _Pairs.joined(batches)
     tell(f"{len(pairs.items)} interactions")
     known = pairs.of_items(rows.ids)
-    _refuse_too_few(known)
+    _refuse_too_few(known, least)
     return _observed(known, rows, len(pairs.items) - len(known.items))
 
 
@@ -93,15 +101,17 @@ class _Pairs:
         return _Pairs(self.members[known], self.items[known], self.weights[known], self.times_s[known])
 
 
-def _refuse_too_few(pairs: _Pairs) -> None:
-    n_listeners = int((np.unique(pairs.members, return_counts=True)[1] >= MIN_ITEMS).sum())
-    if n_listeners < MIN_LISTENERS:
+def _refuse_too_few(pairs: _Pairs, least: Fitting) -> None:
+    n_listeners = int((np.unique(pairs.members, return_counts=True)[1] >= least.min_items).sum())
+    if n_listeners < least.min_listeners:
         raise ConfigurationError(
-            f"too few listeners to fit on: {n_listeners} have {MIN_ITEMS} items or more, {MIN_LISTENERS} are needed"
+            f"too few listeners to fit on: {n_listeners} have {least.min_items} items or more, {least.min_listeners} "
+            "are needed (`fitting` in the catalogue profile)"
         )
-    if len(pairs.items) < MIN_INTERACTIONS:
+    if len(pairs.items) < least.min_interactions:
         raise ConfigurationError(
-            f"too few interactions to fit on: there are {len(pairs.items)}, {MIN_INTERACTIONS} are needed"
+            f"too few interactions to fit on: there are {len(pairs.items)}, {least.min_interactions} are needed "
+            "(`fitting` in the catalogue profile)"
         )
 
 
