@@ -724,12 +724,13 @@ class BatchPurse(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultDocuments:
-    """The finished documents, as the JSON bytes that Redis will hold."""
+    """The finished documents, as the JSON bytes that Redis will hold; ``shown_ids``: the items of the groups."""
 
     result: bytes
     cached_view: bytes
     preference: bytes
     degraded: bool = False
+    shown_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -749,8 +750,8 @@ class AnswerCache(Protocol):
     async def get(self, fingerprint: str) -> ResultDocuments | None:
         """The answer stored under ``fingerprint``, or None."""
 
-    async def put(self, fingerprint: str, documents: ResultDocuments) -> None:
-        """Store it; degraded answers live shorter."""
+    async def put(self, fingerprint: str, documents: ResultDocuments, job: Job) -> None:
+        """Store what was found for ``job``; degraded answers live shorter, those of forgotten members not at all."""
 
     def single_flight(self, fingerprint: str) -> AbstractAsyncContextManager[None]:
         """Hold ``fingerprint`` alone among all tasks and workers; others wait, and look again when they enter.
@@ -792,7 +793,7 @@ class ResultCache(Protocol):
         that was granted before: what is sent twice is run once. ``DEAD_LETTER_DUE`` is a failed job whose message may
         never have reached the dead-letter queue. A job whose ``idempotency_key`` another job of the member
         holds gets that job's result and ``SUCCEEDED_BEFORE`` once that one succeeded, and ``RUNNING_ELSEWHERE``
-        while it runs.
+        while it runs. Raises ``MemberForgotten`` where the member was, after the job was asked for.
         """
 
     async def renew(self, tokens: Mapping[str, str]) -> None:
@@ -809,7 +810,8 @@ class ResultCache(Protocol):
 
         A job that already succeeded is left as it is; so is one that failed, and then the answer is False: it has its
         end, and its message is on the way to the dead-letter queue. An older job of the member writes its own result,
-        and leaves ``latest:`` and ``recommend:`` to the newer one.
+        and leaves ``latest:`` and ``recommend:`` to the newer one. What the member has refused meanwhile is left out.
+        Raises ``MemberForgotten``, and nothing is written, where the member was after the job was asked for.
         """
 
     async def fail(

@@ -52,6 +52,7 @@ def encode_result(finished: Finished, profile: CatalogueProfile) -> ResultDocume
         cached_view=orjson.dumps(cached_view),
         preference=orjson.dumps({favorites: cached_view[favorites], **preferred}),
         degraded=finished.reranked.degraded is not None,
+        shown_ids=tuple(pick.candidate.item.item_id for group in finished.reranked.groups for pick in group.picks),
     )
 
 

@@ -5,6 +5,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from weakref import WeakValueDictionary
 
 import structlog
@@ -12,13 +13,15 @@ from redis.asyncio import Redis
 
 from core.errors import DependencyUnavailable
 from core.ports import ResultDocuments
+from models.job import Job
 from models.log_event import LogEvent
 from services.redis_client import RedisScript, redis_errors
+from services.result_cache import FORGOTTEN_PREFIX, INDEX_PREFIX, STATUS_PREFIX, instant, requested_at
 
 ANSWER_PREFIX = "songs_ai:answer:"
 FLIGHT_PREFIX = "songs_ai:flight:"
 
-_FIELDS = ("result", "cached_view", "preference", "degraded")
+_FIELDS = ("result", "cached_view", "preference", "degraded", "shown")
 _FIRST_POLL_S = 0.05
 _LONGEST_POLL_S = 0.25
 _RENEWALS_PER_LEASE = 3
@@ -38,6 +41,7 @@ class RedisAnswerCache:
         self._degraded_ttl_s = degraded_ttl_s
         self._flight_lease_s = flight_lease_s
         self._lease_ms = max(1, round(flight_lease_s * 1000))
+        self._put = RedisScript(client, "job_order", "answer_put")
         self._take = RedisScript(client, "lease_take")
         self._renew = RedisScript(client, "lease_renew")
         self._release = RedisScript(client, "lease_release")
@@ -47,20 +51,26 @@ class RedisAnswerCache:
         """See ``AnswerCache.get``."""
         with redis_errors():
             found = await self._client.hmget(ANSWER_PREFIX + fingerprint, _FIELDS)
-        result, cached_view, preference, degraded = (part if isinstance(part, bytes) else None for part in found)
+        result, cached_view, preference, degraded, shown = (part if isinstance(part, bytes) else None for part in found)
         if result is None or cached_view is None or preference is None:
             return None
-        return ResultDocuments(result=result, cached_view=cached_view, preference=preference, degraded=degraded == b"1")
+        return ResultDocuments(
+            result=result,
+            cached_view=cached_view,
+            preference=preference,
+            degraded=degraded == b"1",
+            shown_ids=tuple(map(int, shown.split(b","))) if shown else (),
+        )
 
-    async def put(self, fingerprint: str, documents: ResultDocuments) -> None:
+    async def put(self, fingerprint: str, documents: ResultDocuments, job: Job) -> None:
         """See ``AnswerCache.put``."""
-        key = ANSWER_PREFIX + fingerprint
-        parts = (documents.result, documents.cached_view, documents.preference, int(documents.degraded))
-        with redis_errors():
-            async with self._client.pipeline(transaction=True) as transaction:
-                transaction.hset(key, mapping=dict(zip(_FIELDS, parts, strict=True)))
-                transaction.expire(key, self._degraded_ttl_s if documents.degraded else self._ttl_s)
-                await transaction.execute()
+        parts: list[bytes | str | int] = [documents.result, documents.cached_view, documents.preference]
+        parts += [int(documents.degraded), ",".join(map(str, documents.shown_ids))]
+        ttl_s = self._degraded_ttl_s if documents.degraded else self._ttl_s
+        keys = [ANSWER_PREFIX + fingerprint, STATUS_PREFIX + job.job_id]
+        keys += [f"{prefix}{job.member_id}" for prefix in (FORGOTTEN_PREFIX, INDEX_PREFIX)]
+        fields = [each for pair in zip(_FIELDS, parts, strict=True) for each in pair]
+        await self._put(keys, [instant(datetime.now(UTC)), ttl_s, requested_at(job), *fields])
 
     @asynccontextmanager
     async def single_flight(self, fingerprint: str) -> AsyncIterator[None]:

@@ -4,19 +4,19 @@ Every write is one Lua script, so a poller sees all of it or nothing, and a comm
 first answer was lost, changes nothing the second time.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from hashlib import blake2b
 from typing import cast
+from zoneinfo import ZoneInfo
 
 from redis.asyncio import Redis
 
+from core.errors import MemberForgotten
 from core.ports import Claim, Clock, JobView, ProvisionalDocuments, ResultDocuments
 from models.job import Job, JobStatus
 from services.redis_client import RedisScript, redis_errors
-
-_PLAIN = re.compile(r"[!-~]{1,200}")
+from services.stored_names import in_a_name
 
 STATUS_PREFIX = "job:status:"
 RESULT_PREFIX = "job:result:"
@@ -29,30 +29,53 @@ ORDER_PREFIX = "songs_ai:order:"
 VIEWS_PREFIX = "songs_ai:views:"
 PROVISIONAL_PREFIX = "songs_ai:provisional:"
 DEAD_LETTER_DUE_PREFIX = "songs_ai:dead_letter_due:"
+REFUSED_PREFIX = "songs_ai:refused:"
+SHOWN_PREFIX = "songs_ai:shown:"
+FORGOTTEN_PREFIX = "songs_ai:forgotten:"
+INDEX_PREFIX = "songs_ai:of_member:"
+
+MAX_SHOWN = 128
+"""Items of a member whose showings are counted: beyond that a hash of Redis takes five times the memory each."""
+
+Clean = Callable[[bytes, frozenset[int]], bytes | None]
+"""A document without these items; None where it holds none of them."""
+OnShown = Callable[[int, int], None]
+"""Told of a member, and of how many items they were shown that they had not been shown that day."""
 
 _FAILED_BEFORE = -1
+_FORGOTTEN = -2
+_REFRESH = "refresh"
+_SHOWN_TTL_S = 30 * 86_400
 _NS_PER_S = 1_000_000_000
+_MEMBER_KEYS = (
+    LATEST_PREFIX, VIEW_PREFIX, PREFERENCE_PREFIX, ORDER_PREFIX, PROVISIONAL_PREFIX, REFUSED_PREFIX, SHOWN_PREFIX,
+    FORGOTTEN_PREFIX,
+)  # fmt: skip
+_PROVISIONAL_KEYS = (
+    LATEST_PREFIX, VIEW_PREFIX, ORDER_PREFIX, PROVISIONAL_PREFIX, REFUSED_PREFIX, FORGOTTEN_PREFIX,
+)  # fmt: skip
 _LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 
 
-def _instant(at: datetime) -> str:
+def instant(at: datetime) -> str:
+    """As the backend reads it."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
 
 
-def _sortable(at_ns: int) -> str:
+def sortable(at_ns: int) -> str:
     """Nanoseconds since the epoch as text that sorts as they do; what is beyond the calendar goes to its ends."""
     at_s, fraction_ns = divmod(at_ns, _NS_PER_S)
     within = datetime.fromtimestamp(min(max(at_s, 0), _LAST_SECOND), UTC)
     return f"{within:%Y-%m-%dT%H:%M:%S}.{fraction_ns:09d}"
 
 
-def _requested_at(job: Job) -> str:
-    return "" if job.requested_at_ns is None else _sortable(job.requested_at_ns)
+def requested_at(job: Job) -> str:
+    """The instant of the request as the scripts compare it, or an empty text."""
+    return "" if job.requested_at_ns is None else sortable(job.requested_at_ns)
 
 
-def _in_a_name(text: str) -> str:
-    """``text`` as it is where it is short and plain, else its digest: a publisher may write whatever it likes there."""
-    return text if _PLAIN.fullmatch(text) else blake2b(text.encode(), digest_size=16).hexdigest()
+def _listed(item_ids: frozenset[int]) -> str:
+    return ",".join(sorted(map(str, item_ids)))
 
 
 class RedisResultCache:
@@ -62,6 +85,9 @@ class RedisResultCache:
     ``recommend:`` and ``preference:``, ``degraded_ttl_s`` theirs where the documents are degraded, and ``lease_s`` the
     time after which a job whose worker fell silent may be claimed by another. Provisional documents live
     ``provisional_ttl_s``, never longer than degraded ones.
+
+    What a member refused while a job was under way is taken out of its documents by ``clean``. What they are shown is
+    counted by days of ``time_zone``, but for refreshes, which nobody has asked to see, and ``on_shown`` is told of it.
     """
 
     def __init__(
@@ -74,6 +100,9 @@ class RedisResultCache:
         lease_s: float,
         degraded_ttl_s: int = 600,
         provisional_ttl_s: int = 300,
+        time_zone: str = "UTC",
+        clean: Clean | None = None,
+        on_shown: OnShown | None = None,
     ) -> None:
         self._client = client
         self._clock = clock
@@ -82,8 +111,11 @@ class RedisResultCache:
         self._degraded_ttl_s = degraded_ttl_s
         self._provisional_ttl_s = min(provisional_ttl_s, degraded_ttl_s)
         self._lease_ms = max(1, round(lease_s * 1000))
-        self._queue = RedisScript(client, "queue")
-        self._claim = RedisScript(client, "claim")
+        self._time_zone = ZoneInfo(time_zone)
+        self._clean = clean
+        self._on_shown = on_shown
+        self._queue = RedisScript(client, "job_order", "queue")
+        self._claim = RedisScript(client, "job_order", "claim")
         self._renew = RedisScript(client, "lease_renew")
         self._release = RedisScript(client, "lease_release")
         self._progress = RedisScript(client, "progress")
@@ -93,11 +125,12 @@ class RedisResultCache:
         self._dead_lettered = RedisScript(client, "dead_lettered")
 
     def _now(self) -> str:
-        return _instant(self._clock.now())
+        return instant(self._clock.now())
 
     async def mark_queued(self, job: Job) -> None:
         """See ``ResultCache.mark_queued``."""
-        await self._queue([STATUS_PREFIX + job.job_id], [self._now(), self._job_ttl_s])
+        keys = [STATUS_PREFIX + job.job_id, f"{INDEX_PREFIX}{job.member_id}"]
+        await self._queue(keys, [self._now(), self._job_ttl_s, job.job_id])
 
     async def claim(self, job: Job, *, token: str, replay: int = 0) -> Claim:
         """See ``ResultCache.claim``. A holder of the idempotency key counts as running while its lease lives.
@@ -105,11 +138,13 @@ class RedisResultCache:
         A job that repeats a finished one succeeds with that one's documents as if it had found them itself.
         """
         keys = [prefix + job.job_id for prefix in (STATUS_PREFIX, LEASE_PREFIX, DEAD_LETTER_DUE_PREFIX)]
+        keys += [f"{prefix}{job.member_id}" for prefix in (FORGOTTEN_PREFIX, INDEX_PREFIX)]
         if job.idempotency_key:
-            keys.append(f"{IDEMPOTENCY_PREFIX}{job.member_id}:{_in_a_name(job.idempotency_key)}")
+            keys.append(f"{IDEMPOTENCY_PREFIX}{job.member_id}:{in_a_name(job.idempotency_key)}")
         prefixes = [STATUS_PREFIX, RESULT_PREFIX, LEASE_PREFIX, VIEWS_PREFIX]
         outcome = await self._claim(
-            keys, [job.job_id, token, replay, self._now(), self._lease_ms, self._job_ttl_s, *prefixes]
+            keys,
+            [job.job_id, token, replay, self._now(), self._lease_ms, self._job_ttl_s, *prefixes, requested_at(job)],
         )
         if isinstance(outcome, list):
             result, view, preference, degraded = cast("list[bytes]", outcome)
@@ -118,6 +153,8 @@ class RedisResultCache:
             )
             await self.succeed(job, documents, token=token)
             return Claim.SUCCEEDED_BEFORE
+        if outcome == b"forgotten":
+            raise MemberForgotten("the member was forgotten since the job was asked for")
         return Claim(cast("bytes", outcome).decode())
 
     async def renew(self, tokens: Mapping[str, str]) -> None:
@@ -135,34 +172,69 @@ class RedisResultCache:
 
     async def wants_provisional(self, job: Job, *, token: str) -> bool:
         """See ``ProvisionalResults.wants_provisional``."""
-        return await self._ask_provisional(job, token)
+        return await self._ask_provisional(job, token, frozenset()) == 1
 
     async def show_provisional(self, job: Job, documents: ProvisionalDocuments, *, token: str) -> bool:
         """See ``ProvisionalResults.show_provisional``."""
-        return await self._ask_provisional(job, token, documents.result, documents.cached_view)
+        refused: frozenset[int] = frozenset()
+        while True:
+            parts = [self._without(refused, document) for document in (documents.result, documents.cached_view)]
+            outcome = await self._ask_provisional(job, token, refused, *parts)
+            if not isinstance(outcome, list):
+                return outcome == 1
+            refused = frozenset(map(int, outcome))
 
-    async def _ask_provisional(self, job: Job, token: str, *documents: bytes) -> bool:
+    async def _ask_provisional(self, job: Job, token: str, refused: frozenset[int], *documents: bytes) -> object:
         keys = [STATUS_PREFIX + job.job_id, LEASE_PREFIX + job.job_id]
-        keys += [f"{p}{job.member_id}" for p in (LATEST_PREFIX, VIEW_PREFIX, ORDER_PREFIX, PROVISIONAL_PREFIX)]
-        times = (self._now(), self._provisional_ttl_s, _requested_at(job))
-        return await self._provisional(keys, [token, *times, *documents]) == 1
+        keys += [f"{prefix}{job.member_id}" for prefix in _PROVISIONAL_KEYS]
+        times = (self._now(), self._provisional_ttl_s, requested_at(job))
+        return await self._provisional(keys, [token, *times, _listed(refused), *documents])
+
+    def _without(self, refused: frozenset[int], document: bytes) -> bytes:
+        """``document`` as far as the member has not refused it."""
+        return (self._clean(document, refused) if self._clean and refused else None) or document
 
     async def succeed(self, job: Job, documents: ResultDocuments, *, token: str) -> bool:
         """See ``ResultCache.succeed``. A worker that lost its lease may still bring the result: it ends any lease.
 
         A job without ``requested_at_ns`` ranks by the ``submittedAt`` of its status, else by its first start.
         """
+        refused: frozenset[int] = frozenset()
+        while True:
+            outcome = await self._succeed_without(refused, job, self._cleaned(documents, refused))
+            if not isinstance(outcome, list):
+                break
+            refused = frozenset(map(int, outcome))
+        if outcome == _FORGOTTEN:
+            raise MemberForgotten("the member was forgotten while the job was under way")
+        n_shown = cast("int", outcome) - 1
+        if self._on_shown and n_shown > 0:
+            self._on_shown(job.member_id, n_shown)
+        return outcome != _FAILED_BEFORE
+
+    def _cleaned(self, documents: ResultDocuments, refused: frozenset[int]) -> ResultDocuments:
+        return replace(
+            documents,
+            result=self._without(refused, documents.result),
+            cached_view=self._without(refused, documents.cached_view),
+            shown_ids=tuple(item_id for item_id in documents.shown_ids if item_id not in refused),
+        )
+
+    async def _succeed_without(self, refused: frozenset[int], job: Job, documents: ResultDocuments) -> object:
+        """What the script says: the items, where the member refused others than these."""
         member_ttl_s = self._degraded_ttl_s if documents.degraded else self._cache_ttl_s
         keys = [prefix + job.job_id for prefix in (STATUS_PREFIX, RESULT_PREFIX, LEASE_PREFIX)]
-        prefixes = (LATEST_PREFIX, VIEW_PREFIX, PREFERENCE_PREFIX, ORDER_PREFIX, PROVISIONAL_PREFIX)
-        keys += [f"{prefix}{job.member_id}" for prefix in prefixes]
+        keys += [f"{prefix}{job.member_id}" for prefix in _MEMBER_KEYS]
         if job.idempotency_key:
             keys.append(VIEWS_PREFIX + job.job_id)
-        parts = [documents.result, documents.cached_view, documents.preference]
-        outcome = await self._succeed(
-            keys, [self._now(), self._job_ttl_s, member_ttl_s, _requested_at(job), *parts, int(documents.degraded)]
-        )
-        return outcome != _FAILED_BEFORE
+        arguments: list[str | bytes | int] = [self._now(), self._job_ttl_s, member_ttl_s, requested_at(job)]
+        arguments += [documents.result, documents.cached_view, documents.preference, int(documents.degraded)]
+        shown = () if job.source == _REFRESH else documents.shown_ids[:MAX_SHOWN]
+        arguments += [_listed(refused), self._today(), _SHOWN_TTL_S, MAX_SHOWN, *shown]
+        return await self._succeed(keys, arguments)
+
+    def _today(self) -> int:
+        return self._clock.now().astimezone(self._time_zone).date().toordinal()
 
     async def fail(
         self, job_id: str, *, code: str, message: str, token: str | None = None, dead_letter: bool = False

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from core.errors import DependencyUnavailable
 from core.ports import ResultDocuments
+from models.job import Job
 from models.log_event import LogEvent
 from services.answer_cache import RedisAnswerCache
 from services.redis_client import open_redis
@@ -18,6 +19,7 @@ from tests.support.private_servers import free_port
 from tests.support.servers import BreakableServer
 from tests.support.waiting import until
 
+JOB = Job(job_id="j", member_id=7)
 DOCUMENTS = ResultDocuments(result=b'{"r": 1}', cached_view=b'{"v": 1}', preference=b'{"p": 1}')
 FLIGHT = "songs_ai:flight:f"
 
@@ -42,7 +44,7 @@ class Kitchen:
             for _ in range(20):
                 await asyncio.sleep(0)
             self.n_made += 1
-            await cache.put(fingerprint, DOCUMENTS)
+            await cache.put(fingerprint, DOCUMENTS, JOB)
             self.n_at_once -= 1
             return DOCUMENTS
 
@@ -89,7 +91,7 @@ class AnswerCacheContract:
     @settings(suppress_health_check=[HealthCheck.differing_executors, HealthCheck.function_scoped_fixture])
     @given(st.builds(ResultDocuments, result=st.binary(), cached_view=st.binary(), preference=st.binary()))
     async def test_what_goes_in_comes_out_to_the_byte(self, cache: RedisAnswerCache, stored: ResultDocuments) -> None:
-        await cache.put("f", stored)
+        await cache.put("f", stored, JOB)
         assert await cache.get("f") == stored
 
     @pytest.mark.parametrize(("degraded", "ttl_s"), [(False, 86_400), (True, 600)])
@@ -97,21 +99,22 @@ class AnswerCacheContract:
         self, client: Redis, cache: RedisAnswerCache, degraded: bool, ttl_s: int
     ) -> None:
         stored = ResultDocuments(result=b"r", cached_view=b"v", preference=b"p", degraded=degraded)
-        await cache.put("f", stored)
+        await cache.put("f", stored, JOB)
         assert await cache.get("f") == stored
         assert await client.ttl("songs_ai:answer:f") == ttl_s
-        assert await client.keys() == [b"songs_ai:answer:f"]
+        assert await client.zrange("songs_ai:of_member:7", 0, -1) == [b"key songs_ai:answer:f"]
+        assert sorted(await client.keys()) == [b"songs_ai:answer:f", b"songs_ai:of_member:7"]
 
     async def test_a_better_answer_takes_the_place_of_a_degraded_one(
         self, client: Redis, cache: RedisAnswerCache
     ) -> None:
-        await cache.put("f", ResultDocuments(result=b"r", cached_view=b"v", preference=b"p", degraded=True))
-        await cache.put("f", DOCUMENTS)
+        await cache.put("f", ResultDocuments(result=b"r", cached_view=b"v", preference=b"p", degraded=True), JOB)
+        await cache.put("f", DOCUMENTS, JOB)
         assert await cache.get("f") == DOCUMENTS
         assert await client.ttl("songs_ai:answer:f") == 86_400
 
     async def test_an_answer_with_a_part_missing_is_none(self, client: Redis, cache: RedisAnswerCache) -> None:
-        await cache.put("f", DOCUMENTS)
+        await cache.put("f", DOCUMENTS, JOB)
         await client.hdel("songs_ai:answer:f", "preference")
         assert await cache.get("f") is None
 
@@ -259,7 +262,7 @@ async def test_without_redis_every_method_says_so() -> None:
         with pytest.raises(DependencyUnavailable):
             await cache.get("f")
         with pytest.raises(DependencyUnavailable):
-            await cache.put("f", DOCUMENTS)
+            await cache.put("f", DOCUMENTS, JOB)
         with pytest.raises(DependencyUnavailable):
             async with cache.single_flight("f"):
                 pytest.fail("entered without a lease")

@@ -94,7 +94,7 @@ class InMemoryAnswers:
     async def get(self, fingerprint: str) -> ResultDocuments | None:
         return self.stored.get(fingerprint)
 
-    async def put(self, fingerprint: str, documents: ResultDocuments) -> None:
+    async def put(self, fingerprint: str, documents: ResultDocuments, job: Job) -> None:
         if self.is_away:
             raise DependencyUnavailable("redis", "away")
         self.stored[fingerprint] = documents

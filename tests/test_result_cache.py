@@ -5,6 +5,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 import redis
@@ -57,10 +58,13 @@ def documents(name: str, *, degraded: bool = False) -> ResultDocuments:
 
 async def everything(client: Redis) -> dict[bytes, object]:
     """All that Redis holds."""
-    return {
-        key: await client.hgetall(key) if await client.type(key) == b"hash" else await client.get(key)
-        async for key in client.scan_iter()
+    readers: dict[bytes, Callable[[bytes], Awaitable[object]]] = {
+        b"hash": client.hgetall,
+        b"zset": lambda key: client.zrange(key, 0, -1),
+        b"set": client.smembers,
+        b"string": client.get,
     }
+    return {key: await readers[cast("bytes", await client.type(key))](key) async for key in client.scan_iter()}
 
 
 async def status_of(client: Redis, job: Job = JOB) -> dict[bytes | str, bytes | str]:
@@ -284,12 +288,14 @@ class ResultCacheContract:
             b"recommend:42": b'{"v": 1}',
             b"preference:42": b'{"p": 1}',
             b"songs_ai:order:42": b"2026-03-04T05:06:07.000000001 2026-03-04T05:06:00.000000000",
+            b"songs_ai:of_member:42": [b"job job-1"],
         }
 
     async def test_every_key_lives_as_long_as_the_contract_says(self, client: Redis, cache: RedisResultCache) -> None:
         await cache.claim(JOB, token="a")
         await cache.succeed(JOB, DOCUMENTS, token="a")
         lifetimes = {key: await client.ttl(key) async for key in client.scan_iter()}
+        assert DAY_S < lifetimes.pop(b"songs_ai:of_member:42") <= DAY_S + 60
         assert lifetimes == {
             b"job:status:job-1": DAY_S,
             b"job:result:job-1": DAY_S,
@@ -456,7 +462,8 @@ class ResultCacheContract:
                 b"finishedAt": b"2026-03-04T05:06:08.089Z",
                 b"error.code": b"GENERATION_TIMEOUT",
                 b"error.message": "노래를 찾지 못했습니다".encode(),
-            }
+            },
+            b"songs_ai:of_member:42": [b"job job-1"],
         }
         assert await client.ttl("job:status:job-1") == DAY_S
 

@@ -89,7 +89,7 @@ class NoAnswers:
     async def get(self, fingerprint: str) -> ResultDocuments | None:
         return None
 
-    async def put(self, fingerprint: str, documents: ResultDocuments) -> None:
+    async def put(self, fingerprint: str, documents: ResultDocuments, job: Job) -> None:
         self.kept[fingerprint] = documents
 
     def single_flight(self, fingerprint: str) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from core.errors import LanguageModelFailed
+from core.errors import LanguageModelFailed, MemberForgotten
 from core.pipeline import RecommendationPipeline
 from core.ports import (
     AnswerCache,
@@ -94,9 +94,12 @@ class BatchMerger:
         if documents.degraded:
             # Not as a job's, whose member waits for it: what this one has already is better.
             return UNUSABLE
-        await self._results.succeed(job, documents, token=part.key)
+        try:
+            await self._results.succeed(job, documents, token=part.key)
+        except MemberForgotten:
+            return STALE
         if prepared.fingerprint == question.custom_id:
-            await self._answers.put(question.custom_id, documents)
+            await self._answers.put(question.custom_id, documents, job)
         return MERGED
 
     async def _ask_online(self, part: BatchPart) -> None:

@@ -1,15 +1,17 @@
 -- Makes a job running and leases it to one worker, unless it is finished, leased to another, or a repetition: of a job
 -- that repeats a finished one the answer is {result, cached view, preference, '1' where they are degraded}, and nothing
 -- is written, but that a failed one runs again.
--- KEYS: job:status, lease, the mark that a dead letter is due and, for a job with an idempotency key, the key that names
--- that key's owner.
+-- A job of a member who was forgotten since it was asked for is 'forgotten'. job_order.lua goes before this.
+-- KEYS: job:status, lease, the mark that a dead letter is due, when the member was forgotten, the member's index and, for a
+-- job with an idempotency key, the key that names that key's owner.
 -- ARGV: job id, token, number of the replay (0: none), now, lease in ms, lifetime in s, and the prefixes of status, result, lease and
--- views: the owner's own keys are known only once its id has been read, which Redis Cluster would not allow.
-local status_key, lease_key, due_key, owner_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+-- views: the owner's own keys are known only once its id has been read, which Redis Cluster would not allow; and the instant
+-- of the request (sortable, or empty).
+local status_key, lease_key, due_key, forgotten_key, index_key, owner_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local job_id, token, replay, now, lease_ms, ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 local status_prefix, result_prefix, lease_prefix, views_prefix = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 
-local known = redis.call('HMGET', status_key, 'status', 'replays')
+local known = redis.call('HMGET', status_key, 'status', 'replays', 'submittedAt', 'startedAt')
 local status, n_replays = known[1], tonumber(known[2] or 0) or 0
 if status == 'succeeded' then
   return 'succeeded_before'
@@ -31,12 +33,17 @@ if holder and holder ~= token then
   return 'running_elsewhere'
 end
 
+if is_forgotten(forgotten_key, job_order(ARGV[11], known[3], known[4], now)) then
+  return 'forgotten'
+end
+
 local owner = owner_key and redis.call('GET', owner_key)
 if owner and owner ~= job_id then
   local is_done = redis.call('HGET', status_prefix .. owner, 'status') == 'succeeded'
   local result = is_done and redis.call('GET', result_prefix .. owner)
   local views = result and redis.call('HMGET', views_prefix .. owner, 'view', 'preference', 'degraded')
   if views and views[1] and views[2] and views[3] then
+    note_of_member(index_key, 'job ' .. job_id, ttl_s)
     if status == 'failed' then
       redis.call('HSET', status_key, 'status', 'running')
       redis.call('DEL', due_key)
@@ -65,5 +72,7 @@ redis.call('EXPIRE', status_key, ttl_s)
 redis.call('SET', lease_key, token, 'PX', lease_ms)
 if owner_key then
   redis.call('SET', owner_key, job_id, 'EX', ttl_s)
+  note_of_member(index_key, 'key ' .. owner_key, ttl_s)
 end
+note_of_member(index_key, 'job ' .. job_id, ttl_s)
 return 'granted'

@@ -1,0 +1,72 @@
+"""What is cached of members, and items taken out of it: what was refused, and what is no longer in the catalogue."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
+
+from redis.asyncio import Redis
+
+from services.redis_client import RedisScript, redis_errors
+from services.result_cache import INDEX_PREFIX, LATEST_PREFIX, RESULT_PREFIX, VIEW_PREFIX, Clean
+
+_PAGE = 200
+_BREATH_S = 0.002
+
+
+class RedisShelves:
+    """The results in Redis; ``clean`` is that of ``RedisResultCache``."""
+
+    def __init__(self, client: Redis, clean: Clean) -> None:
+        self._client = client
+        self._clean = clean
+        self._replace = RedisScript(client, "replace_same")
+        self._holding = RedisScript(client, "holding")
+
+    async def withdraw(self, member_id: int, item_ids: frozenset[int]) -> int:
+        """Take items out of every result of the member; how many documents that changed.
+
+        What is written meanwhile stays, and is looked at again. Raises ``DependencyUnavailable``.
+        """
+        keys = [f"{LATEST_PREFIX}{member_id}", f"{VIEW_PREFIX}{member_id}"]
+        with redis_errors():
+            index = cast("list[bytes]", await self._client.zrange(f"{INDEX_PREFIX}{member_id}", 0, -1))
+        keys += [RESULT_PREFIX + entry.decode()[4:] for entry in index if entry.startswith(b"job ")]
+        return sum([await self._withdraw_from(key, item_ids) for key in keys])
+
+    async def _withdraw_from(self, key: str, item_ids: frozenset[int]) -> bool:
+        while True:
+            with redis_errors():
+                found = cast("bytes | None", await self._client.get(key))
+            cleaned = self._clean(found, item_ids) if found else None
+            if found is None or cleaned is None:
+                return False
+            if await self._replace([key], [found, cleaned]) == 1:
+                return True
+
+    async def withdraw_from_all(self, item_ids: frozenset[int]) -> int:
+        """Take items out of the results of all members; how many documents that changed.
+
+        Redis itself looks which documents name them, some hundred at a time and with pauses: nothing waits for long.
+        Raises ``DependencyUnavailable``.
+        """
+        n_changed = 0
+        for prefix in (LATEST_PREFIX, VIEW_PREFIX, RESULT_PREFIX):
+            async for keys in self._pages(prefix):
+                for key in await self._keys_holding(keys, item_ids):
+                    n_changed += await self._withdraw_from(key.decode(), item_ids)
+                await asyncio.sleep(_BREATH_S)
+        return n_changed
+
+    async def _pages(self, prefix: str) -> AsyncIterator[Sequence[bytes]]:
+        cursor = 0
+        while True:
+            with redis_errors():
+                cursor, keys = await self._client.scan(cursor, match=f"{prefix}*", count=_PAGE)
+            if keys:
+                yield cast("list[bytes]", keys)
+            if cursor == 0:
+                return
+
+    async def _keys_holding(self, keys: Sequence[bytes], item_ids: frozenset[int]) -> list[bytes]:
+        names = [key.decode() for key in keys]
+        return cast("list[bytes]", await self._holding(names, [str(item_id) for item_id in item_ids]))
