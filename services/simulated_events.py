@@ -14,7 +14,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 _N_TRIPS = 24
 _REMOVED_AT_ONCE = 20_000
 
-_INSERT = sa.insert(interaction).prefix_with("IGNORE", dialect="mysql").prefix_with("OR IGNORE", dialect="sqlite")
+# As statements of the drivers' own: SQLAlchemy would look at every value of a million rows. Each driver makes one
+# statement of many rows of it, or binds them one after the other.
+_INSERT = {
+    "mysql": "INSERT INTO songs_ai_interaction (event_id, member_id, item_id, type, value, completed, occurred_at)"
+    " VALUES (%s, %s, %s, %s, %s, %s, %s) ON DUPLICATE KEY UPDATE event_id = event_id",
+    "sqlite": "INSERT INTO songs_ai_interaction (event_id, member_id, item_id, type, value, completed, occurred_at)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+}
 
 
 class SqlSimulatedEvents:
@@ -52,7 +59,7 @@ class SqlSimulatedEvents:
         if not events:
             return
         async with self._database.begin(n_round_trips=_N_TRIPS) as connection:
-            await connection.execute(_INSERT, [_row(event) for event in events])
+            await connection.exec_driver_sql(_INSERT[self._database.name], [_row(event) for event in events])
 
     async def remove(self, prefix: str) -> int:
         """Delete those whose ids begin with ``prefix``, some thousands a transaction, and say how many there were."""
@@ -73,13 +80,15 @@ def _begins(prefix: str) -> sa.ColumnElement[bool]:
     return sa.and_(interaction.c.event_id >= prefix, interaction.c.event_id < above)
 
 
-def _row(event: Event) -> dict[str, object]:
-    return {
-        "event_id": event.event_id,
-        "member_id": event.member_id,
-        "item_id": event.item_id,
-        "type": event.type.value,
-        "value": event.value,
-        "completed": event.completed,
-        "occurred_at": _EPOCH + timedelta(microseconds=(event.occurred_at_ns or 0) // 1000),
-    }
+def _row(event: Event) -> tuple[object, ...]:
+    """In the order of ``_INSERT``; instants as text, which both databases read, and SQLAlchemy writes to SQLite."""
+    happened = _EPOCH + timedelta(microseconds=(event.occurred_at_ns or 0) // 1000)
+    return (
+        event.event_id,
+        event.member_id,
+        event.item_id,
+        event.type.value,
+        event.value,
+        event.completed,
+        happened.isoformat(" ", "microseconds"),
+    )
