@@ -531,7 +531,7 @@ async def environment(mysql_url: str, redis_url: str, llm_server: LLMServer) -> 
 async def kill_at(environment: dict[str, str], hold: Hold, llm: LLMServer, meanwhile: Awaitable[None]) -> None:
     """Run the command, SIGKILL it while the provider withholds the answer to a step that is done."""
     llm.batches.hold = hold
-    process = WorkerProcess(environment, ("refresh", "--batch"))
+    process = WorkerProcess(environment, ("refresh", "--batch"), forked=True)
     await process.launch()
     try:
         await asyncio.wait_for(hold.reached.wait(), 40)

@@ -30,7 +30,7 @@ def tracks(tmp_path: Path) -> Path:
 
 
 async def test_help_lists_every_command() -> None:
-    outcome = await run_command("--help", environment={})
+    outcome = await run_command("--help", environment={}, afresh=True)
     assert outcome.code == 0
     for name in ("demo", "worker", "api", "publish", "result", "refresh", "migrate", "ingest", "embed", "fit"):
         assert re.search(rf"^\W*{name}\s", outcome.out, re.MULTILINE)

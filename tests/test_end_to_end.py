@@ -145,7 +145,7 @@ async def all_succeeded(site: Site, bodies: Sequence[Document], timeout_s: float
 
 async def test_a_job_comes_back_as_the_contract_says(site: Site) -> None:
     body = job_body(7, [3, 4, 5], locale="ko")
-    async with worker(site.environment):
+    async with worker(site.environment, afresh=True):
         await site.backend.publish([body])
         statuses = await site.backend.wait([body["jobId"]], 20)
     fields = statuses[body["jobId"]]
@@ -358,7 +358,7 @@ async def test_a_member_who_has_nothing_is_shown_the_ranked_list_until_the_llm_h
 async def test_what_a_killed_worker_showed_is_replaced_by_the_next_workers_result(site: Site) -> None:
     site.llm.delay_s = 2.5
     body = job_body(7, [3, 4, 5])
-    first = WorkerProcess(site.environment)
+    first = WorkerProcess(site.environment, forked=True)
     await first.start()
     try:
         await site.backend.publish([body])
@@ -419,7 +419,7 @@ async def test_a_killed_workers_jobs_all_succeed_with_the_next_worker(site: Site
     site.llm.delay_s = 0.2
     bodies = jobs_of(range(500, 600))
     environment = {**site.environment, "CONCURRENCY": "16"}
-    first = WorkerProcess(environment)
+    first = WorkerProcess(environment, forked=True)
     await first.start()
     try:
         await site.backend.publish(bodies)
@@ -461,7 +461,7 @@ async def test_sigterm_beyond_the_grace_gives_running_jobs_back(site: Site) -> N
 
 async def test_a_worker_that_waits_for_mysql_says_so_and_can_be_stopped(site: Site) -> None:
     away = {**site.environment, "DATABASE_URL": "mysql://root@127.0.0.1:1/songs"}
-    process = WorkerProcess(away)
+    process = WorkerProcess(away, forked=True)
     try:
         await process.launch()
         health = await process.first_health(within_s=30)

@@ -109,7 +109,7 @@ def with_password(url: str, password: str) -> str:
 
 
 async def run(told: Told, environment: Environment, *command: str) -> int:
-    process = WorkerProcess(environment, command)
+    process = WorkerProcess(environment, command, forked=True)
     await process.launch()
     try:
         await until(lambda: _ended(process), within_s=60)
@@ -234,7 +234,7 @@ async def refused_everywhere(told: Told, environment: Environment, wrong: str) -
 
 async def refused_while_it_waits(told: Told, environment: Environment, name: str, wrong: str) -> None:
     """A worker waits for these two, and says meanwhile what is wrong."""
-    process = WorkerProcess({**environment, name: with_password(environment[name], wrong)})
+    process = WorkerProcess({**environment, name: with_password(environment[name], wrong)}, forked=True)
     await process.launch()
     try:
         health = await process.first_health(40)

@@ -1,16 +1,18 @@
-"""The command line, each command in a process of its own; or in this one, where that takes too long."""
+"""The command line: each command in a process of its own, or in this one, which is soonest."""
 
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from unittest.mock import patch
 
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from main import app
+from tests.support.program_forks import fork_program
 from tests.support.worker_process import ROOT
 
 
@@ -21,18 +23,20 @@ class Outcome:
     err: str
 
 
-async def run_command(*command: str, environment: Mapping[str, str]) -> Outcome:
+async def run_command(*command: str, environment: Mapping[str, str], afresh: bool = False) -> Outcome:
+    """In a process that is forked from one that has imported everything; ``afresh``: that imports it by itself."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(ROOT / "main.py"),
-        *command,
-        env={**clean, "COLUMNS": "160", **environment},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    env = {**clean, "COLUMNS": "160", **environment}
+    process = await (_start(command, env) if afresh else fork_program(command, env))
     out, err = await process.communicate()
     return Outcome(process.returncode or 0, out.decode(), err.decode())
+
+
+def _start(command: Sequence[str], env: Mapping[str, str]) -> Coroutine[Any, Any, asyncio.subprocess.Process]:
+    pipe = asyncio.subprocess.PIPE
+    return asyncio.create_subprocess_exec(
+        sys.executable, str(ROOT / "main.py"), *command, env=env, stdout=pipe, stderr=pipe
+    )
 
 
 async def run_here(*command: str, environment: Mapping[str, str]) -> Outcome:
