@@ -130,7 +130,7 @@ def only_written_in(answer: Answer, script: Script, truth: Truth) -> Answer:
     """``answer`` without the sentences that are, beside the names of ``truth``, not written in ``script``."""
 
     def is_kept(sentence: str, about: Sequence[Candidate], is_title: bool) -> bool:
-        return script.is_of(sentence, truth.without_names(sentence))
+        return script.is_all_of(sentence) or script.is_of(sentence, truth.without_names(sentence))
 
     return _only(answer, FOREIGN, is_kept)
 

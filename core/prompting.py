@@ -6,11 +6,10 @@ share. Catalogue texts are data: stripped of control characters and of our delim
 
 import json
 import math
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
+from functools import lru_cache, partial
 from itertools import accumulate
 from random import Random
 from string import Template
@@ -109,11 +108,14 @@ def build_prompt(
     spoken, words = texts.locales[locale], profile.words_in("en")
     has_reasons = wanted is Wanted.REASONS
     template, schema = (texts.instructions, ANSWER_SCHEMA) if has_reasons else (texts.screening, SCREENING_SCHEMA)
-    room = _room(_instructions(template, words, spoken, n_picks), schema, limits)
+    system = _instructions(template, words, spoken, n_picks)
+    room = _room(system, schema, limits)
     user, shown = _Data(candidates, liked, locale, limits, has_creators=bool(words.creator)).within(room, seed)
-    n_picks = min(n_picks, len(shown))
+    if len(shown) < n_picks:
+        n_picks = len(shown)
+        system = _instructions(template, words, spoken, n_picks)
     prompt = Prompt(
-        system=_instructions(template, words, spoken, n_picks),
+        system=system,
         user=user,
         schema_name=wanted.value,
         schema=schema,
@@ -192,23 +194,26 @@ class _Data:
 
         Where the shortest lines are too long, likes leave half of the room to candidates, and the last ones go.
         """
-        place = bisect_left(
-            _DETAILS, True, key=lambda detail: sum(map(rough_tokens, self._lines(detail))) <= max_tokens
-        )
-        detail = _DETAILS[min(place, len(_DETAILS) - 1)]
-        shown, liked = self._lines(detail)
-        if place == len(_DETAILS):
+        # One after the other: most often all there is has room, and each look costs a millisecond.
+        for detail in _DETAILS:
+            shown, liked = self._lines(detail)
+            if rough_tokens(_numbered(shown)) + rough_tokens(liked) <= max_tokens:
+                break
+        else:
             liked = _first_within(liked, max_tokens / 2)
-            shown = _first_within(shown, max_tokens - rough_tokens(liked))
+            shown = shown[: len(_first_within(_numbered(shown), max_tokens - rough_tokens(liked)))]
         places = shuffled(range(len(shown)), seed)
-        shown = [self._rows[place].line(handle, detail) for handle, place in enumerate(places, 1)]
-        lines = ["<candidates>", *shown, "</candidates>", "<likes>", *liked, "</likes>"]
+        lines = _numbered([shown[place] for place in places])
+        lines = ["<candidates>", *lines, "</candidates>", "<likes>", *liked, "</likes>"]
         return "\n".join(lines), [self._candidates[place] for place in places]
 
     def _lines(self, detail: _Detail) -> tuple[list[str], list[str]]:
-        """Candidates, before they are shuffled, and likes."""
-        shown = [row.line(handle, detail) for handle, row in enumerate(self._rows, 1)]
-        return shown, [row.liked(key, detail) for key, row in self._likes]
+        """Candidates, before they are shuffled and numbered, and likes."""
+        return [row.shown(detail) for row in self._rows], [row.liked(key, detail) for key, row in self._likes]
+
+
+def _numbered(lines: Sequence[str]) -> list[str]:
+    return [f"{handle} {line}" for handle, line in enumerate(lines, 1)]
 
 
 def _first_within(lines: Sequence[str], max_tokens: float) -> list[str]:
@@ -246,9 +251,9 @@ class _Row:
             near,
         )
 
-    def line(self, handle: int, detail: _Detail) -> str:
+    def shown(self, detail: _Detail) -> str:
         traits = ", ".join([*self.genres[: detail.n_genres], *self.moods[: detail.n_moods]])
-        return f"{handle} {self._named(detail)} | {clipped(traits, detail.title)} | {self.near}"
+        return f"{self._named(detail)} | {clipped(traits, detail.title)} | {self.near}"
 
     def liked(self, key: str, detail: _Detail) -> str:
         genres = [f" | {clipped(genre, detail.title)}" for genre in self.genres[: detail.n_like_genres]]
@@ -259,6 +264,7 @@ class _Row:
         return f"{clipped(self.title, detail.title)}{creator}"
 
 
+@lru_cache(maxsize=16_384)
 def _cell(text: str) -> str:
     return plain_line(text.replace("|", "/").replace("<", "(").replace(">", ")"), _DETAILS[0].title)
 

@@ -17,6 +17,11 @@ class Script:
     def __init__(self, texts: LocaleTexts) -> None:
         self._own = re.compile(f"[{texts.letters}]")
         self._telling = re.compile(f"[{texts.telling_letters or texts.letters}]")
+        self._not_own = None if texts.telling_letters else re.compile(rf"(?![{texts.letters}])[^\W\d_]")
+
+    def is_all_of(self, sentence: str) -> bool:
+        """Whether ``sentence`` has no letters but the language's, which tell enough: ``is_of``, whatever it names."""
+        return self._not_own is not None and not self._not_own.search(sentence) and bool(self._own.search(sentence))
 
     def is_of(self, sentence: str, without_names: str) -> bool:
         """Whether ``sentence`` is; ``without_names`` is what it says beside names, which may be nothing.

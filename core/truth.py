@@ -113,12 +113,17 @@ class _Sentence:
 
 
 class _Support:
-    """What a sentence may name for the sake of some items."""
+    """What a sentence may name for the sake of some items; ``facts`` are read where a sentence holds a figure."""
 
     def __init__(
-        self, names: frozenset[str], kinds: frozenset[str], kind_ids: frozenset[str], facts: frozenset[str]
+        self, names: frozenset[str], kinds: frozenset[str], kind_ids: frozenset[str], facts: Iterable[str]
     ) -> None:
-        self.names, self.kinds, self.kind_ids, self.facts = names, kinds, kind_ids, facts
+        self.names, self.kinds, self.kind_ids, self._facts = names, kinds, kind_ids, facts
+
+    @cached_property
+    def facts(self) -> frozenset[str]:
+        """Years and tempos."""
+        return frozenset(self._facts)
 
     @cached_property
     def words(self) -> frozenset[str]:
@@ -139,6 +144,7 @@ class Truth:
 
     def __init__(self, rules: ClaimRules, shown: Sequence[Item], liked: Sequence[Item], words: str = "") -> None:
         self._rules = rules
+        self._supports: dict[int, tuple[Candidate, _Support]] = {}
         titles, creators = _titles_and_creators(shown)
         liked_titles, liked_creators = _titles_and_creators(liked)
         self._titles = frozenset(chain(titles, liked_titles))
@@ -160,7 +166,7 @@ class Truth:
         A title may capitalise its words (``is_title``), so there these alone are no claim.
         """
         said = _Sentence.of(sentence, is_title=is_title)
-        supports = (self._about(about), self._liked) if about else (self._liked,)
+        supports = (*map(self._about, about), self._liked)
         true_parts: _Parts = []
         known = list(self._known(said, supports, true_parts))
         claims = list(self._quotations(said, supports, true_parts))
@@ -184,12 +190,17 @@ class Truth:
     def _is_name(self, name: str) -> bool:
         return name in self._titles or name in self._creators
 
-    def _about(self, candidates: Sequence[Candidate]) -> _Support:
-        items = [item for candidate in candidates for item in (candidate.item, *candidate.evidence.near)]
+    def _about(self, candidate: Candidate) -> _Support:
+        """What a sentence about ``candidate`` may name; its reason, and what heads its group, ask for it."""
+        if (known := self._supports.get(id(candidate))) is not None:
+            return known[1]
+        items = (candidate.item, *candidate.evidence.near)
         titles, creators = _titles_and_creators(items)
-        fulfilled = (wished.labels.values() for candidate in candidates for wished in candidate.evidence.wish)
-        facts = chain.from_iterable(_facts(candidate.item) for candidate in candidates)
-        return self._support([*titles, *creators], self._kinds_of(items).union(*fulfilled), facts)
+        fulfilled = (wished.labels.values() for wished in candidate.evidence.wish)
+        made = self._support([*titles, *creators], self._kinds_of(items).union(*fulfilled), _facts(candidate.item))
+        # With the candidate, whose number is its own as long as it lives.
+        self._supports[id(candidate)] = (candidate, made)
+        return made
 
     def _kinds_of(self, items: Iterable[Item]) -> set[str]:
         return _distinct(chain((*item.genres, *item.moods), self._rules.moods_of(item)) for item in items)
@@ -200,7 +211,7 @@ class Truth:
             frozenset(filter(None, names)),
             frozenset(name for name, _ in read),
             frozenset(chain.from_iterable(ids for _, ids in read)),
-            frozenset(facts),
+            facts,
         )
 
     # --- names and kinds that the data holds ---
@@ -315,11 +326,11 @@ class Truth:
     # --- facts that stand in figures, and prizes ---
 
     def _facts(self, said: _Sentence, supports: _Supports, true_parts: _Parts) -> Iterator[str]:
-        known = frozenset(chain.from_iterable(support.facts for support in supports))
         for pattern in (_TEMPO, _YEAR):
             for match in pattern.finditer(said.low):
                 figure = next(part for part in (*match.groups(), match.group()) if part)
-                if figure not in known and not _is_within(match.start(), true_parts):
+                is_known = any(figure in support.facts for support in supports)
+                if not is_known and not _is_within(match.start(), true_parts):
                     yield said.text[match.start() : match.end()]
         for boast in self._rules.words.boasts:
             place = said.low.find(boast)

@@ -126,3 +126,26 @@ async def test_an_answer_in_chinese_gives_way_to_sentences_of_the_evidence(local
     assert all(pick.reason == explainer.reason(pick.candidate, locale) for pick in picked)
     assert not [group for group in outcome.groups if "深夜" in group.label or "适合" in group.tagline]
     assert outcome.taste.overall_taste == explainer.taste(LIKES, locale).overall_taste
+
+
+@given(st.sampled_from(sorted(SCRIPTS)), st.text(st.sampled_from("aZé 1밤가夜の、.!²ﾊＡ『』"), max_size=30))
+def test_a_sentence_that_is_all_of_a_language_is_of_it_whatever_is_taken_for_a_name(locale: str, sentence: str) -> None:
+    script = SCRIPTS[locale]
+    if script.is_all_of(sentence):
+        places = range(len(sentence) + 1)
+        assert all(script.is_of(sentence, sentence[:place]) for place in places)
+
+
+@pytest.mark.parametrize(
+    ("locale", "sentence", "is_all"),
+    [
+        ("en", "As bright as “Blinding Lights”, at 120 bpm.", True),
+        ("en", "For who likes 밤편지", False),
+        ("en", "1987!", False),
+        ("ko", "밤에 듣기 좋아요", True),
+        ("ko", "Blinding Lights와 닮았어요", False),
+        ("ja", "夜に聴きたい", False),  # kana may be a name's alone
+    ],
+)
+def test_the_names_of_a_sentence_are_looked_for_where_they_may_matter(locale: str, sentence: str, is_all: bool) -> None:
+    assert SCRIPTS[locale].is_all_of(sentence) is is_all
