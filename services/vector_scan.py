@@ -23,6 +23,7 @@ from services.recall_sample import AT, interests
 
 Places = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.float32] | npt.NDArray[np.float16]
+Doubles = npt.NDArray[np.float64]
 Found = tuple[Places, Floats]
 """Places, best first, and their cosines, rounded."""
 Codes = faiss.IndexPQFastScan | faiss.IndexIVFPQFastScan
@@ -44,6 +45,7 @@ _ROUNDING = np.float32(12)
 _PLACE_BITS = 2**32 - 1
 
 _CACHE_LINE = 64
+_TINY = 1e-12
 
 _N_OF_A_KIND = 64
 _K_FACTORS = (2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 28.0, 32.0)
@@ -315,6 +317,8 @@ class _Sample:
 
     def __init__(self, rows: Rows, asked_like: Rows, seed: int, queries: Floats | None = None) -> None:
         self.queries = _drawn_interests(rows, asked_like, seed) if queries is None else queries
+        # Long rows are what is found, however few: codes must fit them.
+        self.weights = None if queries is None else _square_lengths(rows)
         self.true_places, self._true_scores = _exact_neighbours(rows, self.queries, AT)
 
     def recall(self, scores: Floats) -> float:
@@ -345,7 +349,7 @@ class _Way(NamedTuple):
 
 def _ways(rows: Rows, sample: _Sample, seed: int) -> Iterator[_Way]:
     """The ways of keeping codes, the one that should be cheapest first."""
-    dim, training = rows.shape[1], _some(rows, _N_TRAINING, seed)
+    dim, training = rows.shape[1], _some(rows, _N_TRAINING, seed, sample.weights)
     chosen = _inverted_lists(rows, sample, seed)
     if chosen:
         lists, n_probes = chosen
@@ -468,8 +472,17 @@ def _write(index: faiss.Index, write: Callable[[bytes], object]) -> None:
     faiss.write_index(index, faiss.PyCallbackIOWriter(write))  # type: ignore[attr-defined]  # not in its stubs
 
 
-def _some(rows: Rows, n: int, seed: int) -> Floats:
-    places = np.random.default_rng([seed, n]).choice(len(rows), min(n, len(rows)), replace=False)
+def _square_lengths(rows: Rows) -> Doubles:
+    starts = range(0, len(rows), _CHUNK)
+    squares = [np.square(rows[start : start + _CHUNK], dtype=np.float32).sum(axis=1) for start in starts]
+    # Rows of no length may be drawn too, where there is nothing else.
+    return np.concatenate(squares).astype(np.float64) + _TINY
+
+
+def _some(rows: Rows, n: int, seed: int, weights: Doubles | None = None) -> Floats:
+    """Some ``n`` of ``rows``, the likelier the more they weigh."""
+    shares = None if weights is None else weights / weights.sum()
+    places = np.random.default_rng([seed, n]).choice(len(rows), min(n, len(rows)), replace=False, p=shares)
     return rows[np.sort(places)].astype(np.float32)
 
 

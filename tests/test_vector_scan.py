@@ -382,3 +382,27 @@ def test_among_rows_the_same_query_gets_the_same_scores_alone_and_with_others(ro
         [(alone, alone_scores)] = scan.search(query[None], 50)
         np.testing.assert_array_equal(places, alone)
         np.testing.assert_array_equal(scores, alone_scores)
+
+
+def test_codes_of_rows_of_many_lengths_fit_the_long_ones_which_are_what_is_found(
+    rows: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_scan, "_N_TRAINING", 1000)
+    generator = np.random.default_rng(3)
+    lengths = generator.lognormal(sigma=0.8, size=(len(rows), 1))
+    uneven = (rows * lengths / lengths.max()).astype(np.float16)
+    queries = np.concatenate([queries_near(rows, 128), unlike_pairs(rows, 64)])
+    scan = build_scan(uneven, exact_below=0, queries=queries)
+    monkeypatch.setattr(vector_scan, "_square_lengths", lambda rows: np.ones(len(rows)))
+    whatever = build_scan(uneven, exact_below=0, queries=queries)
+    assert isinstance(scan, FastScan)
+    assert isinstance(whatever, FastScan)
+    assert scan.recall >= 0.991
+    assert scan.tuning.k_factor < whatever.tuning.k_factor
+
+
+def test_rows_of_no_length_can_be_scanned_by_codes() -> None:
+    nothing = np.zeros((400, DIM), np.float16)
+    scan = build_scan(nothing, exact_below=0, queries=queries_near(clustered_rows(400, DIM), 64))
+    [(places, _)] = scan.search(np.ones((1, DIM), np.float32) / np.float32(np.sqrt(DIM)), 5)
+    assert len(places) == 5
