@@ -288,13 +288,13 @@ class _Voice:
 
 _VOICES = {
     "English": _Voice(
-        "A {genre} pick near what you like", "Mood {n}", "Songs that belong together", "You like warm {genre}."
+        "A {genre} pick near what you like", "Mood {n}", "What belongs together", "You like warm {genre}."
     ),
     "Korean": _Voice(
-        "좋아하시는 노래와 잘 어울리는 {genre}", "분위기 {n}", "함께 듣기 좋은 노래들", "따뜻한 {genre} 취향이시네요."
+        "좋아하시는 것들과 잘 어울리는 {genre}", "분위기 {n}", "함께 즐기기 좋은 것들", "따뜻한 {genre} 취향이시네요."
     ),
     "Japanese": _Voice(
-        "お好きな曲によく合う{genre}", "ムード{n}", "一緒に聴きたい曲たち", "{genre}がお好きなようです。"
+        "お好きなものによく合う{genre}", "ムード{n}", "一緒に楽しみたいもの", "{genre}がお好きなようです。"
     ),
 }
 
@@ -393,7 +393,7 @@ def _shorten(message: Json) -> None:
 
 def _genre(question: Question, handle: int) -> str:
     cells = question.lines.get(handle, "").split(" | ")
-    return cells[2].split(",")[0] if len(cells) > 2 else "pop"
+    return cells[-2].split(",")[0] if len(cells) > 2 else "pop"  # before the key of the nearest like
 
 
 def _usage(body: Json, text: str, cached_tokens: int) -> Json:
