@@ -1,6 +1,7 @@
 """The sentence: listener, profile, candidates, ranking, re-ranking, result. One fixed order of calls."""
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from zoneinfo import ZoneInfo
@@ -69,7 +70,7 @@ class Prepared:
 
 
 class RecommendationPipeline:
-    """Turns a job into the documents of its result."""
+    """Turns a job into the documents of its result, in pieces by ``turns``, where its caller is at work."""
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class RecommendationPipeline:
         config: PipelineConfig,
         collaborative: CollaborativeProvider | None = None,
         wishes: WishStage | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._listeners = listeners
         self._index = index
@@ -98,7 +100,7 @@ class RecommendationPipeline:
         self._observer = observer
         self._clock = clock
         self._profile = profile
-        self._turns = Turns()
+        self._turns = turns or Turns()
         self._config = config
         self._first_stage = FirstStage(
             catalogue=catalogue,
@@ -120,15 +122,16 @@ class RecommendationPipeline:
         started_s = self._clock.monotonic_s()
         if current_lane() is Lane.BATCH:
             await self._turns.turn()  # also where the answer is known, and it takes no other one
-        with self._turns.at_work():
-            question = await self._question(job)
-            bind_contextvars(arm=question.arm.value)
-            known = await self._known_answer(question)
+        question = await self._question(job)
+        bind_contextvars(arm=question.arm.value)
+        known = await self._known_answer(question)
         self._observer.answer_cache(hit=known is not None)
         if known is not None:
             self._answered(question, "reused", started_s)
             return known
-        async with self._answers.single_flight(question.fingerprint):
+        async with AsyncExitStack() as flight:
+            async with self._turns.away():
+                await flight.enter_async_context(self._answers.single_flight(question.fingerprint))
             if (known := await self._known_answer(question)) is not None:
                 self._answered(question, "reused", started_s)
                 return known
@@ -224,7 +227,7 @@ class RecommendationPipeline:
 
     async def _keep(self, question: Question, documents: ResultDocuments) -> None:
         try:
-            await self._answers.put(question.fingerprint, documents)
+            await self._answers.put(question.fingerprint, documents, question.job)
         except DependencyUnavailable as error:
             # The answer is paid for; saving the job's result is tried again with more patience.
             log.warning(LogEvent.ANSWER_NOT_KEPT, error=str(error))
@@ -232,22 +235,21 @@ class RecommendationPipeline:
     async def _answer(
         self, question: Question, report: ProgressReporter, on_ranked: RankedReporter | None
     ) -> ResultDocuments:
-        with self._turns.at_work():
-            found = await self._found(question)
-            if on_ranked and found.candidates and self._reranker.model_name(question.strategy) != OFFLINE:
-                await on_ranked(partial(self._provisional, question, found))
-            await report(50)
-            # After the turns of those who have a provisional result to show: the model takes its time in any case.
-            await self._turns.turn()
-        with self._observer.stage("rerank"):
-            reranked = await self._reranker.rerank(self._request(question, found))
+        found = await self._found(question)
+        if on_ranked and found.candidates and self._reranker.model_name(question.strategy) != OFFLINE:
+            await on_ranked(partial(self._provisional, question, found))
+        await report(50)
+        # After the turns of those who have a provisional result to show: the model takes its time in any case.
+        await self._turns.turn()
+        async with self._turns.away():
+            with self._observer.stage("rerank"):
+                reranked = await self._reranker.rerank(self._request(question, found))
         if found.flaw:
             self._observer.degraded(found.flaw)
             reranked = replace(reranked, degraded=reranked.degraded or found.flaw)
-        with self._turns.at_work():
-            await report(90)
-            await self._turns.turn()
-            return encode_result(self._finish(question, found.candidates, reranked), self._profile)
+        await report(90)
+        await self._turns.turn()
+        return encode_result(self._finish(question, found.candidates, reranked), self._profile)
 
     async def _found(self, question: Question) -> Found:
         n_candidates = self._reranker.n_candidates(question.strategy)

@@ -149,7 +149,7 @@ async def test_a_batch_job_has_no_turn_while_an_interactive_one_is_at_work() -> 
             await turns.turn()
             taken.append(lane)
 
-    with turns.at_work():
+    async with turns.at_work():
         batch = asyncio.create_task(piece(B))
         for _ in range(20):
             await piece(A)
@@ -161,9 +161,10 @@ async def test_a_batch_job_has_no_turn_while_an_interactive_one_is_at_work() -> 
 
 async def test_several_at_work_are_waited_for_all() -> None:
     turns = Turns(longest_rest_s=60)
-    with turns.at_work():
-        with turns.at_work(), in_lane(B):
-            batch = asyncio.create_task(turns.turn())
+    async with turns.at_work():
+        async with turns.at_work():
+            with in_lane(B):
+                batch = asyncio.create_task(turns.turn())
         await asyncio.sleep(0)
         assert not batch.done()
     async with asyncio.timeout(10):
@@ -172,8 +173,8 @@ async def test_several_at_work_are_waited_for_all() -> None:
 
 async def test_a_batch_job_keeps_nobody_waiting_by_being_at_work() -> None:
     turns = Turns(longest_rest_s=60)
-    with in_lane(B), turns.at_work():
-        async with asyncio.timeout(10):
+    with in_lane(B):
+        async with turns.at_work(), asyncio.timeout(10):
             await turns.turn()
 
 
@@ -185,7 +186,7 @@ async def test_under_interactive_load_without_end_the_batch_goes_on_one_by_one()
             await turns.turn()
             taken.append(number)
 
-    with turns.at_work():
+    async with turns.at_work():
         async with asyncio.timeout(10):
             await asyncio.gather(*(piece(number) for number in range(5)))
     assert taken == [0, 1, 2, 3, 4]
@@ -193,14 +194,113 @@ async def test_under_interactive_load_without_end_the_batch_goes_on_one_by_one()
 
 async def test_a_batch_job_that_is_cancelled_while_it_rests_keeps_no_other_one_waiting() -> None:
     turns = Turns(longest_rest_s=60)
-    with turns.at_work(), in_lane(B):
-        waiting = [asyncio.create_task(turns.turn()) for _ in range(3)]
+    async with turns.at_work():
+        with in_lane(B):
+            waiting = [asyncio.create_task(turns.turn()) for _ in range(3)]
         await asyncio.sleep(0)
         waiting[0].cancel()
         waiting[2].cancel()
         await asyncio.sleep(0)
     async with asyncio.timeout(10):
         await waiting[1]
+
+
+async def test_an_interactive_one_that_waits_for_a_model_lets_the_batch_go_on() -> None:
+    turns = Turns(longest_rest_s=60)
+    async with turns.at_work():
+        with in_lane(B):
+            batch = asyncio.create_task(turns.turn())
+        await asyncio.sleep(0)
+        assert not batch.done()
+        async with turns.away(), asyncio.timeout(10):
+            await batch
+        with in_lane(B):
+            later = asyncio.create_task(turns.turn())
+        await asyncio.sleep(0.01)
+        assert not later.done()
+    async with asyncio.timeout(10):
+        await later
+
+
+async def test_a_batch_job_that_is_told_of_quiet_that_is_over_rests_on() -> None:
+    turns = Turns(longest_rest_s=60)
+    async with turns.at_work():
+        with in_lane(B):
+            batch = asyncio.create_task(turns.turn())
+        await asyncio.sleep(0)
+        async with turns.away():
+            pass  # no round of the loop
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not batch.done()
+    async with asyncio.timeout(10):
+        await batch
+
+
+class AtWork:
+    """Batch jobs that are at work, then away, and at work again, each step when it is told."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+        self.n_at_work = self.most_at_work = 0
+
+    async def job(self) -> None:
+        with in_lane(B):
+            async with self.turns.at_work():
+                await self.piece()
+                async with self.turns.away():
+                    await asyncio.sleep(0.001)
+                await self.piece()
+
+    async def piece(self) -> None:
+        self.n_at_work += 1
+        self.most_at_work = max(self.most_at_work, self.n_at_work)
+        try:
+            await asyncio.sleep(0.001)
+        finally:
+            self.n_at_work -= 1
+
+
+async def test_of_batch_jobs_one_at_a_time_is_at_work() -> None:
+    site = AtWork(Turns())
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(site.job() for _ in range(10)))
+    assert site.most_at_work == 1
+
+
+async def test_interactive_jobs_are_at_work_side_by_side() -> None:
+    turns, both = Turns(), asyncio.Barrier(2)
+
+    async def job() -> None:
+        async with turns.at_work():
+            await both.wait()
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(job(), job())
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=8))
+async def test_whenever_batch_jobs_are_cancelled_the_next_ones_work(rounds: list[int]) -> None:
+    site = AtWork(Turns())
+    for n_rounds in rounds:
+        tasks = [asyncio.create_task(site.job()) for _ in range(3)]
+        for _ in range(n_rounds):
+            await asyncio.sleep(0.0003)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(site.job() for _ in range(3)))
+    assert (site.n_at_work, site.most_at_work) == (0, 1)
+
+
+async def test_who_is_not_at_work_is_not_away_either() -> None:
+    turns = Turns(longest_rest_s=60)
+    async with turns.away():
+        pass
+    async with asyncio.timeout(10):
+        with in_lane(B):
+            await turns.turn()
 
 
 # --- the consumers of both queues ---

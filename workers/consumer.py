@@ -7,6 +7,7 @@ import structlog
 
 from core.errors import DependencyUnavailable, InvalidMessage, NotEncodable, PublishRefused, SongsAIError
 from core.lanes import Lane, in_lane
+from core.turns import Turns
 from models.log_event import LogEvent
 from workers.broker import Broker, Delivery, Subscription
 from workers.disposition import Disposition, RetryLater
@@ -29,7 +30,8 @@ class DeliveryHandler(Protocol):
 class Consumer:
     """Consumes ``route``: each delivery in a task of its own, at most ``concurrency`` of them in the handler.
 
-    What cannot be settled is put back after ``pause_s``, or after its retry delay where it has one.
+    Each is at work by ``turns`` while it is handled. What cannot be settled is put back after ``pause_s``, or after its
+    retry delay where it has one.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Consumer:
         observer: WorkerObserver,
         pause_s: float = DEFAULT_PAUSE_S,
         lane: Lane = Lane.INTERACTIVE,
+        turns: Turns | None = None,
         on_dead_lettered: OnDeadLettered | None = None,
     ) -> None:
         self._broker = broker
@@ -51,6 +54,7 @@ class Consumer:
         self._observer = observer
         self._pause_s = pause_s
         self._lane = lane
+        self._turns = turns or Turns()
         self._on_dead_lettered = on_dead_lettered
         # The prefetch alone is no bound: after a reconnect the broker counts from nothing, and old jobs still run.
         self._slots = asyncio.Semaphore(concurrency)
@@ -117,7 +121,8 @@ class Consumer:
             if self._stopping.is_set():
                 return
             with in_lane(self._lane):
-                disposition = await self._handler.handle(delivery)
+                async with self._turns.at_work():
+                    disposition = await self._handler.handle(delivery)
         await self._settle(delivery, disposition)
 
     async def _settle(self, delivery: Delivery, disposition: Disposition) -> None:

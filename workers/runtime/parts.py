@@ -20,6 +20,7 @@ from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError
 from core.explanation import Explainer
 from core.pipeline import RecommendationPipeline
+from core.turns import Turns
 from core.wish import WishConfig
 from core.wish_stage import WishStage
 from services.active_members import SqlActiveMembers
@@ -70,6 +71,7 @@ class Parts:
     index: RefreshingIndex | RefreshingDatabaseIndex
     collaborative: RefreshingCollaborative
     members: SqlActiveMembers
+    turns: Turns
     pipeline: RecommendationPipeline
     broker: Broker
     publisher: BrokerJobPublisher
@@ -123,6 +125,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         )
         texts = load_prompt_texts()
         explainer = Explainer(profile, texts)
+        turns = Turns()
         pipeline = RecommendationPipeline(
             listeners=SqlListenerStore(database, profile),
             index=index,
@@ -142,6 +145,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             clock=clock,
             profile=profile,
             config=pipeline_config(settings, profile),
+            turns=turns,
         )
         broker = _broker(settings)
         stack.push_async_callback(broker.close)
@@ -160,6 +164,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             index=index,
             collaborative=collaborative,
             members=SqlActiveMembers(database, profile),
+            turns=turns,
             pipeline=pipeline,
             broker=broker,
             publisher=BrokerJobPublisher(broker),
