@@ -2,13 +2,14 @@
 
 import typer
 
-from commands import catalogue, dead_letters, demo, jobs, models, quality, refresh, serve, simulate
+from commands import catalogue, check, dead_letters, demo, jobs, models, quality, refresh, serve, simulate, site
 
 PANELS = {
     "Serve": (serve.worker, serve.api),
     "Jobs": (jobs.publish, jobs.result, refresh.refresh),
-    "Catalogue": (catalogue.migrate, catalogue.ingest, catalogue.embed, catalogue.retrieval),
+    "Catalogue": (catalogue.migrate, catalogue.ingest, check.check, catalogue.embed, catalogue.retrieval),
     "Quality": (quality.rank, quality.evaluate, models.fit, simulate.simulate),
+    "Site": (site.schedule, site.digest, site.clean_up),
     "Start here": (demo.demo,),
 }
 

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config.llm_strategies import DEFAULT_STRATEGIES, StrategyTable
 from config.rate_limit import RateLimit
+from config.schedule import Schedule
 from config.token_price import TokenPrice
 
 MEMORY_URL = "memory://"
@@ -169,6 +170,28 @@ class Settings(BaseSettings):
         30.0, gt=0, description="seconds until a new or changed item, or a newly fitted model, counts"
     )
 
+    # Training and checks of data
+    model_versions_kept: int = Field(
+        5, ge=2, description="fitted versions of each kind that are kept; the active and the one before it always are"
+    )
+    check_drift_psi: float = Field(
+        0.25, ge=0, description="population stability index from which data have drifted too far to promote; 0: any"
+    )
+    check_bad_rows: float = Field(0.05, ge=0, le=1, description="share of bad rows of a file from which a check fails")
+    check_orphaned: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="share of interactions with items unknown to the catalogue from which a check fails",
+    )
+    check_missing: float = Field(
+        0.5, ge=0, le=1, description="share of items without a feature that others have from which a check fails"
+    )
+    mlflow_tracking_uri: str = Field(
+        "",
+        description="where fits are logged to MLflow, such as sqlite:///mlflow.db (requirements-mlflow.txt); empty: not",
+    )
+
     # Messaging
     name_prefix: str = Field("rec", pattern=r"^[A-Za-z0-9_.-]+$", description="prefix of all exchanges and queues")
     retry_delays_s: Annotated[tuple[float, ...], NoDecode] = Field(
@@ -202,6 +225,36 @@ class Settings(BaseSettings):
         300, ge=0, description="lifetime of provisional results, DEGRADED_TTL_S at the most; 0: none are made"
     )
 
+    # What members do
+    event_prefetch: int = Field(
+        1000, ge=0, le=10_000, description="events under way at once in one worker; 0: they are not consumed"
+    )
+    event_batch: int = Field(500, ge=1, le=5000, description="events that are written in one statement at the most")
+    event_batch_wait_s: float = Field(0.1, gt=0, description="seconds an event may wait for others to be written with")
+    event_retention_days: int = Field(365, ge=1, description="days that events are kept; clean-up deletes older ones")
+    interest_half_life_days: float = Field(365.0, gt=0, description="age at which what a member did counts half")
+    recent_half_life_days: float = Field(
+        14.0, gt=0, description="the same for the recent taste, which steers beside it"
+    )
+    recent_share: float = Field(
+        0.3, ge=0, le=1, description="what the recent taste weighs in the whole; 0: only the long-term taste counts"
+    )
+    aversion: float = Field(
+        0.5, ge=0, le=1, description="how far the score falls of what is like something disliked; 0: not at all"
+    )
+    repetition: float = Field(
+        0.25, ge=0, description="how fast the score falls of what is shown day after day without a reaction; 0: never"
+    )
+    refresh_quiet_s: float = Field(
+        3.0, gt=0, description="seconds without another like or dislike after which a member's results are refreshed"
+    )
+    drift_check_s: float = Field(
+        900.0, gt=0, description="seconds from a play, skip, repeat or rating to the look whether the taste has moved"
+    )
+    drift_threshold: float = Field(
+        0.1, ge=0, le=2, description="1 less the cosine of the taste then and now, above which results are refreshed"
+    )
+
     # Connections
     database_pool: int = Field(10, ge=1, description="MySQL connections of one worker at the most")
     redis_pool: int = Field(100, ge=1, description="Redis connections of one worker at the most")
@@ -215,6 +268,20 @@ class Settings(BaseSettings):
     )
     redis_ca_file: str = Field(
         "", description="PEM file of the CAs that a rediss:// server is trusted by; empty: the system's"
+    )
+
+    # Scheduled tasks
+    schedule: Schedule = Field(
+        Schedule(),
+        description=(
+            "cron expressions of the scheduled tasks, in TIME_ZONE, as JSON over the defaults (docs/schedule.md): "
+            '{"refresh": "30 2 * * 1-5", "fit": "0 1 * * 0", "digest": ""}'
+        ),
+    )
+    leader_lease_s: float = Field(
+        20.0,
+        ge=0,
+        description="seconds until another worker takes over from a leader that died; 0: starts no scheduled tasks",
     )
 
     # HTTP and logs

@@ -7,6 +7,7 @@ an item's or a job's id. All children exist from the start, so that a rate or a 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import product
 from typing import TypeVar
 
@@ -23,10 +24,13 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from config.schedule import TASK_NAMES
 from core.errors import LANGUAGE_MODEL_FAILURES
 from core.llm_share import Arm
 from core.ports import BatchUsage, Clock
+from core.schedule import TaskOutcome
 from core.wish_stage import NOT_EMBEDDED
+from models.event import EventType
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
@@ -36,7 +40,7 @@ JOB_OUTCOMES = ("succeeded", "retried", "dead_lettered", "cancelled", OTHER)
 ROUTES = ("main", "batch", "events", OTHER)
 JOB_ROUTES = ("main", "batch")
 SETTLED_REASONS = {
-    "acked": ("succeeded", "succeeded_before", "failed_before", "stale"),
+    "acked": ("succeeded", "succeeded_before", "failed_before", "stale", "forgotten"),
     "retried": ("dependency_unavailable", "timed_out", "running_elsewhere", "outcome_not_recorded"),
     "dead_lettered": ("invalid", "attempts_used_up", "unexpected", "delivered_too_often"),
 }
@@ -59,6 +63,10 @@ ANSWER_KINDS = ("new", "degraded", "reused", OTHER)
 GUARD_PARTS = ("breaker", "budgets", OTHER)
 BATCH_OUTCOMES = ("merged", "stale", "failed", "unusable", "unanswered", "online", OTHER)
 BREAKER_STATES = ("closed", "half_open", "open")
+EVENT_KINDS = (*(kind.value for kind in EventType), OTHER)
+EVENT_OUTCOMES = ("kept", "late", "invalid", "failed", OTHER)
+REQUESTED_REFRESHES = ("published", "not_needed", "failed", OTHER)
+TASK_OUTCOMES = tuple(outcome.value for outcome in TaskOutcome)
 HTTP_ROUTES = (
     "/health", "/health/live", "/health/ready", "/metrics", "/recommend", "/recommend/cached", "/favorites/updated",
     "/warm/active", OTHER,
@@ -70,6 +78,7 @@ _JOB_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.25, 2.5, 3, 4,
 _STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 2.5, 3, 5, 10, 20)
 _LLM_BUCKETS_S = (0.25, 0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 20, 30)
 _PROVISIONAL_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
+_BATCH_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _SHORT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
@@ -586,6 +595,140 @@ class _HttpMetrics:
         self._request_duration.labels(route).observe(seconds)
 
 
+class _ScheduleMetrics:
+    """Who leads, and what became of scheduled tasks."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._leader = Gauge("songs_ai_leader", "Whether this worker starts the scheduled tasks.", registry=registry)
+        self._task_runs = _labelled(
+            Counter(
+                "songs_ai_task_runs_total",
+                "Runs of scheduled tasks that this worker started and that ended, by outcome.",
+                ["task", "outcome"],
+                registry=registry,
+            ),
+            TASK_NAMES,
+            TASK_OUTCOMES,
+        )
+        self._task_duration = _labelled(
+            Gauge(
+                "songs_ai_task_duration_seconds",
+                "Time the last run of a task took, of those that this worker started.",
+                ["task"],
+                registry=registry,
+            ),
+            TASK_NAMES,
+        )
+        self._task_success = Gauge(
+            "songs_ai_task_last_success_timestamp_seconds",
+            "When the newest run that succeeded ended, seconds since the epoch; the leader alone says it.",
+            ["task"],
+            registry=registry,
+        )
+
+    def leading(self, *, leads: bool) -> None:
+        """Whether this worker starts the tasks from now on."""
+        self._leader.set(leads)
+        if not leads:
+            # What it knew of them grows old from now on.
+            self._task_success.clear()
+
+    def task_ended(self, task: str, *, outcome: str, seconds: float) -> None:
+        """A run ended after so many seconds."""
+        self._task_runs.labels(task, outcome).inc()
+        self._task_duration.labels(task).set(seconds)
+
+    def task_succeeded(self, task: str, at: datetime) -> None:
+        """When the newest run that succeeded ended."""
+        self._task_success.labels(task).set(at.timestamp())
+
+
+class _EventMetrics:
+    """What members do, and what it leads to."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._events = _labelled(
+            Counter("songs_ai_events_total", "Events by type and outcome.", ["kind", "outcome"], registry=registry),
+            EVENT_KINDS,
+            EVENT_OUTCOMES[:-1],
+        )
+        self._event_batch = Histogram(
+            "songs_ai_event_batch_events",
+            "Events that were taken in together.",
+            buckets=_BATCH_BUCKETS,
+            registry=registry,
+        )
+        self._event_batch_duration = Histogram(
+            "songs_ai_event_batch_duration_seconds",
+            "Time until a batch of events was kept and acted on.",
+            buckets=_STAGE_BUCKETS_S,
+            registry=registry,
+        )
+        self._refresh_requests = _labelled(
+            Counter(
+                "songs_ai_refresh_requests_total",
+                "What asked for a member's refresh, by whether it was the first.",
+                ["outcome"],
+                registry=registry,
+            ),
+            ("begun", "debounced"),
+        )
+        self._requested_refreshes = _labelled(
+            Counter(
+                "songs_ai_requested_refreshes_total",
+                "Refreshes that fell due, by what became of them.",
+                ["outcome"],
+                registry=registry,
+            ),
+            REQUESTED_REFRESHES[:-1],
+        )
+        self._reactions = _labelled(
+            Counter(
+                "songs_ai_reactions_total",
+                "Events about items that their member had been shown.",
+                ["arm", "kind"],
+                registry=registry,
+            ),
+            ARMS[:-1],
+            EVENT_KINDS[:-1],
+        )
+        self._impressions = _labelled(
+            Counter(
+                "songs_ai_impressions_total",
+                "Items of results that members were shown, once a day each.",
+                ["arm"],
+                registry=registry,
+            ),
+            ARMS[:-1],
+        )
+
+    def event(self, *, kind: str, outcome: str) -> None:
+        """An event was ``kept``, ``late`` (its member was forgotten since), ``invalid`` or ``failed``."""
+        self._events.labels(_bounded(kind, EVENT_KINDS), _bounded(outcome, EVENT_OUTCOMES)).inc()
+
+    def event_batch(self, *, n: int, seconds: float) -> None:
+        """So many events were taken in together, in so long."""
+        self._event_batch.observe(n)
+        self._event_batch_duration.observe(seconds)
+
+    def refreshes_asked(self, *, n_begun: int, n_debounced: int) -> None:
+        """Events, or a client, asked for refreshes: some were the first to, the others joined them."""
+        self._refresh_requests.labels("begun").inc(n_begun)
+        self._refresh_requests.labels("debounced").inc(n_debounced)
+
+    def requested_refresh(self, *, outcome: str) -> None:
+        """A refresh that fell due was ``published``, ``not_needed`` (the taste has not moved) or ``failed``."""
+        self._requested_refreshes.labels(_bounded(outcome, REQUESTED_REFRESHES)).inc()
+
+    def reaction(self, *, arm: str, kind: str) -> None:
+        """A member of ``arm`` did something about what they had been shown."""
+        self._reactions.labels(_bounded(arm, ARMS), _bounded(kind, EVENT_KINDS)).inc()
+
+    def impressions(self, *, arm: str, n: int) -> None:
+        """A member of ``arm`` was shown so many items that they had not been shown that day."""
+        self._impressions.labels(_bounded(arm, ARMS)).inc(n)
+
+
 class PrometheusMetrics(
     _PipelineMetrics,
     _LanguageModelMetrics,
@@ -593,6 +736,8 @@ class PrometheusMetrics(
     _BatchMetrics,
     _WorkerMetrics,
     _ProcessMetrics,
+    _EventMetrics,
+    _ScheduleMetrics,
     _HttpMetrics,
 ):
     """Every metric of the worker in one registry; each part of the program sees it through its own Protocol."""
@@ -607,6 +752,8 @@ class PrometheusMetrics(
         _BatchMetrics.__init__(self, registry)
         _WorkerMetrics.__init__(self, registry)
         _ProcessMetrics.__init__(self, registry, clock, version)
+        _EventMetrics.__init__(self, registry)
+        _ScheduleMetrics.__init__(self, registry)
         _HttpMetrics.__init__(self, registry)
 
     def expose(self, accept: str) -> tuple[bytes, str]:

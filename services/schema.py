@@ -5,9 +5,9 @@ up in the database, so that a profile that does not fit it is refused at start, 
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
@@ -282,13 +282,28 @@ class ProfileTables:
         return sa.or_(self.active.is_(None), sa.type_coerce(self.active, sa.Integer) != 0)
 
 
+S = TypeVar("S", bound=sa.Executable)
+
+
 class LazyTables:
-    """The ``ProfileTables`` of one database, looked up when first needed."""
+    """The ``ProfileTables`` of one database, looked up when first needed, and statements about them."""
 
     def __init__(self, database: Database, profile: CatalogueProfile) -> None:
         self._database, self._profile = database, profile
         self._lock = asyncio.Lock()
         self._found: ProfileTables | None = None
+        self._statements: dict[object, Any] = {}
+
+    async def statement(self, build: Callable[[ProfileTables, CatalogueProfile], S]) -> S:
+        """What ``build``, a function of a module, makes of them: once, for that takes as long as its answer.
+
+        Raises as ``check`` does.
+        """
+        tables = await self.get()
+        if build not in self._statements:
+            self._statements[build] = build(tables, self._profile)
+        built: S = self._statements[build]
+        return built
 
     async def get(self) -> ProfileTables:
         """The tables; after the first success without a round trip. Raises as ``check`` does."""
@@ -308,7 +323,9 @@ class LazyTables:
 
     async def _look_up(self) -> ProfileTables:
         async with self._database.connect(n_round_trips=_N_LOOKUPS) as connection:
-            return await connection.run_sync(_load_profile_tables, self._profile)
+            found = await connection.run_sync(_load_profile_tables, self._profile)
+        self._statements.clear()
+        return found
 
 
 def _load_profile_tables(connection: sa.Connection, profile: CatalogueProfile) -> ProfileTables:

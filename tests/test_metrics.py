@@ -508,12 +508,13 @@ def test_the_document_tells_of_every_metric_and_of_no_other() -> None:
     bench.metrics.dependency_checked("mysql", up=True, seconds=0.1)
     bench.metrics.index_loaded(version="v", embedder_name="e", n_items=1, recall=0.995)
     bench.metrics.collaborative_loaded(version="m", n_items=1, recall=1.0)
+    bench.metrics.task_succeeded("refresh", HandClock().now())
     documented = {name: (kind, labels) for name, kind, labels in _ROW.findall(DOCUMENT.read_text(encoding="utf-8"))}
     assert documented == exposed(bench)
 
 
 def test_every_metric_has_a_help_text_and_ours_a_base_unit(bench: Bench) -> None:
-    of_money_and_state = ("_usd", "_state")
+    of_money_and_state = ("_usd", "_state", "_leader")
     of_counts = ("_in_flight", "_tasks", "_waiting", "_dead_letters")
     of_what_is_loaded = ("_items", "_build", "_index", "_collaborative")
     units = (*of_money_and_state, *of_what_is_loaded, "_seconds", "_rate", "_ratio", "_up", *of_counts)

@@ -9,6 +9,7 @@ from pydantic import SecretStr, ValidationError
 
 from config.catalogue_profile import load_profile
 from config.llm_strategies import StrategyTable
+from config.schedule import Schedule
 from config.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +27,7 @@ def shown(value: object) -> str:
         return value.get_secret_value()
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, StrategyTable):
+    if isinstance(value, StrategyTable | Schedule):
         return "{}"
     if isinstance(value, dict):
         return ",".join(f"{name}:{each}" for name, each in value.items()) or "{}"

@@ -21,6 +21,7 @@ from workers.lease_keeper import LeaseKeeper
 from workers.provisional import ProvisionalWriter
 from workers.queue_watch import watch_queues
 from workers.runtime.parts import Parts
+from workers.runtime.scheduling import scheduler_of
 
 log = structlog.get_logger()
 
@@ -66,6 +67,7 @@ async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
             handler,
             concurrency=concurrency,
             lane=lane,
+            turns=parts.turns,
             observer=parts.metrics,
             on_dead_lettered=handler.dead_lettered,
         )
@@ -75,7 +77,9 @@ async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
         )
         if concurrency
     ]
+    scheduler = scheduler_of(parts)
     background = _background(
+        *([scheduler.run] if scheduler else []),
         leases.run,
         parts.index.run,
         parts.collaborative.run,
