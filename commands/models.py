@@ -5,16 +5,20 @@ stops a fault; the fit, which was compared with another version, then keeps its 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from commands.check import last_figures, limits_of
 from commands.running import offline_step, read_settings, run, tell_all, telling, told_errors
 from config.settings import Settings
+from core.data_checks import CheckReport, check
+from core.data_figures import with_interactions
 from core.errors import ConfigurationError
 from core.fitted_collaborative import MODEL_KIND
 from core.ports import Promotion, StoredVersion
@@ -23,6 +27,8 @@ from services.database import parse_url
 from services.fit_lease import held_lease
 from services.fitted_embedder import FittedEmbedder
 from services.interaction_log import SqlInteractionLog
+from services.orphan_count import SqlOrphanCount
+from training.data_checks import figures_of_catalogue, table_of
 from workers.runtime.parts import Parts, open_parts
 
 models = typer.Typer(no_args_is_help=True, help="Look at fitted versions; put another one in force.")
@@ -39,13 +45,13 @@ def fit(
     """Fit the collaborative model on what members like and do, and put it in force if it is no worse than the last."""
     training = offline_step("fit")
     with telling() as tell, told_errors(), _alone(dry_run=dry_run):
-        observed, active = _read(training, tell)
+        read = _read(training, tell)
         # outside of any event loop, where Ctrl-C ends it at once; most of the algebra is of small matrices, which a
         # second BLAS thread makes many times slower
         with threadpool_limits(1, user_api="blas"):
-            report = training.fit_on(observed, active=active, budget_s=budget_s, seed=seed, tell=tell)
-        outcome = "nothing is kept: --dry-run" if dry_run else _kept(training, report)
-    tell_all([*report, str(outcome)])
+            report = training.fit_on(read.observed, active=read.active, budget_s=budget_s, seed=seed, tell=tell)
+        outcome = "nothing is kept: --dry-run" if dry_run else _kept(training, report, read.checked)
+    tell_all([*report, *table_of(read.checked, whole=False), str(outcome)])
 
 
 @contextmanager
@@ -54,16 +60,23 @@ def _alone(*, dry_run: bool) -> Iterator[None]:
     if dry_run:
         yield
         return
-    with held_lease(
-        parse_url(settings.database_url.get_secret_value(), ca_file=settings.database_ca_file), SystemClock()
-    ):
+    url = parse_url(settings.database_url.get_secret_value(), ca_file=settings.database_ca_file)
+    with held_lease(url, SystemClock()):
         yield
 
 
-def _read(training: Any, tell: Any) -> tuple[Any, Any]:  # noqa: ANN401 - a module, and what it makes
-    """What there is to fit on, and the version in force."""
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What there is to fit on, what checks say of it, and the version in force."""
+
+    observed: Any
+    checked: CheckReport
+    active: Any
+
+
+def _read(training: Any, tell: Callable[[str], None]) -> _Read:  # noqa: ANN401 - a module
     observations = offline_step("observations")
-    found: list[Any] = []
+    found: list[_Read] = []
 
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
@@ -71,24 +84,26 @@ def _read(training: Any, tell: Any) -> tuple[Any, Any]:  # noqa: ANN401 - a modu
             if isinstance(parts.embedder, FittedEmbedder):
                 await parts.embedder.refresh()
             log = SqlInteractionLog(parts.database, parts.profile)
-            found.append(
-                await observations.observe(
-                    log, parts.embeddings, parts.embedder.name, least=parts.profile.fitting, tell=tell
-                )
-            )
-            found.append(await training.active_of(parts.models))
+            least = parts.profile.fitting
+            observed = await observations.observe(log, parts.embeddings, parts.embedder.name, least=least, tell=tell)
+            tell("checking the data")
+            before, orphans = await last_figures(parts), SqlOrphanCount(parts.database, parts.profile)
+            figures = await figures_of_catalogue(parts.catalogue, parts.profile, orphans, before)
+            figures = with_interactions(figures, observed.data.users, observed.data.weights, before)
+            checked = check(figures, limits_of(settings), before)
+            found.append(_Read(observed, checked, await training.active_of(parts.models)))
 
     run(step)
-    observed, active = found
-    return observed, active
+    return found[0]
 
 
-def _kept(training: Any, report: Any) -> Any:  # noqa: ANN401 - of ``training.fit``
+def _kept(training: Any, report: Any, checked: CheckReport) -> Any:  # noqa: ANN401 - of ``training.fit``
     found: list[Any] = []
 
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
-            found.append(await training.keep(parts.models, report))
+            figures = checked.figures.to_json()
+            found.append(await training.keep(parts.models, report, data_figures=figures, refused=checked.problem))
             await parts.models.prune(settings.model_versions_kept)
 
     run(step)

@@ -24,7 +24,7 @@ from services.ingest_store import SqlIngestStore
 from services.interaction_log import SqlInteractionLog
 from services.model_store import SqlModelStore
 from tests.support.catalogue import SONGS, record_event
-from tests.support.command import run_command
+from tests.support.command import run_command, run_here
 from tests.support.hand_clock import HandClock
 from training import recipe, tuning
 from training.embed import embed_catalogue
@@ -302,6 +302,29 @@ async def test_the_command_fits_and_puts_in_force_unless_it_is_dry(url: str, dat
     assert outcome.out.splitlines()[-1] == f"version {version} is in force: no version was in force"
     assert "Recall@20" in outcome.out
     assert "fitting on all interactions" in outcome.err
+
+
+async def test_the_command_keeps_what_a_failed_check_refuses_out_of_force(url: str, database: Database) -> None:
+    await with_listeners(database)
+    models = SqlModelStore(database, HandClock())
+    environment = {"DATABASE_URL": url, "EMBEDDING_DIM": "64", "CHECK_ORPHANED": "0.001"}
+    for place in range(100):
+        record_event(url, f"orphan {place}", 1, 10**9, "repeat")
+    outcome = await run_here("fit", "--budget-s", "0", environment=environment)
+    assert outcome.code == 0, outcome.err
+    [orphans] = [line for line in outcome.out.splitlines() if "orphans" in line and "failed" in line and "│" in line]
+    assert "likes, lists and events" in orphans
+    assert "is kept, but not put in force: a check of the data failed: orphans, " in outcome.out
+    assert await models.active_version(MODEL_KIND) is None
+    [kept] = await models.versions(MODEL_KIND)
+    origin = await models.origin(MODEL_KIND, kept.version)
+    assert origin is not None
+    assert '"n_orphaned": 100' in origin.data_figures
+    # Who knows better puts it in force, and its data are what the next ones are compared with.
+    assert (await run_here("models", "promote", kept.version, environment=environment)).code == 0
+    again = await run_here("fit", "--budget-s", "0", "--dry-run", environment=environment)
+    assert "no figures of a last accepted version" not in again.out
+    assert "nothing is kept: --dry-run" in again.out
 
 
 async def test_the_command_says_in_a_sentence_what_it_lacks(url: str, database: Database) -> None:

@@ -27,7 +27,7 @@ class Observed:
 
     ``vectors`` (n, dim), ``creators`` int64 (n,), -1 where unknown; ``content`` (n, n_features), unit rows.
     ``times_s`` float64 (n_pairs,): when each pair of ``data`` was last heard of, seconds since 1970, -inf where nobody
-    knows. ``n_orphaned`` pairs are of items without a vector, and left out.
+    knows.
     """
 
     data: Interactions
@@ -36,7 +36,6 @@ class Observed:
     creators: Indices
     content: Matrix
     times_s: Doubles
-    n_orphaned: int = 0
 
     @property
     def until_s(self) -> float | None:
@@ -68,9 +67,9 @@ async def observe(
             tell(f"reading interactions: {sum(len(each.items) for each in batches)}")
     pairs = _Pairs.joined(batches)
     tell(f"{len(pairs.items)} interactions")
-    known = pairs.of_items(rows.ids)
-    _refuse_too_few(known, least)
-    return _observed(known, rows, len(pairs.items) - len(known.items))
+    pairs = pairs.of_items(rows.ids)
+    _refuse_too_few(pairs, least)
+    return _observed(pairs, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,7 @@ def _refuse_too_few(pairs: _Pairs, least: Fitting) -> None:
         )
 
 
-def _observed(pairs: _Pairs, rows: IndexRows, n_orphaned: int) -> Observed:
+def _observed(pairs: _Pairs, rows: IndexRows) -> Observed:
     """Items that nobody has touched are left to content, which finds them by their vectors."""
     item_ids, items = np.unique(pairs.items, return_inverse=True)
     member_ids, users = np.unique(pairs.members, return_inverse=True)
@@ -129,7 +128,6 @@ def _observed(pairs: _Pairs, rows: IndexRows, n_orphaned: int) -> Observed:
         creators=_numbered([rows.creators[place] for place in places.tolist()]),
         content=content_of(_table(names, rows, places), {name: place for place, name in enumerate(names)}, len(names)),
         times_s=pairs.times_s,
-        n_orphaned=n_orphaned,
     )
 
 

@@ -1,0 +1,83 @@
+"""The command ``check``: are the data what they must be? Of a file before ``ingest``, or of a site before ``fit``."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.running import FAILED, complaints, progress_bar, run, tell_all
+from config.settings import Settings
+from core.data_checks import CheckReport, Limits
+from core.data_checks import check as check_figures
+from core.data_figures import DataFigures
+from core.fitted_collaborative import MODEL_KIND
+from services.interaction_log import SqlInteractionLog
+from services.orphan_count import SqlOrphanCount
+from training.data_checks import figures_of_catalogue, figures_of_file, table_of, with_log
+from workers.runtime.parts import Parts, open_parts
+
+
+def check(
+    file: Annotated[
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="A file that ingest takes; none: what the database holds."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with all figures.")] = False,
+) -> None:
+    """Check a file before it is ingested, or a site's data before they are fitted on; exit code 1 where a check fails.
+
+    Drift is measured against the data of the version in force.
+    """
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            before = await last_figures(parts)
+            figures = await _figures(parts, file, before)
+        report = check_figures(figures, limits_of(settings), before)
+        if as_json:
+            typer.echo(json.dumps({**report.document(), "figures": json.loads(figures.to_json())}, indent=2))
+        else:
+            tell_all(table_of(report))
+        _end(report)
+
+    run(step)
+
+
+def _end(report: CheckReport) -> None:
+    if report.failed:
+        sys.exit(FAILED)
+
+
+async def _figures(parts: Parts, file: Path | None, before: DataFigures | None) -> DataFigures:
+    with progress_bar(complaints) as progress:
+        task = progress.add_task("rows" if file else "items", total=None)
+
+        def show(n: int) -> None:
+            progress.update(task, completed=n)
+
+        if file:
+            return figures_of_file(file, parts.profile, before, show)
+        await parts.catalogue.check()
+        orphans = SqlOrphanCount(parts.database, parts.profile)
+        figures = await figures_of_catalogue(parts.catalogue, parts.profile, orphans, before, show)
+        progress.update(task, description="interactions")
+        return await with_log(figures, SqlInteractionLog(parts.database, parts.profile), before, show)
+
+
+async def last_figures(parts: Parts) -> DataFigures | None:
+    """Of the data of the version in force; None where there is none, or nothing of it was kept."""
+    version = await parts.models.active_version(MODEL_KIND)
+    origin = await parts.models.origin(MODEL_KIND, version) if version else None
+    return DataFigures.from_json(origin.data_figures) if origin else None
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What the settings say."""
+    return Limits(
+        bad_rows=settings.check_bad_rows,
+        orphaned=settings.check_orphaned,
+        missing=settings.check_missing,
+        drift=settings.check_drift_psi,
+    )
