@@ -21,6 +21,11 @@ from models.recommendation import Candidate, CandidateSource, Discovery, Evidenc
 
 _N_NEAR_SHOWN = 2
 
+_KINDS: Mapping[Discovery | None, RecommendationType] = {
+    Discovery.CROSSOVER: RecommendationType.CROSSOVER,
+    Discovery.HIDDEN_GEM: RecommendationType.HIDDEN_GEM,
+}
+
 _Near = tuple[tuple[int, ...], tuple[float, ...]]
 """Ids of likes, nearest first, and the cosines to them."""
 
@@ -96,6 +101,7 @@ def rank(retrieved: Retrieved, n: int, config: RankingConfig) -> list[Ranked]:
     taste = _Taste.of(retrieved.liked)
     scores = _scores(retrieved, taste, config)
     scores = retrieved.wish.blended(scores) if retrieved.wish else scores
+    scores = scores if retrieved.damping is None else scores * retrieved.damping
     discoveries = find_discoveries(retrieved, scores, config.gem_popularity_quantile)
     chosen = _diversify(retrieved, discoveries, scores, n, config)
     return [
@@ -157,17 +163,15 @@ class _Taste:
 
 def _kind(facts: ItemFacts, taste: _Taste, discovery: Discovery | None, sources: Sequence[str]) -> RecommendationType:
     """What speaks for the item, from the most telling to the most common."""
-    has_genre, has_mood = not taste.genres.isdisjoint(facts.genres), not taste.moods.isdisjoint(facts.moods)
-    is_collaborative = CandidateSource.COLLABORATIVE in sources and CandidateSource.CONTENT not in sources
-    rules = (
-        (facts.creator in taste.creators, RecommendationType.ARTIST),
-        (discovery is Discovery.CROSSOVER, RecommendationType.CROSSOVER),
-        (discovery is Discovery.HIDDEN_GEM, RecommendationType.HIDDEN_GEM),
-        (is_collaborative, RecommendationType.COLLABORATIVE),
-        (has_genre and not has_mood, RecommendationType.GENRE),
-        (True, RecommendationType.SIMILAR),
-    )
-    return next(kind for applies, kind in rules if applies)
+    if facts.creator in taste.creators:
+        return RecommendationType.ARTIST
+    if discovery in _KINDS:
+        return _KINDS[discovery]
+    if CandidateSource.COLLABORATIVE in sources and CandidateSource.CONTENT not in sources:
+        return RecommendationType.COLLABORATIVE
+    if not taste.genres.isdisjoint(facts.genres) and taste.moods.isdisjoint(facts.moods):
+        return RecommendationType.GENRE
+    return RecommendationType.SIMILAR
 
 
 def _diversify(

@@ -21,7 +21,8 @@ class Retrieved:
     found by popularity alone. With a collaborative model: ``collaborative`` float32 (n,), its scores, NaN for items
     that it does not know; ``fusion``, how much each source weighs; ``sources``, what found each item. Where
     the profile is not cold: ``interests`` int64 (n,), the one that each item is nearest to; ``interest_weights``
-    float32 (k,), what each is of the whole taste, adding up to 1.
+    float32 (k,), what each is of the whole taste, adding up to 1. ``damping`` float32 (n,), above 0 and up to 1: what is
+    left of the score of each item for other reasons than the taste.
     """
 
     facts: Sequence[ItemFacts]
@@ -36,6 +37,7 @@ class Retrieved:
     interests: Ids | None = None
     interest_weights: Floats | None = None
     wish: WishFit | None = None
+    damping: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +162,12 @@ def _sources(
     facts: Sequence[ItemFacts], liked: Sequence[ItemFacts], found: Mapping[CandidateSource, Ids]
 ) -> list[tuple[CandidateSource, ...]]:
     """What found each item; that it is by a creator who is liked counts as found by that too."""
-    ids = {source: frozenset(of_source.tolist()) for source, of_source in found.items()}
     creators = {each.creator for each in liked} - {None}
-    return [
-        tuple(
-            source
-            for source in CandidateSource
-            if each.item_id in ids.get(source, ())
-            or (source is CandidateSource.SAME_CREATOR and each.creator in creators)
-        )
-        for each in facts
-    ]
+    ids = {source: of_source.tolist() for source, of_source in found.items()}
+    ids[CandidateSource.SAME_CREATOR] = [each.item_id for each in facts if each.creator in creators]
+    sources: dict[int, tuple[CandidateSource, ...]] = dict.fromkeys((each.item_id for each in facts), ())
+    for source in CandidateSource:
+        for item_id in ids.get(source, ()):
+            if item_id in sources:
+                sources[item_id] += (source,)
+    return list(sources.values())

@@ -20,6 +20,8 @@ from services.popularity import popularity
 from services.schema import LazyTables, ProfileTables, item_columns, item_feature, result_columns
 
 _IDS = "item_ids"
+# Not ``str | int`` where it is asked: that would make the union anew for each of two thousand values of a job.
+_PLAIN = (str, int, float, bool)
 
 
 class SqlCatalogue:
@@ -44,13 +46,12 @@ class SqlCatalogue:
 
     async def items(self, item_ids: Collection[int]) -> dict[int, Item]:
         """The active items among ``item_ids`` by id, in one round trip, without features and popularity."""
-        rows = await self._rows(_shown_query(await self._tables.get(), self._profile), item_ids)
+        rows = await self._rows(await self._tables.statement(_shown_query), item_ids)
         return {item.item_id: item for item in map(self._reader.shown, rows)}
 
     async def active_ids(self, item_ids: Collection[int]) -> set[int]:
         """Those of ``item_ids`` that exist and are active, in one round trip."""
-        tables = await self._tables.get()
-        rows = await self._rows(_shown_query(tables, self._profile, (self._profile.item.id,)), item_ids)
+        rows = await self._rows(await self._tables.statement(_active_query), item_ids)
         return {row[0] for row in rows}
 
     async def stream(self, batch_size: int = 1000) -> AsyncIterator[Sequence[Item]]:
@@ -107,15 +108,18 @@ def _next_ids_query(tables: ProfileTables, profile: CatalogueProfile, n: int) ->
     )
 
 
-def _shown_query(
-    tables: ProfileTables, profile: CatalogueProfile, names: Sequence[str] | None = None
-) -> sa.Select[Any]:
-    """The columns ``names``, else all of the profile's, of the active items whose ids it takes as ``item_ids``."""
-    ids = sa.bindparam(_IDS, expanding=True, type_=sa.BigInteger)
-    columns = tables.item.columns
-    return sa.select(*(columns[name] for name in names or item_columns(profile))).where(
-        columns[profile.item.id].in_(ids), tables.is_active()
+def _shown_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Select[Any]:
+    """All columns of the profile's, of the active items whose ids it takes as ``item_ids``."""
+    return _active_query(tables, profile).with_only_columns(
+        *(tables.item.columns[name] for name in item_columns(profile))
     )
+
+
+def _active_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Select[Any]:
+    """The ids of the active items among those that it takes as ``item_ids``."""
+    ids = sa.bindparam(_IDS, expanding=True, type_=sa.BigInteger)
+    item_id = tables.item.columns[profile.item.id]
+    return sa.select(item_id).where(item_id.in_(ids), tables.is_active())
 
 
 def _complete_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Select[Any]:
@@ -136,11 +140,13 @@ class _ItemReader:
     """Makes items of the rows of the queries above."""
 
     def __init__(self, profile: CatalogueProfile) -> None:
-        self._source = profile.item
+        source = profile.item
         place = {name: position for position, name in enumerate(item_columns(profile))}
-        self._place = place
-        self._kept = [(name, place[name]) for name in dict.fromkeys([*result_columns(profile), *profile.item.text])]
-        self._titles = [(locale, place[name]) for locale, name in profile.item.titles.items()]
+        texts = (source.creator, source.creator_local, source.genre, source.mood, source.language)
+        self._id = place[source.id]
+        self._texts = [place[name] if name else None for name in texts]
+        self._kept = [(name, place[name]) for name in dict.fromkeys([*result_columns(profile), *source.text])]
+        self._titles = [(locale, place[name]) for locale, name in source.titles.items()]
 
     def complete(self, rows: Sequence[Sequence[Any]]) -> list[Item]:
         shares = popularity([_number(row[-2]) for row in rows], [row[-1] or 0 for row in rows])
@@ -150,20 +156,18 @@ class _ItemReader:
         ]
 
     def shown(self, row: Sequence[Any]) -> Item:
-        source = self._source
+        texts = [None if place is None else _text(row[place]) for place in self._texts]
+        creator, creator_local, genres, moods, language = texts
         return Item(
-            item_id=row[self._place[source.id]],
+            item_id=row[self._id],
             titles={locale: text for locale, place in self._titles if (text := _text(row[place]))},
-            creator=self._text_of(row, source.creator),
-            creator_local=self._text_of(row, source.creator_local),
-            genres=parts(self._text_of(row, source.genre)),
-            moods=parts(self._text_of(row, source.mood)),
-            language=self._text_of(row, source.language),
+            creator=creator,
+            creator_local=creator_local,
+            genres=parts(genres),
+            moods=parts(moods),
+            language=language,
             columns={name: _scalar(row[place]) for name, place in self._kept},
         )
-
-    def _text_of(self, row: Sequence[Any], name: str | None) -> str | None:
-        return _text(row[self._place[name]]) if name else None
 
 
 @lru_cache(maxsize=8192)
@@ -174,8 +178,12 @@ def parts(text: str | None) -> tuple[str, ...]:
 
 def _text(value: object) -> str | None:
     """Text of a column, of a binary one too."""
+    if isinstance(value, str):
+        return value.strip() or None
+    if value is None:
+        return None
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    return text.strip() or None if value is not None else None
+    return text.strip() or None
 
 
 def _number(value: float | None) -> float:
@@ -205,7 +213,7 @@ def _features_in(text: str) -> dict[str, float]:
 
 def _scalar(value: object) -> Scalar:
     """``value`` as JSON can say it: exact for whole numbers, ISO 8601 for dates."""
-    if value is None or isinstance(value, str | int | float | bool):
+    if value is None or isinstance(value, _PLAIN):
         return value
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)

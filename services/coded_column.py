@@ -41,6 +41,10 @@ class CodedColumn(Sequence[H], Generic[H]):
             return CodedColumn(self.values, self.codes[place])
         return self.values[int(self.codes[place])]
 
+    def at(self, places: npt.NDArray[np.int64]) -> list[H]:
+        """The values at all of ``places``."""
+        return [self.values[code] for code in self.codes[places].tolist()]
+
     def where(self, condition: Callable[[H], bool]) -> npt.NDArray[np.bool_]:
         """Bool (n,): whose value meets ``condition``, which is asked once for each distinct value."""
         meets = np.fromiter(map(condition, self.values), dtype=np.bool_, count=len(self.values))

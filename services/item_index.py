@@ -83,17 +83,10 @@ class InMemoryItemIndex:
 
     async def facts(self, item_ids: Sequence[int]) -> list[ItemFacts]:
         """What the first stage ranks by, in the order of ``item_ids``, of which the index must hold every one."""
-        rows, places = self._rows, self._places(item_ids).tolist()
-        facts = [
-            ItemFacts(
-                item_id,
-                self._creators[place],
-                self._genres[place],
-                self._moods[place],
-                float(rows.popularity[place]),
-            )
-            for item_id, place in zip(item_ids, places, strict=True)
-        ]
+        places = self._places(item_ids)
+        creators, genres, moods = self._creators.at(places), self._genres.at(places), self._moods.at(places)
+        popularity = self._rows.popularity[places].tolist()
+        facts = [ItemFacts(*each) for each in zip(item_ids, creators, genres, moods, popularity, strict=True)]
         # What a job does with what it found takes milliseconds: here others have their turn.
         await asyncio.sleep(0)
         return facts

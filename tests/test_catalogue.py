@@ -18,7 +18,7 @@ from services.catalogue import SqlCatalogue, parts
 from services.database import Database, open_database
 from services.embedding_store import SqlEmbeddingStore
 from services.listener_store import SqlListenerStore
-from services.schema import own_metadata
+from services.schema import LazyTables, ProfileTables, own_metadata
 from tests.support.backend_tables import backend_metadata
 from tests.support.catalogue import (
     SONGS,
@@ -223,6 +223,34 @@ class CatalogueTests(WithTables):
         likes = SONGS.likes.model_copy(update={"created_at": None})
         members = SqlActiveMembers(database, SONGS.model_copy(update={"likes": likes}))
         assert list(await members.active_member_ids(10)) == [2, 1]
+
+
+class StatementTests(WithTables):
+    """Statements about the tables, which are made once."""
+
+    async def test_a_statement_is_made_once_and_anew_when_the_tables_have_been_looked_up_anew(
+        self, url: str, database: Database
+    ) -> None:
+        made = []
+
+        def build(tables: ProfileTables, profile: CatalogueProfile) -> sa.Select[int]:
+            made.append(tables)
+            return sa.select(sa.func.count()).select_from(tables.item)
+
+        tables = LazyTables(database, SONGS)
+        assert await tables.statement(build) is await tables.statement(build)
+        assert made == [await tables.get()]
+        await tables.check()
+        await tables.statement(build)
+        assert made[1:] == [await tables.get()]
+
+
+class TestStatementsInMySql(OnMySql, StatementTests):
+    pass
+
+
+class TestStatementsInSqlite(OnSqlite, StatementTests):
+    pass
 
 
 class TestCatalogueInMySql(OnMySql, CatalogueTests):
