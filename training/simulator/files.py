@@ -86,12 +86,17 @@ def _lines(pairs: Pairs, start: datetime) -> Iterable[str]:
 
 
 def write_items(path: Path, items: Sequence[Item]) -> None:
-    """``item_id``, what is known in words, and every numeric feature."""
+    """``item_id``, what is known in words (as far as anything is), and every numeric feature."""
     features = sorted({name for item in items for name in item.features})
+    words = {
+        "title": [next(iter(item.titles.values()), "") for item in items],
+        "creator": [item.creator or "" for item in items],
+        "genres": [", ".join(item.genres) for item in items],
+        "language": [item.language or "" for item in items],
+    }
+    known = {name: cells for name, cells in words.items() if any(cells)}
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("item_id", "title", "creator", "genres", "language", *features))
-        for item in items:
-            words = (next(iter(item.titles.values()), ""), item.creator or "", ", ".join(item.genres))
-            numbers = (item.features.get(name, "") for name in features)
-            writer.writerow((item.item_id, *words, item.language or "", *numbers))
+        writer.writerow(("item_id", *known, *features))
+        for item, *told in zip(items, *known.values(), strict=True):
+            writer.writerow((item.item_id, *told, *(item.features.get(name, "") for name in features)))

@@ -1,6 +1,6 @@
 """What simulated members did, as columns."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -66,6 +66,14 @@ class Happenings:
         """One after the other."""
         columns = [[getattr(part, each.name) for each in fields(cls)] for part in parts]
         return cls(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+
+    @classmethod
+    def merged(cls, parts: Sequence["Happenings"]) -> "Happenings":
+        """All of them in order of member and time, numbered anew."""
+        found = cls.joined(parts)
+        seconds, completed = found.seconds, found.completed.astype(np.int64)
+        at_s = found.at_us / _US
+        return cls.in_order(found.members, found.items, found.kinds.astype(np.int64), seconds, completed, at_s)
 
     def only(self, mask: npt.NDArray[np.bool_] | Indices) -> "Happenings":
         """Those that ``mask`` keeps, or in the order of the places that it names."""

@@ -1,8 +1,8 @@
 """The loop, closed: recommend, see what listeners do with it, learn, and recommend again.
 
 Arms are sites of their own that begin with the same members, the same past and the same fit. What differs is whether a
-site hears what its listeners do, and whether it fits again. Listeners draw the same luck in every arm, and whatever
-they do, their tastes go the same way.
+site hears what its listeners do, with its lists and by themselves, and whether it fits again. Listeners draw the same
+luck in every arm, and whatever they do, their tastes go the same way.
 """
 
 import json
@@ -58,7 +58,8 @@ class Arm:
 class LoopPlan:
     """``n_days`` of listening by themselves come first; then rounds of ``round_days``, in which a list stays.
 
-    Members come to it every evening; it holds ``k``. ``start`` is the first day's midnight in UTC.
+    Members come to it every evening, and go on to listen by themselves; it holds ``k``. ``start`` is the first day's
+    midnight in UTC.
     """
 
     n_members: int
@@ -143,12 +144,13 @@ async def run_rounds(world: World, plan: LoopPlan, arms: Sequence[Arm], tell: Te
     member_ids = np.arange(1, plan.n_members + 1, dtype=np.int64)
     tastes = Tastes.of(world, member_ids, plan.seed)
     prefix = run_prefix(world, "loop", plan.n_days, plan.seed)
-    past = Happenings.joined(each.happenings for each in histories(world, plan.n_members, plan.n_days, plan.seed))
-    tell(f"{len(past)} events of {plan.n_days} days before the first round")
+    n_days = plan.n_days + plan.n_rounds * plan.round_days
+    alone = Happenings.joined(each.happenings for each in histories(world, plan.n_members, n_days, plan.seed))
+    tell(f"{len(_within(alone, 0, plan.n_days))} events of {plan.n_days} days before the first round")
     courses, best = {}, np.empty(0)
     for arm in arms:
-        listening = _Listening(world, plan, tastes, arm, prefix, tell)
-        await listening.begin(past)
+        listening = _Listening(world, plan, tastes, alone, arm, prefix, tell)
+        await listening.begin()
         courses[arm.name] = await listening.through()
     for place in range(plan.n_rounds):
         best = np.append(best, _best(tastes, plan, place))
@@ -158,15 +160,24 @@ async def run_rounds(world: World, plan: LoopPlan, arms: Sequence[Arm], tell: Te
 class _Listening:
     """One arm from its first round to its last."""
 
-    def __init__(self, world: World, plan: LoopPlan, tastes: Tastes, arm: Arm, prefix: str, tell: Tell) -> None:
-        self._world, self._plan, self._tastes, self._arm = world, plan, tastes, arm
+    def __init__(
+        self,
+        world: World,
+        plan: LoopPlan,
+        tastes: Tastes,
+        alone: Happenings,
+        arm: Arm,
+        prefix: str,
+        tell: Tell,
+    ) -> None:
+        self._world, self._plan, self._tastes, self._alone, self._arm = world, plan, tastes, alone, arm
         self._prefix, self._tell = prefix, tell
         self._n_told = np.zeros(plan.n_members, np.int64)
         self._played = np.zeros((plan.n_members, len(world.ids)), np.bool_)
 
-    async def begin(self, past: Happenings) -> None:
+    async def begin(self) -> None:
         """Every arm learns from the past alike."""
-        await self._hear(past)
+        await self._hear(_within(self._alone, 0, self._plan.n_days))
         await self._arm.site.refit()
 
     async def through(self) -> Course:
@@ -177,20 +188,25 @@ class _Listening:
             satisfied, fresh = self._judged(lists, place)
             satisfaction.append(satisfied)
             freshness.append(fresh)
-            for evening in range(self._plan.round_days):
-                await self._come_to(lists, place * self._plan.round_days + evening)
+            found = self._happening(lists, place)
+            if self._arm.hears:
+                await self._hear(found)
+            else:
+                self._remember(found)
             if self._arm.refits:
                 await self._arm.site.refit()
             self._tell(f"{self._arm.name}: round {place + 1}, true satisfaction {satisfied.mean():.3f}")
         return Course(np.array(satisfaction), np.array(freshness))
 
-    async def _come_to(self, lists: Indices, evening: int) -> None:
-        at_s = (self._plan.n_days + evening) * DAY_S + _SHOWN_AT_S
-        reactions = react_to_lists(self._tastes, lists, at_s, evening, self._plan.seed)
-        if self._arm.hears:
-            await self._hear(reactions)
-        else:
-            self._remember(reactions)
+    def _happening(self, lists: Indices, place: int) -> Happenings:
+        """All that members do in a round."""
+        first = place * self._plan.round_days
+        found = []
+        for evening in range(first, first + self._plan.round_days):
+            at_s = (self._plan.n_days + evening) * DAY_S + _SHOWN_AT_S
+            found.append(react_to_lists(self._tastes, lists, at_s, evening, self._plan.seed))
+        day = self._plan.n_days + first
+        return Happenings.merged([*found, _within(self._alone, day, day + self._plan.round_days)])
 
     async def _lists(self) -> Indices:
         """Places in the world, (n_members, k), -1 where a list has ended."""
@@ -226,6 +242,12 @@ def _best(tastes: Tastes, plan: LoopPlan, place: int) -> float:
     rows = range(plan.n_members)
     tops = [np.sort(tastes.affinities(row, _day(plan, place)))[-plan.k :].mean() for row in rows]
     return float(np.mean(tops))
+
+
+def _within(found: Happenings, first_day: int, end_day: int) -> Happenings:
+    """From the midnight of one day to that of another, numbered anew."""
+    days = found.at_us / 1e6 / DAY_S
+    return Happenings.merged([found.only((days >= first_day) & (days < end_day))])
 
 
 def _day(plan: LoopPlan, place: int) -> float:
