@@ -12,6 +12,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from config.prompt_texts import phrase_problem
+from config.signal_strengths import SignalStrengths
 from config.source_files import ItemFile, LikeFile
 from config.wish_table import WishTable
 
@@ -128,6 +129,7 @@ class CatalogueProfile(_Section):
     candidate_fields: tuple[str, ...] = Field(description="fields of an item among the candidates of the result")
     id_field: str = Field(description="name of the item's id in results")
     result: ResultNames = ResultNames()
+    signals: SignalStrengths = SignalStrengths()
     fitting: Fitting = Field(Fitting(), exclude=True)
     item_files: tuple[ItemFile, ...] = Field((), exclude=True)
     like_files: tuple[LikeFile, ...] = Field((), exclude=True)

@@ -1,16 +1,19 @@
 """The first stage: a listener's taste, what is near it, ranked, and looked up in the catalogue."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from core.item_versions import VersionFinder, first_creator
-from core.ports import Catalogue, Clock, Observer
-from core.profile import TasteProfile, build_profile, interest_weights
+from core.ports import Catalogue, Clock, Floats, Observer
+from core.profile import TasteProfile, build_profile
 from core.question import PipelineConfig, Question
 from core.ranking import Ranked, rank
-from core.retrieval import retrieve
+from core.repetition import repetition_factors
+from core.retrieval import Retrieved, retrieve
+from core.taste import aversion_factors, taste_of
 from core.turns import Turns
 from core.wish_stage import WishStage
 from models.catalogue import Item
@@ -50,7 +53,8 @@ class FirstStage:
     async def find(self, question: Question, n: int) -> Found:
         """At least ``n`` candidates, as far as there are so many. Raises ``DependencyUnavailable``."""
         await self._turns.turn()
-        likes = interest_weights(question.listener.interests, self._clock.now().timestamp(), self._config.profile)
+        taste = taste_of(question.listener, self._clock.now().timestamp(), self._config.profile)
+        likes = taste.liked
         profile = await self._taste(likes, question)
         with self._observer.stage("retrieve"):
             search = await self._wishes.search(question.wish) if self._wishes and question.wish else None
@@ -65,6 +69,7 @@ class FirstStage:
             )
             if self._wishes and search:
                 retrieved = await self._wishes.measured(search, retrieved)
+        retrieved = replace(retrieved, damping=await self._damping(retrieved, taste.averse, question))
         await self._turns.turn()
         with self._observer.stage("rank"):
             # More than are asked for: some are versions of one work, or were deactivated since the index was loaded.
@@ -77,6 +82,16 @@ class FirstStage:
         self._observer.unknown_items(len(weights) - len(ids))
         counts = np.array([weights[item_id] for item_id in ids.tolist()], dtype=np.float32)
         return build_profile(ids, vectors, counts, self._config.profile)
+
+    async def _damping(self, retrieved: Retrieved, averse: Mapping[int, float], question: Question) -> Floats | None:
+        """What is left of scores: for being like what is disliked, and for having been shown day after day."""
+        if not averse and not question.shown:
+            return None
+        ids, vectors = await question.index.vectors(list(averse))
+        weights = np.array([averse[item_id] for item_id in ids.tolist()], dtype=np.float32)
+        found = np.array([facts.item_id for facts in retrieved.facts], dtype=np.int64)
+        kept = aversion_factors(retrieved.vectors, vectors, weights, self._config.aversion)
+        return kept * repetition_factors(found, question.shown, self._config.repetition)
 
     async def _hydrate(self, ranked: Sequence[Ranked], question: Question) -> tuple[list[Candidate], list[Item]]:
         """The candidates that are still eligible, and the newest likes that are known, in one round trip.

@@ -32,8 +32,10 @@ from core.ports import (
     ResultDocuments,
 )
 from core.question import LOCALES, PipelineConfig, Question
+from core.repetition import Impressions
 from core.reranking import Asked, Reranker, RerankRequest
 from core.result_document import Finished, encode_provisional, encode_result, item_ids
+from core.taste import with_dates
 from core.turns import Turns
 from core.wish_stage import WishStage
 from models.catalogue import Interest, Listener
@@ -88,8 +90,10 @@ class RecommendationPipeline:
         collaborative: CollaborativeProvider | None = None,
         wishes: WishStage | None = None,
         turns: Turns | None = None,
+        impressions: Impressions | None = None,
     ) -> None:
         self._listeners = listeners
+        self._impressions = impressions
         self._index = index
         self._collaborative = collaborative
         self._wishes = wishes
@@ -179,6 +183,7 @@ class RecommendationPipeline:
     async def _question(self, job: Job) -> Question:
         with self._observer.stage("listener"):
             listener = _with_favorites(await self._listeners.listener(job.member_id), job.favorite_item_ids)
+            shown = await self._impressions.shown(job.member_id) if self._impressions else {}
         config, index = self._config, self._index.current()
         if not len(index):
             raise DependencyUnavailable("index", "holds no item, so nothing can be recommended")
@@ -204,11 +209,18 @@ class RecommendationPipeline:
             locale=locale,
             top_k=top_k,
             fingerprint=fingerprint(
-                job, listener, locale=locale, top_k=top_k, versions=versions, wish=wish.asked() if wish else None
+                job,
+                listener,
+                locale=locale,
+                top_k=top_k,
+                versions=versions,
+                wish=wish.asked() if wish else None,
+                shown=shown,
             ),
             versions=versions,
             arm=arm,
             wish=wish,
+            shown=shown,
         )
 
     async def _known_answer(self, question: Question) -> ResultDocuments | None:
@@ -303,7 +315,9 @@ class RecommendationPipeline:
 def _with_favorites(listener: Listener, favorite_ids: Sequence[int]) -> Listener:
     """The listener as the job tells: its favourites, where it names any, are the likes in force.
 
-    They have no dates, so their order means nothing: each counts once, and in any order they ask the same question.
+    Their order means nothing: each counts once, and in any order they ask the same question. When one was liked is
+    what the listener's own likes say, where they do.
     """
-    interests = tuple(Interest(item_id) for item_id in sorted(set(favorite_ids))) or listener.interests
+    named = [Interest(item_id) for item_id in sorted(set(favorite_ids)) if item_id not in listener.disliked_ids]
+    interests = with_dates(named, listener.interests) if favorite_ids else listener.interests
     return replace(listener, interests=interests, seen_ids=listener.seen_ids | set(favorite_ids))

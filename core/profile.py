@@ -19,15 +19,22 @@ Labels = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileConfig:
-    """``n_interests``: centroids at the most; ``half_life_days``: age at which a dated like counts half."""
+    """``n_interests``: centroids at the most; ``half_life_days``: age at which a dated like counts half.
+
+    The recent taste, in which it does after ``recent_half_life_days``, is up to ``recent_share`` (0 to 1) of the whole.
+    """
 
     n_interests: int = 4
     half_life_days: float = 365.0
     max_likes: int = 500
+    recent_half_life_days: float = 14.0
+    recent_share: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.n_interests < 1 or self.half_life_days <= 0 or self.max_likes < 1:
-            raise ValueError(f"every value of a profile's config must be positive: {self}")
+        if min(self.n_interests, self.half_life_days, self.max_likes, self.recent_half_life_days) <= 0:
+            raise ValueError(f"every value of a profile's config but the share must be positive: {self}")
+        if not 0 <= self.recent_share <= 1:
+            raise ValueError(f"a profile's recent_share must be from 0 to 1: {self}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from core.llm_share import Arm
 from core.ports import CollaborativeSource, ItemIndex
 from core.profile import ProfileConfig
 from core.ranking import RankingConfig
+from core.repetition import Shown
 from core.wish import Wish
 from models.catalogue import Listener
 from models.job import Job, Strategy
@@ -16,7 +17,10 @@ LOCALES = ("ko", "ja", "en")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineConfig:
-    """How much of everything. ``version`` stands for all settings that change an answer; it enters the fingerprint."""
+    """How much of everything. ``version`` stands for all settings that change an answer; it enters the fingerprint.
+
+    ``aversion`` (0 to 1): how far what is like something disliked falls; ``repetition``: how fast what is shown again.
+    """
 
     version: str
     default_locale: str = "ko"
@@ -32,6 +36,8 @@ class PipelineConfig:
     llm_experiment: str = "llm"
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     ranking: RankingConfig = field(default_factory=RankingConfig)
+    aversion: float = 0.5
+    repetition: float = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,7 @@ class Question:
     versions: Mapping[str, str]
     arm: Arm
     wish: Wish | None
+    shown: Mapping[int, Shown] = field(default_factory=dict)
 
     @property
     def strategy(self) -> Strategy:

@@ -21,8 +21,8 @@ class Retrieved:
     found by popularity alone. With a collaborative model: ``collaborative`` float32 (n,), its scores, NaN for items
     that it does not know; ``fusion``, how much each source weighs; ``sources``, what found each item. Where
     the profile is not cold: ``interests`` int64 (n,), the one that each item is nearest to; ``interest_weights``
-    float32 (k,), what each is of the whole taste, adding up to 1. ``damping`` float32 (n,), above 0 and up to 1: what is
-    left of the score of each item for other reasons than the taste.
+    float32 (k,), what each is of the whole taste, adding up to 1. ``damping`` float32 (n,), above 0 and up to 1: what
+    is left of the score of each item for other reasons than the taste.
     """
 
     facts: Sequence[ItemFacts]

@@ -49,7 +49,7 @@ class ItemFacts:
 
 @dataclass(frozen=True, slots=True)
 class Interest:
-    """One thing a member has shown to like: an item, how strongly, and when (seconds since the epoch, or None)."""
+    """What a member has shown to think of an item: how strongly, and when (seconds since the epoch, or None)."""
 
     item_id: int
     weight: float = 1.0
@@ -61,9 +61,11 @@ class Listener:
     """What is known of a member: interests (likes, then playlist items), and the item ids to leave out.
 
     ``seen_ids`` holds all that the member already has (likes and playlists); ``disliked_ids`` what they refused.
+    ``reactions``: what else they did, an item once; weights below 0 speak against it, as for all that is disliked.
     """
 
     member_id: int
     interests: tuple[Interest, ...] = ()
     seen_ids: frozenset[int] = frozenset()
     disliked_ids: frozenset[int] = frozenset()
+    reactions: tuple[Interest, ...] = ()

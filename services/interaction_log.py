@@ -1,7 +1,7 @@
 """What all members like and do, for fitting: the backend's likes and lists, and the events that we keep ourselves."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
 from math import inf
 from typing import Any
@@ -12,23 +12,17 @@ from config.catalogue_profile import CatalogueProfile
 from core.ports import Interaction
 from services.database import Database
 from services.item_changes import N_SCAN_TRIPS
-from services.member_history import LIKES_ROW, LIST_ROW, VERDICT_EVENTS, MemberHistory, Signs
-from services.schema import LazyTables, ProfileTables, interaction
-
-_PLAY, _REPEAT, _RATING, _PLAYLIST_ADD = "play", "repeat", "rating", "playlist_add"
-_LOW_RATING = "low rating"
-
-# Each sign beside 1 for an ordinary like (unless the profile says otherwise). What is done says less than what is said:
-# a play may be the radio's choice, but a song asked for again is nobody else's; many of them outweigh a like. Fits take
-# the logarithm of the sum.
-_WEIGHTS: Mapping[str, float] = {_PLAY: 0.2, _REPEAT: 0.5}
-_WEIGHT_OF_RATING = 1.0
-# Of five stars, as most sites have them.
-_MIN_RATING = 4.0
+from services.listener_store import DEFAULT_LIST_WEIGHT
+from services.member_history import LIKES_ROW, LIST_ROW, VERDICT_EVENTS, MemberHistory
+from services.schema import LazyTables, ProfileTables, forgotten_member, interaction
+from services.signs import is_sign, kind_of_sign, strength_by_kind
 
 _MEMBERS_AT_ONCE = 500
 _BEFORE_ALL_MEMBERS = -(2**63)
 _AFTER, _UP_TO = (sa.bindparam(name, type_=sa.BigInteger) for name in ("after", "up_to"))
+_FORGOTTEN = sa.select(forgotten_member.c.member_id, forgotten_member.c.forgotten_at).where(
+    forgotten_member.c.member_id > _AFTER, forgotten_member.c.member_id <= _UP_TO
+)
 
 
 class SqlInteractionLog:
@@ -40,6 +34,7 @@ class SqlInteractionLog:
     def __init__(self, database: Database, profile: CatalogueProfile) -> None:
         self._database, self._profile = database, profile
         self._tables = LazyTables(database, profile)
+        self._strengths = strength_by_kind(profile.signals)
 
     async def stream(self, batch_size: int = 10_000) -> AsyncIterator[Sequence[Interaction]]:
         """All positive signals on active items, in batches; of what a member takes back or dislikes, nothing.
@@ -47,17 +42,21 @@ class SqlInteractionLog:
         A pair of member and item comes once. Members come in order of id, and their items too.
         """
         waiting: list[Interaction] = []
-        async for rows in self._pages():
+        async for rows, forgotten in self._pages():
             for member_id, of_member in _by_member(rows):
-                waiting += self._positive(member_id, of_member)
+                waiting += self._positive(member_id, MemberHistory.of(of_member, after_s=forgotten.get(member_id)))
             while len(waiting) >= batch_size:
                 yield waiting[:batch_size]
                 waiting = waiting[batch_size:]
         if waiting:
             yield waiting
 
-    async def _pages(self) -> AsyncIterator[Sequence[sa.Row[Any]]]:
-        """Rows of member, item, kind and instant, of some members at a time: no query is long, no member is divided."""
+    async def _pages(self) -> AsyncIterator[tuple[Sequence[sa.Row[Any]], dict[int, float]]]:
+        """Rows of member, item, kind and instant, of some members at a time: no query is long, no member is divided.
+
+        And of those members who were forgotten the second at which they were: what the backend still has of before is
+        not learnt from.
+        """
         tables = await self._tables.get()
         next_members, history = _next_members_query(tables, self._profile), _history_query(tables, self._profile)
         after = _BEFORE_ALL_MEMBERS
@@ -66,32 +65,26 @@ class SqlInteractionLog:
                 up_to = await connection.scalar(next_members, {"after": after})
                 if up_to is None:
                     return
-                rows = (await connection.execute(history, {"after": after, "up_to": up_to})).all()
-            yield rows
+                page = {"after": after, "up_to": up_to}
+                rows = (await connection.execute(history, page)).all()
+                ends = (await connection.execute(_FORGOTTEN, page)).all()
+            yield rows, {member_id: at.replace(tzinfo=UTC).timestamp() for member_id, at in ends}
             after = up_to
 
-    def _positive(self, member_id: int, rows: Sequence[Sequence[Any]]) -> Iterator[Interaction]:
-        history, lists = MemberHistory.of(rows), self._profile.lists
-        list_weight = lists.weight if lists else 0.5
-        listener = history.listener(member_id, self._profile.likes.weight, list_weight)
-        held = {interest.item_id: (interest.weight, interest.occurred_at_s) for interest in listener.interests}
-        signs = {item: given for item, given in history.signs().items() if item not in listener.disliked_ids}
-        for item_id in sorted(held.keys() | signs.keys()):
-            given = signs.get(item_id, Signs())
-            # What is liked or in a list is there already, as a row of the backend's.
-            added = list_weight if given.counts[_PLAYLIST_ADD] else 0.0
-            weight, at_s = held.get(item_id, (added, None))
-            weight += _done(given)
-            if weight > 0:
-                last_s = max([-inf if at_s is None else at_s, *given.last_s.values()])
-                at = None if last_s == -inf else datetime.fromtimestamp(last_s, UTC)
-                yield Interaction(member_id=member_id, item_id=item_id, weight=weight, occurred_at=at)
-
-
-def _done(signs: Signs) -> float:
-    """The weight of what was done; of ratings the last one counts."""
-    is_rated = signs.last_s.get(_RATING, -inf) > signs.last_s.get(_LOW_RATING, -inf)
-    return sum(weight * signs.counts[kind] for kind, weight in _WEIGHTS.items()) + _WEIGHT_OF_RATING * is_rated
+    def _positive(self, member_id: int, history: MemberHistory) -> Iterator[Interaction]:
+        lists = self._profile.lists
+        list_weight = lists.weight if lists else DEFAULT_LIST_WEIGHT
+        listener = history.listener(member_id, self._profile.likes.weight, list_weight, self._strengths)
+        weights: defaultdict[int, float] = defaultdict(float)
+        last_s: dict[int, float] = {}
+        for each in (*listener.interests, *listener.reactions):
+            weights[each.item_id] += each.weight
+            if each.occurred_at_s is not None:
+                last_s[each.item_id] = max(each.occurred_at_s, last_s.get(each.item_id, -inf))
+        for item_id in sorted(weights.keys() - listener.disliked_ids):
+            if weights[item_id] > 0:
+                at = datetime.fromtimestamp(last_s[item_id], UTC) if item_id in last_s else None
+                yield Interaction(member_id=member_id, item_id=item_id, weight=weights[item_id], occurred_at=at)
 
 
 def _next_members_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Select[Any]:
@@ -128,10 +121,12 @@ def _history_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Compo
             .select_from(rows.join(parent, rows.columns[source.key] == parent.columns[source.key]))
             .where(_in_page(member), item.in_(shown))
         )
-    events = interaction.c
+    events, strengths = interaction.c, profile.signals
     branches.append(
-        sa.select(events.member_id, events.item_id, _kind(), events.occurred_at).where(
-            _in_page(events.member_id), sa.or_(events.item_id.is_(None), events.item_id.in_(shown)), _tells()
+        sa.select(events.member_id, events.item_id, kind_of_sign(strengths), events.occurred_at).where(
+            _in_page(events.member_id),
+            sa.or_(events.item_id.is_(None), events.item_id.in_(shown)),
+            sa.or_(events.type.in_(VERDICT_EVENTS), is_sign(strengths)),
         )
     )
     return sa.union_all(*branches)
@@ -139,22 +134,6 @@ def _history_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Compo
 
 def _in_page(member: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
     return sa.and_(member > _AFTER, member <= _UP_TO)
-
-
-def _tells() -> sa.ColumnElement[bool]:
-    """The condition that an event is a sign, or says what a member thinks."""
-    events = interaction.c
-    return sa.or_(
-        events.type.in_((*VERDICT_EVENTS, _REPEAT, _PLAYLIST_ADD)),
-        sa.and_(events.type == _PLAY, events.completed),
-        sa.and_(events.type == _RATING, events.value.is_not(None)),
-    )
-
-
-def _kind() -> sa.ColumnElement[str]:
-    """The type, but of low ratings."""
-    events = interaction.c
-    return sa.case((sa.and_(events.type == _RATING, events.value < _MIN_RATING), _LOW_RATING), else_=events.type)
 
 
 def _by_member(rows: Sequence[sa.Row[Any]]) -> Iterator[tuple[int, list[Sequence[Any]]]]:

@@ -1,13 +1,14 @@
 """What a member's rows come to: the backend's likes and lists, and the events that we keep ourselves."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from math import inf
+from math import inf, log2
 from typing import Any
 
 from models.catalogue import Interest, Listener
+from services.signs import PLAYLIST_ADD, RATINGS
 
 LIKES_ROW, LIST_ROW = "row of likes", "row of a list"
 _LIKE, _UNLIKE, _DISLIKE, _FORGET = "like", "unlike", "dislike", "forget"
@@ -21,6 +22,12 @@ class Signs:
 
     counts: Counter[str] = field(default_factory=Counter)
     last_s: dict[str, float] = field(default_factory=dict)
+
+    def weight(self, strengths: Mapping[str, float]) -> float:
+        """What they say together; of ratings only the last counts."""
+        rating = max((kind for kind in RATINGS if kind in self.last_s), key=self.last_s.__getitem__, default=None)
+        kinds = [kind for kind in self.counts if kind not in RATINGS or kind == rating]
+        return round(sum(strengths.get(kind, 0.0) * _times(self.counts[kind], kind) for kind in kinds), 3)
 
 
 @dataclass(slots=True)
@@ -36,11 +43,19 @@ class MemberHistory:
     events: list[tuple[float, str, int | None]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, rows: Iterable[Sequence[Any]]) -> "MemberHistory":
-        """Of rows of item id (or None), kind (a constant above or an event's type) and instant."""
+    def of(
+        cls, rows: Iterable[Sequence[Any]], *, until_s: float = inf, after_s: float | None = None
+    ) -> "MemberHistory":
+        """Of rows of item id (or None), kind (a constant above, a sign or an event's type) and instant.
+
+        Only of what was not later than ``until_s``, and of what was later than ``after_s``: what nobody knows the
+        instant of was before both.
+        """
         history = cls()
         for item_id, kind, at in rows:
-            history._add(item_id, kind, _seconds(at))
+            at_s = _seconds(at)
+            if at_s <= until_s and (after_s is None or at_s > after_s):
+                history._add(item_id, kind, at_s)
         return history
 
     def _add(self, item_id: int | None, kind: str, at_s: float) -> None:
@@ -51,22 +66,51 @@ class MemberHistory:
         elif item_id is not None:
             self.likes[item_id] = max(at_s, self.likes.get(item_id, -inf))
 
-    def listener(self, member_id: int, like_weight: float, list_weight: float) -> Listener:
-        """What is liked, newest first, then what is in lists; what is disliked counts as neither, but as seen."""
+    def listener(
+        self,
+        member_id: int,
+        like_weight: float,
+        list_weight: float,
+        strengths: Mapping[str, float] | None = None,
+        dislike: float = -1.0,
+    ) -> Listener:
+        """What is liked, newest first, then what is in lists; what is disliked counts as neither, but as seen.
+
+        Reactions by ``strengths`` of signs, in order of items; ``dislike``: that of what is disliked.
+        """
         verdicts = self._verdicts()
         liked = self.likes | {item: at for item, (kind, at) in verdicts.items() if kind == _LIKE}
         disliked = frozenset(
             item for item, (kind, at) in verdicts.items() if kind == _DISLIKE and at >= self.likes.get(item, -inf)
         )
+        signs = self.signs()
+        listed_ids = self.listed | {item for item, given in signs.items() if given.counts[PLAYLIST_ADD]}
         newest_first = sorted(liked.keys() - disliked, key=lambda item: (-liked[item], item))
         likes = [Interest(item, like_weight, None if liked[item] == -inf else liked[item]) for item in newest_first]
-        listed = [Interest(item, list_weight) for item in sorted(self.listed - liked.keys() - disliked)]
+        listed = [Interest(item, list_weight) for item in sorted(listed_ids - liked.keys() - disliked)]
         return Listener(
             member_id=member_id,
             interests=(*likes, *listed),
-            seen_ids=frozenset(liked) | self.listed,
+            seen_ids=frozenset(liked) | listed_ids,
             disliked_ids=disliked,
+            reactions=self._reactions(signs, verdicts, disliked, strengths or {}, dislike),
         )
+
+    def _reactions(
+        self,
+        signs: "Mapping[int, Signs]",
+        verdicts: Mapping[int, tuple[str, float]],
+        disliked: frozenset[int],
+        strengths: Mapping[str, float],
+        dislike: float,
+    ) -> tuple[Interest, ...]:
+        refused = [Interest(item, dislike, verdicts[item][1]) for item in disliked]
+        done = [
+            Interest(item, weight, max(given.last_s.values()))
+            for item, given in signs.items()
+            if item not in disliked and (weight := given.weight(strengths))
+        ]
+        return tuple(sorted([*refused, *done], key=lambda each: each.item_id))
 
     def _verdicts(self) -> dict[int, tuple[str, float]]:
         """What the events come to: like or dislike by item, and since when."""
@@ -98,6 +142,10 @@ class MemberHistory:
 
     def _in_order(self) -> list[tuple[float, str, int | None]]:
         return sorted(self.events, key=lambda event: event[:2])
+
+
+def _times(n: int, kind: str) -> float:
+    return 1.0 if kind in RATINGS else 1 + log2(n)
 
 
 def _seconds(at: datetime | None) -> float:

@@ -218,7 +218,7 @@ class InteractionLogTests(WithTables):
         assert [len(batch) async for batch in log.stream()] == [39]
         with statements_sent() as statements:
             assert [len(batch) async for batch in log.stream()] == [39]
-        assert len(statements) == 3
+        assert len(statements) == 4
 
     async def test_a_profile_without_lists_and_dates_is_read(self, url: str, database: Database) -> None:
         _songs(url)

@@ -1,5 +1,6 @@
 """What members like, have and refuse, from the backend's rows and our events."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,6 +16,7 @@ from tests.support.catalogue import (
     WithTables,
     add_to_playlist,
     connection,
+    execute,
     like,
     record_event,
     statements_sent,
@@ -68,7 +70,12 @@ class ListenerStoreTests(WithTables):
         for item_id in (1, 2, 3):
             record_event(url, f"e{item_id}", ME, item_id, "dislike", at=NOON + _hours(1))
         listener = await SqlListenerStore(database, SONGS).listener(ME)
-        assert listener == Listener(member_id=ME, seen_ids=frozenset({1, 2}), disliked_ids=frozenset({1, 2, 3}))
+        assert listener == Listener(
+            member_id=ME,
+            seen_ids=frozenset({1, 2}),
+            disliked_ids=frozenset({1, 2, 3}),
+            reactions=tuple(Interest(item_id, -1.0, _s(NOON + _hours(1))) for item_id in (1, 2, 3)),
+        )
 
     async def test_a_like_after_a_dislike_wins(self, url: str, database: Database) -> None:
         record_event(url, "e1", ME, 1, "dislike", at=NOON)
@@ -114,10 +121,70 @@ class ListenerStoreTests(WithTables):
         assert listener.seen_ids == {1}
         assert listener.disliked_ids == frozenset()
 
-    @pytest.mark.parametrize("kind", ["play", "skip", "repeat", "rating", "playlist_add"])
+    @pytest.mark.parametrize("kind", ["play", "skip", "repeat", "rating"])
     async def test_other_events_neither_like_nor_refuse(self, url: str, database: Database, kind: str) -> None:
         record_event(url, "e1", ME, 1, kind)
-        assert await SqlListenerStore(database, SONGS).listener(ME) == Listener(member_id=ME)
+        listener = await SqlListenerStore(database, SONGS).listener(ME)
+        assert replace(listener, reactions=()) == Listener(member_id=ME)
+
+    async def test_what_was_done_counts_by_the_table_of_strengths(self, url: str, database: Database) -> None:
+        execute(
+            url,
+            *(
+                "INSERT INTO songs_ai_interaction (event_id, member_id, item_id, type, value, completed, occurred_at) "
+                f"VALUES ('{number}', {ME}, {item}, '{kind}', {value}, {completed}, '2026-03-01 12:00:00')"
+                for number, (item, kind, value, completed) in enumerate(
+                    [
+                        (1, "play", 200, 1),
+                        (1, "repeat", "NULL", "NULL"),
+                        (2, "play", 29, 0),
+                        (3, "play", 30, 0),
+                        (4, "skip", "NULL", "NULL"),
+                        (5, "rating", 5, "NULL"),
+                        (6, "rating", 3.5, "NULL"),
+                        (7, "rating", 1, "NULL"),
+                        (8, "play", "NULL", "NULL"),
+                        *[(9, "play", "NULL", 1)] * 4,
+                    ]
+                )
+            ),
+        )
+        reactions = (await SqlListenerStore(database, SONGS).listener(ME)).reactions
+        told = {each.item_id: each.weight for each in reactions}
+        assert told == {1: 0.7, 3: 0.05, 4: -0.2, 5: 1.0, 7: -0.5, 9: 0.6}
+        assert {each.occurred_at_s for each in reactions} == {_s(NOON)}
+
+    async def test_of_ratings_the_last_one_counts(self, url: str, database: Database) -> None:
+        for number, (value, hours) in enumerate([(1, 2), (5, 1)]):
+            record_event(url, f"e{number}", ME, 1, "rating", at=NOON + _hours(hours))
+            execute(url, f"UPDATE songs_ai_interaction SET value = {value} WHERE event_id = 'e{number}'")
+        [reaction] = (await SqlListenerStore(database, SONGS).listener(ME)).reactions
+        assert reaction == Interest(1, -0.5, _s(NOON + _hours(2)))
+
+    @pytest.mark.parametrize("verdict", ["unlike", "dislike", "forget"])
+    async def test_a_verdict_takes_back_what_was_done_before_it(
+        self, url: str, database: Database, verdict: str
+    ) -> None:
+        record_event(url, "e1", ME, 1, "repeat", at=NOON)
+        record_event(url, "e2", ME, 1, verdict, at=NOON + _hours(1))
+        reactions = (await SqlListenerStore(database, SONGS).listener(ME)).reactions
+        assert [each.weight for each in reactions] == ([-1.0] if verdict == "dislike" else [])
+
+    async def test_what_was_put_into_a_list_is_the_members_at_once(self, url: str, database: Database) -> None:
+        record_event(url, "e1", ME, 1, "playlist_add")
+        listener = await SqlListenerStore(database, SONGS).listener(ME)
+        assert listener == Listener(member_id=ME, interests=(Interest(1, 0.5),), seen_ids=frozenset({1}))
+
+    async def test_a_member_is_told_of_as_at_an_earlier_instant(self, url: str, database: Database) -> None:
+        like(url, ME, 1, at=NOON)
+        record_event(url, "e1", ME, 2, "repeat", at=NOON + _hours(1))
+        record_event(url, "e2", ME, 1, "dislike", at=NOON + _hours(3))
+        then, now = await SqlListenerStore(database, SONGS).listener_at(ME, _s(NOON + _hours(2)))
+        assert then.interests == (Interest(1, 1.0, _s(NOON)),)
+        assert [each.item_id for each in then.reactions] == [2]
+        assert now.disliked_ids == {1}
+        assert now.interests == ()
+        assert now == await SqlListenerStore(database, SONGS).listener(ME)
 
     async def test_all_comes_in_one_round_trip(self, url: str, database: Database) -> None:
         like(url, ME, 1)
