@@ -6,6 +6,7 @@ Titles are compared without what only tells one version from another, found by t
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from config.catalogue_profile import VersionWords
 from models.catalogue import Item
@@ -85,6 +86,7 @@ class VersionFinder:
         return bool(self._mark.search(part) or self._opening.match(part))
 
 
+@lru_cache(maxsize=16_384)
 def first_creator(creator: str | None) -> str:
     """The first of several, folded: the one whom a work and its versions have in common."""
     return _letters(_FIRST_CREATOR.split(_folded(creator or ""), maxsplit=1)[0])
