@@ -17,6 +17,7 @@ import numpy.typing as npt
 from core.errors import LanguageModelFailed
 from models.catalogue import Item, ItemFacts, Listener
 from models.job import Job, JobStatus
+from models.notice import Notice
 from models.source import SourceItem, SourceListener
 
 Floats = npt.NDArray[np.float32]
@@ -764,6 +765,7 @@ class Claim(StrEnum):
     """What a worker may do with a job that was delivered to it."""
 
     GRANTED = "granted"
+    GRANTED_TOO_OFTEN = "granted_too_often"
     SUCCEEDED_BEFORE = "succeeded_before"
     FAILED_BEFORE = "failed_before"
     RUNNING_ELSEWHERE = "running_elsewhere"
@@ -791,7 +793,8 @@ class ResultCache(Protocol):
 
         A failed job is granted again only on a ``replay`` (1 for the first, 0 for none) of a higher number than any
         that was granted before: what is sent twice is run once. ``DEAD_LETTER_DUE`` is a failed job whose message may
-        never have reached the dead-letter queue. A job whose ``idempotency_key`` another job of the member
+        never have reached the dead-letter queue. ``GRANTED_TOO_OFTEN`` is a grant as well, of a job whose workers die
+        or fall silent each time: it is to be given up. A job whose ``idempotency_key`` another job of the member
         holds gets that job's result and ``SUCCEEDED_BEFORE`` once that one succeeded, and ``RUNNING_ELSEWHERE``
         while it runs. Raises ``MemberForgotten`` where the member was, after the job was asked for.
         """
@@ -902,6 +905,16 @@ class Observer(Protocol):
 
     def answered(self, *, arm: str, kind: str, seconds: float) -> None:
         """A job of ``arm`` (``core.llm_share.Arm``) was answered: ``new``, ``degraded`` or ``reused``."""
+
+
+class Notices(Protocol):
+    """Tells the people who run a site, by whatever ways they have set; by none is fine too. Neither method raises."""
+
+    async def tell(self, notice: Notice) -> None:
+        """Send it and come back, unless one of its kind was sent a short while ago."""
+
+    def tell_soon(self, notice: Notice) -> None:
+        """The same in the background, for who must not wait; cheap enough to be called for every job."""
 
 
 class HealthCheck(Protocol):

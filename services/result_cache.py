@@ -47,6 +47,7 @@ _FORGOTTEN = -2
 _REFRESH = "refresh"
 _SHOWN_TTL_S = 30 * 86_400
 _NS_PER_S = 1_000_000_000
+_N_OF_A_SECOND = len("2026-01-31T00:00:00")
 _MEMBER_KEYS = (
     LATEST_PREFIX, VIEW_PREFIX, PREFERENCE_PREFIX, ORDER_PREFIX, PROVISIONAL_PREFIX, REFUSED_PREFIX, SHOWN_PREFIX,
     FORGOTTEN_PREFIX,
@@ -86,6 +87,9 @@ class RedisResultCache:
     time after which a job whose worker fell silent may be claimed by another. Provisional documents live
     ``provisional_ttl_s``, never longer than degraded ones.
 
+    A job that ``max_returns`` workers (0: any number) have left without a word, beside its retries, is granted for the
+    last time, to be given up.
+
     What a member refused while a job was under way is taken out of its documents by ``clean``. What they are shown is
     counted by days of ``time_zone``, but for refreshes, which nobody has asked to see, and ``on_shown`` is told of it.
     """
@@ -101,6 +105,7 @@ class RedisResultCache:
         degraded_ttl_s: int = 600,
         provisional_ttl_s: int = 300,
         time_zone: str = "UTC",
+        max_returns: int = 0,
         clean: Clean | None = None,
         on_shown: OnShown | None = None,
     ) -> None:
@@ -112,6 +117,7 @@ class RedisResultCache:
         self._provisional_ttl_s = min(provisional_ttl_s, degraded_ttl_s)
         self._lease_ms = max(1, round(lease_s * 1000))
         self._time_zone = ZoneInfo(time_zone)
+        self._max_returns = max_returns
         self._clean = clean
         self._on_shown = on_shown
         self._queue = RedisScript(client, "job_order", "queue")
@@ -142,10 +148,18 @@ class RedisResultCache:
         if job.idempotency_key:
             keys.append(f"{IDEMPOTENCY_PREFIX}{job.member_id}:{in_a_name(job.idempotency_key)}")
         prefixes = [STATUS_PREFIX, RESULT_PREFIX, LEASE_PREFIX, VIEWS_PREFIX]
-        outcome = await self._claim(
-            keys,
-            [job.job_id, token, replay, self._now(), self._lease_ms, self._job_ttl_s, *prefixes, requested_at(job)],
-        )
+        # Each retry finds the job running and without a lease, too.
+        max_returns = self._max_returns and self._max_returns + job.attempt
+        values: list[bytes | str | int] = [
+            job.job_id,
+            token,
+            replay,
+            self._now(),
+            self._lease_ms,
+            self._job_ttl_s,
+            *prefixes,
+        ]
+        outcome = await self._claim(keys, [*values, requested_at(job), max_returns])
         if isinstance(outcome, list):
             result, view, preference, degraded = cast("list[bytes]", outcome)
             documents = ResultDocuments(
@@ -277,3 +291,11 @@ class RedisResultCache:
         """``latest:recommendation:{memberId}``, JSON, or None."""
         with redis_errors():
             return cast("bytes | None", await self._client.get(f"{LATEST_PREFIX}{member_id}"))
+
+    async def made_at(self, member_id: int) -> datetime | None:
+        """See ``LastResults.made_at``; to the second."""
+        with redis_errors():
+            order = cast("bytes | None", await self._client.get(f"{ORDER_PREFIX}{member_id}"))
+        if order is None:
+            return None
+        return datetime.strptime(order[:_N_OF_A_SECOND].decode(), "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)

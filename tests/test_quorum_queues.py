@@ -15,8 +15,9 @@ from tests.support.backend import job_body
 from tests.support.llm_faults import Fault
 from tests.support.llm_server import LLMServer
 from tests.support.messaging import Inbox, delete_topology
+from tests.support.waiting import until
 from tests.support.worker_process import worker
-from tests.test_end_to_end import open_site
+from tests.test_end_to_end import Site, open_site
 from workers.amqp_broker import AmqpBroker
 from workers.broker import JSON_MESSAGE, Delivery, OutgoingMessage
 from workers.delivery_count import DELIVERY_COUNT_HEADER, RETURNED_HEADER, n_returns, refuse_if_too_often
@@ -214,15 +215,22 @@ async def got(queue: AbstractQueue) -> AbstractIncomingMessage:
         return letter
 
 
+async def without_lease(site: Site, job_id: str) -> bool:
+    return not await site.backend.exists(f"songs_ai:lease:{job_id}")
+
+
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize(("queue_type", "is_lease_over"), [("quorum", False), ("classic", False), ("classic", True)])
 async def test_a_job_that_kills_every_worker_ends_failed_and_in_the_dead_letter_queue(
     amqp_url: str,
     mysql_url: str,
     redis_url: str,
     llm_server: LLMServer,
     operator: AbstractChannel,
+    queue_type: str,
+    is_lease_over: bool,
 ) -> None:
-    settings = {"QUEUE_TYPE": "quorum", "DELIVERY_LIMIT": "2"}
+    settings = {"QUEUE_TYPE": queue_type, "DELIVERY_LIMIT": "2"}
     async with open_site(amqp_url, mysql_url, redis_url, llm_server, **settings) as site:
         poison, good = job_body(7, [3, 4, 5]), job_body(8, [3, 4, 5])
         llm_server.fail(Fault.HANG)
@@ -230,10 +238,12 @@ async def test_a_job_that_kills_every_worker_ends_failed_and_in_the_dead_letter_
         for n_deaths in (1, 2):
             async with worker(site.environment):  # which it leaves by SIGKILL
                 await llm_server.called(n_deaths, timeout_s=20)
+            if is_lease_over:
+                await until(lambda: without_lease(site, poison["jobId"]), within_s=30)
         async with worker(site.environment):
             statuses = await site.backend.wait([poison["jobId"]], 20, until={"failed"})
             assert statuses[poison["jobId"]]["error.code"] == "DELIVERED_TOO_OFTEN"
-            assert "delivered 3 times" in statuses[poison["jobId"]]["error.message"]
+            assert "do its workers die of it?" in statuses[poison["jobId"]]["error.message"]
             letter = await next_letter(operator, f"{site.prefix}.recommendation.dlq")
             assert json.loads(letter.body)["jobId"] == poison["jobId"]
             assert letter.headers["x-dead-letter-reason"] == "delivered_too_often"

@@ -128,6 +128,37 @@ class ResultCacheContract:
         assert await cache.claim(JOB, token="a") is Claim.GRANTED
         assert await cache.claim(JOB, token="a") is Claim.GRANTED
 
+    async def test_a_job_whose_workers_die_is_granted_too_often_in_the_end(
+        self, client: Redis, clock: SteppingClock
+    ) -> None:
+        cache = RedisResultCache(client, clock, job_ttl_s=DAY_S, cache_ttl_s=WEEK_S, lease_s=15, max_returns=2)
+
+        async def die() -> None:
+            await client.delete("songs_ai:lease:job-1")
+
+        for token in ("a", "b"):
+            assert await cache.claim(JOB, token=token) is Claim.GRANTED
+            assert await cache.claim(JOB, token=token) is Claim.GRANTED  # sent twice
+            await die()
+        assert await cache.claim(JOB, token="c") is Claim.GRANTED_TOO_OFTEN
+        assert await client.get("songs_ai:lease:job-1") == b"c"
+        assert await cache.fail(JOB.job_id, code="C", message="m", token="c")
+        assert await cache.claim(JOB, token="d", replay=1) is Claim.GRANTED
+        await die()
+        assert await cache.claim(JOB, token="e", replay=1) is Claim.GRANTED
+
+    async def test_retries_are_no_deaths(self, client: Redis, clock: SteppingClock) -> None:
+        cache = RedisResultCache(client, clock, job_ttl_s=DAY_S, cache_ttl_s=WEEK_S, lease_s=15, max_returns=1)
+        for attempt in range(5):
+            job = replace(JOB, attempt=attempt)
+            assert await cache.claim(job, token="a") is Claim.GRANTED
+            await cache.release(job, token="a")
+
+    async def test_without_a_limit_a_job_may_come_back_for_ever(self, client: Redis, cache: RedisResultCache) -> None:
+        for number in range(50):
+            assert await cache.claim(JOB, token=str(number)) is Claim.GRANTED
+            await client.delete("songs_ai:lease:job-1")
+
     async def test_a_job_whose_worker_died_is_granted_once_its_lease_has_run_out(
         self, client: Redis, clock: SteppingClock, cache: RedisResultCache
     ) -> None:

@@ -14,7 +14,7 @@ from core.ports import Claim, Clock, RankedReporter, Recommender, ResultCache, R
 from models.job import Job
 from models.log_event import LogEvent
 from workers.broker import Delivery
-from workers.delivery_count import refuse_if_too_often
+from workers.delivery_count import refuse_if_left_too_often, refuse_if_too_often
 from workers.disposition import (
     Ack,
     AckReason,
@@ -120,6 +120,7 @@ class JobHandler:
     async def _handled(self, job: Job, delivery: Delivery, arrived_s: float) -> Disposition:
         try:
             claim = await self._results.claim(job, token=self._token, replay=n_replays(delivery.headers))
+            refuse_if_left_too_often(claim)
             if claim is not Claim.GRANTED:
                 return self._disposition_of(await self._befallen(claim, job), job)
             # Not before the claim: of a job that runs elsewhere no delivery is done with, however old it is.

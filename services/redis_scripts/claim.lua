@@ -6,7 +6,8 @@
 -- job with an idempotency key, the key that names that key's owner.
 -- ARGV: job id, token, number of the replay (0: none), now, lease in ms, lifetime in s, and the prefixes of status, result, lease and
 -- views: the owner's own keys are known only once its id has been read, which Redis Cluster would not allow; and the instant
--- of the request (sortable, or empty).
+-- of the request (sortable, or empty), and how often the job may come back (0: without limit). A worker that dies with its
+-- job leaves it running without a lease: a job that is found so was returned by its queue, which need not count that itself.
 local status_key, lease_key, due_key, forgotten_key, index_key, owner_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local job_id, token, replay, now, lease_ms, ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 local status_prefix, result_prefix, lease_prefix, views_prefix = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
@@ -64,6 +65,11 @@ if status == 'failed' then
 end
 if replay > n_replays then
   redis.call('HSET', status_key, 'replays', ARGV[3])
+  redis.call('HDEL', status_key, 'returns')
+end
+local n_returns = 0
+if status == 'running' and not holder then
+  n_returns = redis.call('HINCRBY', status_key, 'returns', 1)
 end
 redis.call('HSETNX', status_key, 'startedAt', now)
 redis.call('HSETNX', status_key, 'progress', '0')
@@ -75,4 +81,5 @@ if owner_key then
   note_of_member(index_key, 'key ' .. owner_key, ttl_s)
 end
 note_of_member(index_key, 'job ' .. job_id, ttl_s)
-return 'granted'
+local max_returns = tonumber(ARGV[12])
+return max_returns > 0 and n_returns >= max_returns and 'granted_too_often' or 'granted'
