@@ -1,5 +1,6 @@
-"""What a process holds on to, read from /proc: memory and open sockets."""
+"""What a process holds on to, read from /proc: memory and open sockets; and what it has used of the CPU."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,3 +27,9 @@ def _target(link: Path) -> str:
         return str(link.readlink())
     except FileNotFoundError:  # closed since it was listed
         return ""
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU time that a living process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -134,6 +134,12 @@ class MixedLoad:
                 await self._all_ended()
                 watching.cancel()
 
+    async def burst(self, n: int) -> None:
+        """So many jobs at once: pools fill, and what is needed at the most is taken, before anything is measured."""
+        await asyncio.gather(
+            *(self._publish(self._site.interactive, self._writer.write(), is_batch=False) for _ in range(n))
+        )
+
     async def _every(
         self, group: asyncio.TaskGroup, a_second: float, step: Callable[[], Coroutine[None, None, None]]
     ) -> None:

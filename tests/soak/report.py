@@ -21,6 +21,7 @@ def row(report: Report, *, seed: int) -> str:
     first_ms, last_ms = thirds(report.windows)
     p99_ms = float(np.median([each.p99_ms for each in report.windows]))
     before, after = report.rest
+    third = max(1, len(report.samples) // 3)
     cells = (
         f"{datetime.now(UTC):%Y-%m-%d}",
         f"{report.measured_s / 60:.0f}",
@@ -36,6 +37,8 @@ def row(report: Report, *, seed: int) -> str:
         _pair(before.n_tasks, after.n_tasks),
         _held(before, after),
         f"{_pair(round(first_ms), round(last_ms))}; {p99_ms:,.0f}",
+        _pair(*map(round, report.cpu_ms)),
+        _pair(*(round(mean(each.load for each in part)) for part in (report.samples[:third], report.samples[-third:]))),
         "; ".join(each.splitlines()[0] for each in report.faults[:5]) or "nothing",
     )
     return "| " + " | ".join(map(str, cells)) + " |"

@@ -2,19 +2,21 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from tests.chaos.vitals import vitals
-from tests.soak.figures import AtRest, Sample, Window, verdict, windows_of
+from tests.chaos.vitals import cpu_s, vitals
+from tests.soak.figures import AtRest, Sample, Window, cpu_ms_a_job, verdict, windows_of
 from tests.soak.load import MixedLoad, Tally
 from tests.soak.site import SoakSite
 from tests.support.waiting import until
 from tests.support.worker_process import WorkerProcess
 
 REST_S = 12.0
+BURST = 150
 _REST_EVERY_S = 1.0
 _EMPTY_WITHIN_S = 120.0
 _TASKS = "songs_ai_event_loop_tasks "
@@ -34,10 +36,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a soak came to; ``faults`` is empty where nothing grew and nothing was wrong."""
+    """What a soak came to; ``faults`` is empty where nothing grew and nothing was wrong.
+
+    ``cpu_ms`` is what a job cost in the first third, and in the last.
+    """
 
     samples: Sequence[Sample]
     windows: Sequence[Window]
+    cpu_ms: tuple[float, float]
     rest: tuple[AtRest, AtRest]
     tally: Tally
     measured_s: float
@@ -48,6 +54,7 @@ async def soak(site: SoakSite, plan: Plan, stopping: asyncio.Event, tell: Tell) 
     """Play ``plan``, which ends early, and well, once ``stopping`` is set."""
     load = MixedLoad(site, Random(plan.seed))
     async with load.running():
+        await load.burst(BURST)
         await _unless(stopping, plan.warm_up_s)
     before = await at_rest(site)
     tell(f"at rest after {len(load.tally.ended):,} jobs of warm-up: {before}")
@@ -58,8 +65,9 @@ async def soak(site: SoakSite, plan: Plan, stopping: asyncio.Event, tell: Tell) 
     measured_s = time.monotonic() - began_s
     after = await at_rest(site)
     windows = windows_of(load.tally.ended, began_at_s)
-    faults = [*load.tally.wrong, *_bugs(site.workers), *verdict(samples, windows, (before, after))]
-    return Report(samples, windows, (before, after), load.tally, measured_s, faults)
+    cpu_ms = cpu_ms_a_job(samples, load.tally.ended, began_at_s)
+    faults = [*load.tally.wrong, *_bugs(site.workers), *verdict(samples, windows, cpu_ms, (before, after))]
+    return Report(samples, windows, cpu_ms, (before, after), load.tally, measured_s, faults)
 
 
 async def _unless(stopping: asyncio.Event, seconds: float) -> None:
@@ -96,6 +104,8 @@ async def take(site: SoakSite, at_s: float) -> Sample:
         at_s=at_s,
         workers=[vitals(worker.pid) for worker in site.workers],
         n_tasks=await asyncio.gather(*(_n_tasks(worker) for worker in site.workers)),
+        cpu_s=sum(cpu_s(worker.pid) for worker in site.workers),
+        load=os.getloadavg()[0],
         n_redis_connections=await site.n_redis_connections(),
         n_mysql_connections=await site.n_mysql_connections(),
     )
