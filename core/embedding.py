@@ -39,6 +39,8 @@ from core.text_features import Hashes, hash_of, mixed
 from models.catalogue import Item
 
 Doubles = npt.NDArray[np.float64]
+_Scored = tuple[str, Feature, Doubles]
+"""A feature's name, what is known of it, and the items' scores, NaN where one has no such number."""
 
 _VERSION = 2
 _MIN_DIM, _MAX_DIM = 64, 256
@@ -136,7 +138,7 @@ class HashingEmbedder:
         It has no slack, which is near nothing, and no style: nobody wishes for small letters.
         """
         tokens = tokens_of([item], self._text_columns, with_style=False)
-        exact = np.hstack([self._numbers([item]), self._heaviest.block(tokens, 1)])
+        exact = np.hstack([self._numbers([*self._scores([item])], 1), self._heaviest.block(tokens, 1)])
         vector = np.zeros(self._dim, np.float32)
         vector[: self._n_content] = _unit(np.hstack([exact, self._coded(tokens, 1)]))[0]
         return vector
@@ -160,7 +162,8 @@ class HashingEmbedder:
     def _content(self, items: Sequence[Item]) -> Floats:
         """Unit vectors without the dimension that tells of crowds, float32 (n_items, n_content)."""
         tokens = tokens_of(items, self._text_columns, with_style=self._statistics.is_fitted)
-        numbers, heaviest = self._numbers(items), self._heaviest.centred(tokens, len(items))
+        scored = list(self._scores(items))
+        numbers, heaviest = self._numbers(scored, len(items)), self._heaviest.centred(tokens, len(items))
         exact, code = np.hstack([numbers, heaviest]), self._coded(tokens, len(items))
         room = np.full(len(items), _CODE_SQUARE)
         if self._statistics.is_fitted:
@@ -168,7 +171,7 @@ class HashingEmbedder:
         code *= np.sqrt(np.minimum(room / np.maximum(_squares(code), 1e-12), 1.0))[:, None]
         has_content = np.any(numbers, axis=1) | (np.bincount(tokens.rows, minlength=len(items)) > 0)
         if self._statistics.is_fitted:
-            code += _filling(self._slack(tokens, items), code, room)
+            code += _filling(self._slack(tokens, items, scored), code, room)
         return np.asarray(_unit(np.hstack([exact, code])) * has_content[:, None], np.float32)
 
     def _mean_square_of_exact(self) -> float:
@@ -186,8 +189,8 @@ class HashingEmbedder:
     def _amplitudes(self) -> Doubles:
         return _AMPLITUDES[: 2 * self._n_harmonics] * math.sqrt(self._weight_of_one)
 
-    def _scores(self, items: Sequence[Item]) -> Iterator[tuple[str, Feature, Doubles]]:
-        """Of each feature that is known: its name, and the items' scores, NaN where one has no such number."""
+    def _scores(self, items: Sequence[Item]) -> Iterator[_Scored]:
+        """Of each feature of ``items`` that is known."""
         for name in sorted({name for item in items for name in item.features}):
             feature = self._statistics.feature(name)
             if feature is not None:
@@ -195,14 +198,14 @@ class HashingEmbedder:
                 scores = feature.scores_of(np.nan_to_num(values))
                 yield name, feature, np.where(np.isfinite(values), scores, math.nan)
 
-    def _numbers(self, items: Sequence[Item]) -> Doubles:
+    def _numbers(self, scored: Sequence[_Scored], n_items: int) -> Doubles:
         """Shape (n_items, 2 * n_harmonics * n_planes); what is missing is as on average."""
         amplitudes = self._amplitudes()
-        planes = np.zeros((len(items), self._n_planes, len(amplitudes)))
-        for _, feature, scores in self._scores(items):
+        planes = np.zeros((n_items, self._n_planes, len(amplitudes)))
+        for _, feature, scores in scored:
             centred = (waves(scores) - feature.means)[:, : len(amplitudes)] * amplitudes
             planes[:, feature.plane % self._n_planes] += np.nan_to_num(centred) * math.sqrt(feature.weight)
-        return planes.reshape(len(items), -1)
+        return planes.reshape(n_items, -1)
 
     def _coded(self, tokens: Tokens, n_rows: int) -> Doubles:
         """Sums of the codes of all tokens that have no dimension of their own, shape (n_rows, n_coded)."""
@@ -214,7 +217,7 @@ class HashingEmbedder:
     def _rarity(self, tokens: Tokens) -> Doubles:
         return np.where(tokens.is_tag, 1.0, self._statistics.rarity(tokens.hashes))
 
-    def _slack(self, tokens: Tokens, items: Sequence[Item]) -> Doubles:
+    def _slack(self, tokens: Tokens, items: Sequence[Item], scored: Sequence[_Scored]) -> Doubles:
         """Directions to fill room with, shape (n_items, n_coded)."""
         pairs = letter_pairs_of(items, self._text_columns)
         signs = _signs(pairs.hashes ^ np.uint64(self._statistics.salt), self._n_coded)
@@ -222,14 +225,14 @@ class HashingEmbedder:
         by_chance = _signs(_seeds(tokens, items) + np.uint64(self._statistics.salt), self._n_coded)
         return (
             _LETTERS_IN_SLACK * _unit(letters)
-            + _NUMBERS_IN_SLACK * _unit(self._closeness(items))
+            + _NUMBERS_IN_SLACK * _unit(self._closeness(scored, len(items)))
             + _CHANCE_IN_SLACK * _unit(by_chance)
         )
 
-    def _closeness(self, items: Sequence[Item]) -> Doubles:
+    def _closeness(self, scored: Sequence[_Scored], n_items: int) -> Doubles:
         """Random features of a Laplacian kernel of all numbers at once, shape (n_items, n_coded); 0 without any."""
-        angles, n_known = np.zeros((len(items), self._n_coded)), np.zeros(len(items))
-        for name, feature, scores in self._scores(items):
+        angles, n_known = np.zeros((n_items, self._n_coded)), np.zeros(n_items)
+        for name, feature, scores in scored:
             # Frequencies of a Cauchy distribution.
             frequencies = np.tan(math.pi * (self._draws(f"number {name}") - 0.5))
             weight = _LAPLACIAN * self._weight_of_one * feature.weight

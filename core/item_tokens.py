@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +77,8 @@ def style_of(title: str) -> Iterator[str]:
     n_words = len(words(title))
     if not n_words:
         return
-    letters = "".join(_NAMES.findall(title))
+    names = _NAMES.findall(title)
+    letters = "".join(names)
     if letters and letters == letters.lower():
         yield "lower"
     if len(letters) >= _MIN_UPPER and letters.isupper():
@@ -86,7 +88,7 @@ def style_of(title: str) -> Iterator[str]:
     if max(letters, default="") > _FIRST_NOT_LATIN:
         yield "script"
     yield from dict.fromkeys(f"marks {marks}" for marks in _MARKS.findall(title))
-    yield from _case_of(_NAMES.findall(title))
+    yield from _case_of(names)
     if _DIGIT.search(title):
         yield "digit"
     yield f"words {min(n_words, _MAX_WORDS)}"
@@ -116,8 +118,14 @@ def _styles_of(item: Item) -> Iterator[str]:
 def _tags_of(item: Item) -> Iterator[str]:
     for kind, tags in (("genre", item.genres), ("mood", item.moods), ("language", (item.language or "",))):
         for tag in tags:
-            parts = words(tag)
-            yield from (f"{kind}:{part}" for part in dict.fromkeys([" ".join(parts), *parts]) if part)
+            yield from _tokens_of_tag(kind, tag)
+
+
+# A catalogue has few tags, and each on many items.
+@lru_cache(maxsize=4096)
+def _tokens_of_tag(kind: str, tag: str) -> tuple[str, ...]:
+    parts = words(tag)
+    return tuple(f"{kind}:{part}" for part in dict.fromkeys([" ".join(parts), *parts]) if part)
 
 
 def _rows(texts: Sequence[Sequence[str]]) -> Rows:

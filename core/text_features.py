@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -48,8 +49,16 @@ def words(text: str) -> list[str]:
     jamo: n-grams of jamo still match where a particle or an ending changes a syllable's last consonant, which n-grams
     of syllables do not. Case and Latin diacritics are folded, katakana becomes hiragana.
     """
+    return list(_words(text))
+
+
+# An item is embedded with others: its title is asked for by words, by style and by letters within so many texts.
+@lru_cache(maxsize=8192)
+def _words(text: str) -> tuple[str, ...]:
+    if text.isascii():
+        return tuple(_WORD.findall(text.lower()))
     decomposed = unicodedata.normalize("NFKD", text).casefold()
-    return _WORD.findall(_DIACRITIC.sub("", decomposed).translate(_KATAKANA_TO_HIRAGANA))
+    return tuple(_WORD.findall(_DIACRITIC.sub("", decomposed).translate(_KATAKANA_TO_HIRAGANA)))
 
 
 def token_features(texts: Sequence[Iterable[str]]) -> Features:
