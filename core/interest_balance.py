@@ -27,7 +27,7 @@ class InterestBalance:
 
     def gains(self) -> Floats:
         """To be added to the candidates' scores for the next place, float32 (n,); negative where there are too many."""
-        return self._lacking[self._interests]
+        return self._lacking.take(self._interests)  # by [] it takes twice as long
 
     def choose(self, place: int) -> None:
         """The candidate at ``place`` takes the next place."""

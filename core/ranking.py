@@ -199,7 +199,8 @@ def _diversify(
             break
         gains = relevance - redundancy
         gains += balance.gains()
-        gains += wished.gains(len(chosen))
+        if retrieved.wish:
+            gains += wished.gains(len(chosen))
         for kind in places.due():
             gains += precedence[kind]
         place = int(gains.argmax())
