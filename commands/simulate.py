@@ -276,14 +276,15 @@ class _EmbeddedSite:
     async def hear(self, events: Sequence[Event]) -> None:
         await SqlSimulatedEvents(self._parts.database).add(events)
 
-    async def refit(self) -> None:
+    async def refit(self) -> str:
         parts = self._parts
         log = SqlInteractionLog(parts.database, parts.profile)
         observed = await self._observations.observe(log, parts.embeddings, parts.embedder.name)
         active = await self._fit.active_of(parts.models)
         report = await asyncio.to_thread(self._fit.fit_on, observed, active=active, budget_s=0.0, seed=self._seed)
-        await self._fit.keep(parts.models, report)
+        kept = await self._fit.keep(parts.models, report)
         await parts.collaborative.refresh()
+        return str(kept)
 
     async def recommend(self, member_id: int, n: int) -> Sequence[int]:
         job = Job(job_id=f"round-{member_id}", member_id=member_id, top_k=n, source="simulated")

@@ -26,9 +26,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 def told(*events: tuple[int, int, int]) -> Happenings:
     """Of (member, item, kind), a second apart; a play is heard out."""
     members, items, kinds = (np.array(column, np.int64) for column in zip(*events, strict=True))
-    return Happenings.in_order(
-        members, items, kinds, np.full(len(kinds), 9.0), (kinds != SKIP).astype(np.int64), np.arange(len(kinds)) * 1.0
-    )
+    seconds, at_s = np.full(len(kinds), 9.0), np.arange(len(kinds)).astype(np.float64)
+    return Happenings.in_order(members, items, kinds, seconds, (kinds != SKIP).astype(np.int64), at_s)
 
 
 def weights_of(found: Happenings) -> dict[tuple[int, int], float]:

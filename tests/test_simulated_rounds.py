@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from benchmarks import satisfaction
 from core.errors import ConfigurationError
 from models.event import Event, EventType
 from tests.support.small_world import small_world
@@ -37,8 +40,9 @@ class FixedSite:
     async def hear(self, events: Sequence[Event]) -> None:
         self.heard += events
 
-    async def refit(self) -> None:
+    async def refit(self) -> str:
         self.n_refits += 1
+        return "nothing is fitted"
 
     async def recommend(self, member_id: int, n: int) -> Sequence[int]:
         return self._ids[:n]
@@ -63,13 +67,13 @@ class NearLikesSite(FixedSite):
         super().__init__(range(10))
         self._liked: dict[int, list[int]] = {}
 
-    async def refit(self) -> None:
-        await super().refit()
+    async def refit(self) -> str:
         for event in self.heard:
             if event.type in (EventType.LIKE, EventType.REPEAT):
                 place = int(np.searchsorted(WORLD.ids, event.item_id or 0))
                 self._liked.setdefault(event.member_id, []).append(place)
         self.heard.clear()
+        return await super().refit()
 
     async def recommend(self, member_id: int, n: int) -> Sequence[int]:
         liked = self._liked.get(member_id)
@@ -172,3 +176,22 @@ async def test_an_item_that_is_new_to_the_catalogue_is_told_of() -> None:
 
     with pytest.raises(ConfigurationError, match="did not have when the simulation began"):
         await rounds(Arm("strange", Strange(()), hears=False, refits=False))
+
+
+async def test_the_chart_has_a_line_for_each_arm_which_is_the_mean_of_the_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = []
+    for seed in (3, 4):
+        plan = replace(PLAN, seed=seed, n_rounds=2)
+        site, learning = FixedSite(range(10)), NearLikesSite()
+        arms = (Arm("fixed", site, hears=False, refits=False), Arm("learning", learning, hears=True, refits=True))
+        files.append(tmp_path / f"{seed}.json")
+        (await rounds(*arms, plan=plan)).write(files[-1])
+    curves = satisfaction.mean_curves(files)
+    told = [json.loads(path.read_text())["arms"]["fixed"]["satisfaction"] for path in files]
+    assert curves["fixed"] == pytest.approx(np.mean(told, axis=0).tolist())
+    satisfaction.main([*map(str, files), "--chart", str(tmp_path / "img" / "chart.svg")])
+    drawn = ElementTree.fromstring((tmp_path / "img" / "chart.svg").read_text())  # noqa: S314 - our own
+    assert {"fixed", "learning"} <= {text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    assert f"fixed: {curves['fixed'][0]:.3f} {curves['fixed'][1]:.3f}" in capsys.readouterr().out

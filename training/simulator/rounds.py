@@ -37,8 +37,11 @@ class Site(Protocol):
     async def hear(self, events: Sequence[Event]) -> None:
         """Keep what members did."""
 
-    async def refit(self) -> None:
-        """Fit on all that was heard, and put it in force; raises ``ConfigurationError`` where that is too little."""
+    async def refit(self) -> str:
+        """Fit on all that was heard, put it in force unless it is worse, and say what became of it.
+
+        Raises ``ConfigurationError`` where too little was heard.
+        """
 
     async def recommend(self, member_id: int, n: int) -> Sequence[int]:
         """The ids of at most ``n`` items, best first, as the member would be shown them."""
@@ -178,7 +181,7 @@ class _Listening:
     async def begin(self) -> None:
         """Every arm learns from the past alike."""
         await self._hear(_within(self._alone, 0, self._plan.n_days))
-        await self._arm.site.refit()
+        self._tell(f"{self._arm.name}: {await self._arm.site.refit()}")
 
     async def through(self) -> Course:
         """Round by round."""
@@ -193,9 +196,9 @@ class _Listening:
                 await self._hear(found)
             else:
                 self._remember(found)
-            if self._arm.refits:
-                await self._arm.site.refit()
             self._tell(f"{self._arm.name}: round {place + 1}, true satisfaction {satisfied.mean():.3f}")
+            if self._arm.refits:
+                self._tell(f"{self._arm.name}: {await self._arm.site.refit()}")
         return Course(np.array(satisfaction), np.array(freshness))
 
     def _happening(self, lists: Indices, place: int) -> Happenings:
