@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from config.prompt_texts import phrase_problem
+from config.prompt_texts import ClaimWords, LocaleTexts, phrase_problem
 from config.signal_strengths import SignalStrengths
 from config.source_files import ItemFile, LikeFile
 from config.wish_table import WishTable
@@ -128,6 +128,7 @@ class CatalogueProfile(_Section):
     group_fields: tuple[str, ...] = Field(description="fields of an item in a group of the result")
     candidate_fields: tuple[str, ...] = Field(description="fields of an item among the candidates of the result")
     id_field: str = Field(description="name of the item's id in results")
+    claims: dict[str, ClaimWords] = Field({}, description="by locale, beside those of config/prompts")
     result: ResultNames = ResultNames()
     signals: SignalStrengths = SignalStrengths()
     fitting: Fitting = Field(Fitting(), exclude=True)
@@ -166,6 +167,10 @@ class CatalogueProfile(_Section):
             yield f"like_files: there are no item_files of source {file.source!r}"
         if file.liked_at and not self.likes.created_at:
             yield f"like_files {file.source}: liked_at has no column likes.created_at"
+
+    def claims_in(self, locale: str, spoken: LocaleTexts) -> ClaimWords:
+        """What tells names and kinds from plain words in ``locale``, whose texts are ``spoken``."""
+        return spoken.claims.with_more(self.claims.get(locale, ClaimWords()))
 
     def words_in(self, locale: str) -> Words:
         """The nouns of ``locale``, else English ones, else any."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
 from config.wish_texts import WishTexts, load_wish_texts
 
@@ -107,7 +107,8 @@ class ClaimWords(_Section):
     ``names_after`` and ``names_before`` stand right before and after a name, and make one of a word that may be plain.
     ``plain`` words are no names though capitalised. A mood before one of ``scenes`` is that of the moment, not of the
     item; a kind among ``plain_kinds`` is one only before ``kind_nouns``. Moods among ``plain_moods`` are said of
-    too much to be claims. ``boasts`` are prizes and charts, of which the data tells nothing.
+    too much to be claims. ``boasts`` are prizes and charts, of which the data tells nothing. Those of one domain stand
+    in its catalogue profile.
     """
 
     names_after: tuple[str, ...] = ()
@@ -118,6 +119,24 @@ class ClaimWords(_Section):
     kind_nouns: tuple[str, ...] = ()
     plain_moods: frozenset[str] = frozenset()
     boasts: tuple[str, ...] = ()
+
+    def with_more(self, further: "ClaimWords") -> "ClaimWords":
+        """These and ``further`` ones."""
+        return ClaimWords(
+            names_after=self.names_after + further.names_after,
+            names_before=self.names_before + further.names_before,
+            plain=self.plain | further.plain,
+            scenes=self.scenes + further.scenes,
+            plain_kinds=self.plain_kinds | further.plain_kinds,
+            kind_nouns=self.kind_nouns + further.kind_nouns,
+            plain_moods=self.plain_moods | further.plain_moods,
+            boasts=self.boasts + further.boasts,
+        )
+
+    @field_serializer("plain", "plain_kinds", "plain_moods")
+    def _sorted(self, words: frozenset[str]) -> list[str]:
+        # A dump must be the same in every process: versions of answers are digests of it.
+        return sorted(words)
 
 
 class LocaleTexts(_Section):

@@ -102,7 +102,9 @@ class Reranker:
         self._order_weight = order_weight
         moods = tuple(profile.wishes.moods.values())
         locales = texts.locales.items()
-        self._rules = {locale: ClaimRules(spoken.claims, profile.kinds, moods) for locale, spoken in locales}
+        self._rules = {
+            locale: ClaimRules(profile.claims_in(locale, spoken), profile.kinds, moods) for locale, spoken in locales
+        }
         self._scripts = {locale: Script(spoken) for locale, spoken in texts.locales.items()}
 
     @property

@@ -22,7 +22,10 @@ from tests.support.scripted_language_model import RecordingObserver, ScriptedLan
 PROFILE, TEXTS = load_profile("songs"), load_prompt_texts()
 SCRIPTS = {locale: Script(spoken) for locale, spoken in TEXTS.locales.items()}
 MOODS = tuple(PROFILE.wishes.moods.values())
-RULES = {locale: ClaimRules(spoken.claims, PROFILE.kinds, MOODS) for locale, spoken in TEXTS.locales.items()}
+RULES = {
+    locale: ClaimRules(PROFILE.claims_in(locale, spoken), PROFILE.kinds, MOODS)
+    for locale, spoken in TEXTS.locales.items()
+}
 TRUTHS = {locale: Truth(rules, [*PICKS.values(), *OTHERS], LIKES) for locale, rules in RULES.items()}
 
 

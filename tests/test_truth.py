@@ -25,7 +25,10 @@ from tests.test_token_budget import real_songs
 
 PROFILE, TEXTS = load_profile("songs"), load_prompt_texts()
 MOODS = tuple(PROFILE.wishes.moods.values())
-RULES = {locale: ClaimRules(spoken.claims, PROFILE.kinds, MOODS) for locale, spoken in TEXTS.locales.items()}
+RULES = {
+    locale: ClaimRules(PROFILE.claims_in(locale, spoken), PROFILE.kinds, MOODS)
+    for locale, spoken in TEXTS.locales.items()
+}
 TRUTHS = {locale: Truth(rules, [*PICKS.values(), *OTHERS], LIKES) for locale, rules in RULES.items()}
 PICK = make_candidate(PICKS["love"])
 QUEEN = make_candidate(OTHERS[0])
