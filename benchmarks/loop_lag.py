@@ -4,7 +4,8 @@
         [--llm-delay-s 2] [--without-turns]
 
 A job takes the likes of a made-up listener, makes a profile, retrieves and ranks, waits as long as an LLM
-would take, and begins anew. Then all jobs begin at the same moment, ten times. Lag is by how much longer than
+would take, and begins anew. Beside them the first searches by three predicates are made, whose scans are built in the
+background, and a whole index is. Then all jobs begin at the same moment, ten times. Lag is by how much longer than
 asked for a sleep of 1 ms takes, whoever else loads the machine; CPU is what the loop's own thread worked
 meanwhile, of which at most 1 ms did not hold the sleep up.
 """
@@ -21,14 +22,17 @@ import uvloop
 from threadpoolctl import threadpool_limits
 
 from benchmarks.retrieval import clusters, console
+from core.ports import Predicate
 from core.profile import ProfileConfig, build_profile
 from core.ranking import RankingConfig, rank
 from core.retrieval import retrieve
 from core.turns import Turns
 from services.item_index import InMemoryItemIndex
+from services.vector_scan import build_scan
 
 TICK_S = 0.001
 N_BURSTS = 10
+N_SLICES = 3
 
 
 class NoTurns(Turns):
@@ -90,6 +94,14 @@ async def bursts(index: InMemoryItemIndex, n_jobs: int, turns: Turns) -> None:
         await asyncio.gather(*(job(index, generator, turns) for generator in generators))
 
 
+async def new_slices(index: InMemoryItemIndex) -> None:
+    """First searches by predicates that keep a tenth, each until the scan of its own is there."""
+    _, some = await index.vectors([1])
+    for number in range(N_SLICES):
+        await index.search(some, 300, predicate=Predicate(genres=frozenset({f"genre {number}"})))
+        await index.settle()
+
+
 def tell(what: str, values: list[float]) -> None:
     cuts = quantiles(values, n=100)
     console.print(f"{what}: p50 {cuts[49]:.2f} ms, p99 {cuts[98]:.2f} ms, longest {max(values):.2f} ms")
@@ -106,7 +118,8 @@ async def main() -> None:
     parser.add_argument("--without-turns", action="store_true")
     arguments = parser.parse_args()
     turns = NoTurns() if arguments.without_turns else Turns()
-    index = InMemoryItemIndex(clusters("", arguments.items, arguments.dim, arguments.size, seed=2).rows, "bench")
+    rows = clusters("", arguments.items, arguments.dim, arguments.size, seed=2).rows
+    index = InMemoryItemIndex(rows, "bench")
     console.print(f"{len(index):,} x {arguments.dim}: {index.kind}, own recall {index.recall:.3f}")
     # As the worker does once it has loaded everything.
     gc.collect()
@@ -118,10 +131,13 @@ async def main() -> None:
         for seed in range(arguments.jobs)
     ]
     await watched(f"{arguments.jobs} jobs in flight", asyncio.sleep(arguments.seconds))
+    n_done = len(done)
+    await watched("and slices built", new_slices(index))
+    await watched("and an index built", asyncio.to_thread(build_scan, rows.vectors))
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
-    tell(f"{len(done) / arguments.seconds:.0f} jobs a second, each", done)
+    tell(f"{n_done / arguments.seconds:.0f} jobs a second, each", done[:n_done])
     await watched(f"{arguments.jobs} jobs begun at once", bursts(index, arguments.jobs, turns))
 
 
