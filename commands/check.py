@@ -13,6 +13,7 @@ from core.data_checks import CheckReport, Limits
 from core.data_checks import check as check_figures
 from core.data_figures import DataFigures
 from core.fitted_collaborative import MODEL_KIND
+from models.notice import Notice, NoticeKind
 from services.interaction_log import SqlInteractionLog
 from services.orphan_count import SqlOrphanCount
 from training.data_checks import figures_of_catalogue, figures_of_file, table_of, with_log
@@ -35,7 +36,10 @@ def check(
         async with open_parts(settings) as parts:
             before = await last_figures(parts)
             figures = await _figures(parts, file, before)
-        report = check_figures(figures, limits_of(settings), before)
+            report = check_figures(figures, limits_of(settings), before)
+            if report.problem:
+                text = f"{file.name}: {report.problem}" if file else report.problem
+                await parts.notices.tell(Notice(kind=NoticeKind.CHECK_FAILED, text=text))
         if as_json:
             typer.echo(json.dumps({**report.document(), "figures": json.loads(figures.to_json())}, indent=2))
         else:

@@ -22,6 +22,7 @@ from core.data_figures import with_interactions
 from core.errors import ConfigurationError
 from core.fitted_collaborative import MODEL_KIND
 from core.ports import Promotion, StoredVersion
+from models.notice import Notice, NoticeKind
 from services.clock import SystemClock
 from services.database import parse_url
 from services.fit_lease import held_lease
@@ -103,11 +104,21 @@ def _kept(training: Any, report: Any, checked: CheckReport) -> Any:  # noqa: ANN
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
             figures = checked.figures.to_json()
-            found.append(await training.keep(parts.models, report, data_figures=figures, refused=checked.problem))
+            kept = await training.keep(parts.models, report, data_figures=figures, refused=checked.problem)
+            found.append(kept)
             await parts.models.prune(settings.model_versions_kept)
+            if checked.problem:
+                await parts.notices.tell(Notice(kind=NoticeKind.CHECK_FAILED, text=checked.problem))
+            if kept.changed or not kept.in_force:
+                kind = NoticeKind.MODEL_PROMOTED if kept.changed else NoticeKind.MODEL_REJECTED
+                await parts.notices.tell(Notice(kind=kind, text=str(kept), figures=_figures(report)))
 
     run(step)
     return found[0]
+
+
+def _figures(report: Any) -> dict[str, float]:  # noqa: ANN401 - of ``training.fit``
+    return {name: round(value, 4) for name, value in report.comparison.metrics()}
 
 
 @models.command("list")
@@ -198,9 +209,15 @@ def promote(
             if not await parts.models.promote(kind, whole, instead_of=active, cause="promote", reason=why):
                 raise ConfigurationError("another version was put in force at the same moment: look, and try again")
             await parts.models.prune(settings.model_versions_kept)
+            if whole != active:
+                await _tell_people(parts, f"version {whole} of {kind} was put in force in place of {active}: {why}")
         _tell_change(kind, whole, active, as_json=as_json)
 
     run(step)
+
+
+async def _tell_people(parts: Parts, text: str) -> None:
+    await parts.notices.tell(Notice(kind=NoticeKind.MODEL_PROMOTED, text=text))
 
 
 async def _found(parts: Parts, kind: str, version: str) -> str:
@@ -223,6 +240,7 @@ def rollback(
         async with open_parts(settings) as parts:
             version = await parts.models.roll_back(kind, why)
             replaced = (await parts.models.promotions(kind))[-1].replaced
+            await _tell_people(parts, f"version {version} of {kind} is in force again in place of {replaced}: {why}")
         _tell_change(kind, version, replaced, as_json=as_json)
 
     run(step)

@@ -13,6 +13,7 @@ from commands.running import console, progress_bar, run
 from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError
 from core.ports import BatchApi
+from models.notice import Notice, NoticeKind
 from services.answer_cache import RedisAnswerCache
 from services.batch_ledger import SqlBatchLedger
 from services.batch_purse import RedisBatchPurse
@@ -108,7 +109,9 @@ async def _refresh_by_queue(parts: Parts, api: BatchApi, n_members: int) -> None
     member_ids = await parts.members.active_member_ids(n_members)
     due = [each.question async for each in questions.of(member_ids, today, now_ns) if isinstance(each, Due)]
     await submit_refreshes(due, today, now_ns, results=parts.results, publisher=parts.publisher)
-    console.print(f"{len(member_ids)} active members: {len(due)} jobs published")
+    told = f"{len(member_ids)} active members: {len(due)} jobs published"
+    console.print(told)
+    await parts.notices.tell(Notice(kind=NoticeKind.REFRESH_FINISHED, text=told, figures={"jobs": len(due)}))
 
 
 async def _refresh_by_batch(parts: Parts, api: BatchApi, n_members: int) -> None:
@@ -153,6 +156,11 @@ async def _refresh_by_batch(parts: Parts, api: BatchApi, n_members: int) -> None
         ).run(n_members)
     for line in _told_of(report):
         console.print(line, highlight=False, soft_wrap=True)
+    usd = round(report.usage.cost_usd, 4)
+    figures = {"sent": report.n_sent, "resumed": report.n_resumed, "USD": usd, **report.outcomes}
+    await parts.notices.tell(
+        Notice(kind=NoticeKind.REFRESH_FINISHED, text="a refresh by batches has finished", figures=figures)
+    )
 
 
 def _told_of(report: Report) -> Iterator[str]:

@@ -189,7 +189,7 @@ class Settings(BaseSettings):
     )
     mlflow_tracking_uri: str = Field(
         "",
-        description="where fits are logged to MLflow, such as sqlite:///mlflow.db (requirements-mlflow.txt); empty: not",
+        description="where fits are logged to MLflow, such as sqlite:///mlflow.db (requirements-mlflow.txt); empty: no",
     )
 
     # Messaging
@@ -282,6 +282,25 @@ class Settings(BaseSettings):
         20.0,
         ge=0,
         description="seconds until another worker takes over from a leader that died; 0: starts no scheduled tasks",
+    )
+
+    # Notices to those who run the site
+    notice_slack: SecretStr = Field(
+        SecretStr(""), description="webhook of Slack, or of what is compatible, that notices are sent to; empty: none"
+    )
+    notice_webhook: SecretStr = Field(
+        SecretStr(""), description="URL that notices are posted to as JSON (docs/training.md); empty: none"
+    )
+    notice_smtp_url: SecretStr = Field(
+        SecretStr(""),
+        description="smtps://user:password@host:465 or smtp://host:587, by which they are mailed; empty: none",
+    )
+    notice_mail_from: str = Field("", description="sender of that mail")
+    notice_mail_to: str = Field("", description="who gets that mail, comma-separated")
+    notice_interval_s: float = Field(
+        300.0,
+        ge=0,
+        description="seconds in which one notice of each kind is sent, by all workers together; 0: every one",
     )
 
     # HTTP and logs
@@ -389,6 +408,15 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"{name}_ca_file is set, but nothing would be encrypted: {name}_url must begin with {schemes[0]}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _mail_has_a_way_and_addresses(self) -> Self:
+        url = self.notice_smtp_url.get_secret_value()
+        if url and not url.startswith(("smtp://", "smtps://")):
+            raise ValueError("notice_smtp_url must begin with smtp:// or smtps://")
+        if url and not (self.notice_mail_from and self.notice_mail_to):
+            raise ValueError("notice_smtp_url needs notice_mail_from and notice_mail_to")
         return self
 
     @model_validator(mode="after")

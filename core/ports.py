@@ -675,8 +675,8 @@ class BatchLedger(Protocol):
     async def drop(self, key: str) -> None:
         """Forget a part that was never sent, and its questions."""
 
-    async def note_file(self, key: str, file_id: str) -> None:
-        """The file of the part is uploaded."""
+    async def note_file(self, key: str, file_id: str) -> bool:
+        """The file of the part is uploaded; False where another run has dropped or closed the part meanwhile."""
 
     async def note_batch(self, key: str, batch_id: str) -> None:
         """The batch of the part is created."""

@@ -67,3 +67,5 @@ class LogEvent(StrEnum):
     ROWS_LEFT_OUT = "rows_left_out"
     ITEMS_EMBEDDED = "items_embedded"
     MIGRATIONS_APPLIED = "migrations_applied"
+    NOTICE_SENT = "notice_sent"
+    NOTICE_NOT_SENT = "notice_not_sent"

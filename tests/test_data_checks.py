@@ -214,7 +214,7 @@ def test_data_that_drifted_fail_by_name(changed: Mapping[str, object], subject: 
 def test_what_members_do_may_drift_too() -> None:
     before = with_interactions(counted(), np.arange(1000) % 100, np.ones(1000))
     lists = with_interactions(counted(before=before), np.arange(4000) % 100, np.ones(4000), before)
-    weights = with_interactions(counted(before=before), np.arange(1000) % 100, np.arange(1000) % 7 + 0.5, before)
+    weights = with_interactions(counted(before=before), np.arange(1000) % 100, 0.5 + np.arange(1000.0) % 7, before)
     for now, subject in ((lists, "interactions of a member"), (weights, "weights of interactions")):
         assert [each.subject for each in check(now, Limits(), before).failed] == [subject]
 

@@ -24,7 +24,8 @@ def fail(message: str) -> None:
 
 
 def made(**fields: str) -> Settings:
-    return Settings.model_validate({name: SecretStr(value) for name, value in fields.items()})
+    beside = {"notice_mail_from": "a@b", "notice_mail_to": "c@d"} if "notice_smtp_url" in fields else {}
+    return Settings.model_validate({**beside, **{name: SecretStr(value) for name, value in fields.items()}})
 
 
 def url_with(password: str) -> Settings:
@@ -51,9 +52,13 @@ def test_the_defaults_hold_no_secret() -> None:
 
 def test_every_setting_that_hides_itself_is_looked_into() -> None:
     hidden = [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
-    assert set(hidden) == {"broker_url", "database_url", "redis_url", "openai_api_key", "api_key"}
+    assert set(hidden) == {
+        "broker_url", "database_url", "redis_url", "openai_api_key", "api_key", "notice_slack", "notice_webhook",
+        "notice_smtp_url",
+    }  # fmt: skip
     for name in hidden:
-        value = "amqp://me:pa55word-x@host/" if name.endswith("_url") else "pa55word-x"
+        scheme = "smtp" if name == "notice_smtp_url" else "amqp"
+        value = f"{scheme}://me:pa55word-x@host/" if name.endswith("_url") else "pa55word-x"
         assert secret_values(made(**{name: value})) == {"pa55word-x"}
 
 

@@ -16,7 +16,7 @@ from core.ports import Catalogue, InteractionLog
 from models.catalogue import Item
 from models.source import SourceItem, SourceLike
 from training.csv_rows import CsvFile, RowProblem
-from training.ingest import layouts_of
+from training.ingest import ItemLayout, layouts_of
 from training.item_files import LikeLayout
 from training.track_files import FEATURE_BOUNDS
 
@@ -52,14 +52,15 @@ def figures_of_file(
     file = CsvFile(path)
     layout = file.layout_among(layouts_of(profile))
     rows = _Rows(ItemCount(ranges_of(profile)))
-    read: Callable[[Mapping[str, str]], SourceItem | SourceLike]
-    read = layout.like if isinstance(layout, LikeLayout) else layout.item
-    row: SourceItem | SourceLike | RowProblem
-    for row in file.rows(read):
+    for row in file.rows(_reader(layout)):
         rows.add(row)
         if rows.n % _ROWS_A_STEP == 0:
             progress(rows.n)
     return rows.figures(before)
+
+
+def _reader(layout: ItemLayout | LikeLayout) -> Callable[[Mapping[str, str]], SourceItem | SourceLike]:
+    return layout.like if isinstance(layout, LikeLayout) else layout.item
 
 
 class _Rows:

@@ -11,8 +11,9 @@ from config.prompt_texts import PromptTexts
 from config.settings import Settings
 from core.explanation import Explainer
 from core.model_ladder import ModelLadder
-from core.ports import LanguageModel
+from core.ports import CallGuard, LanguageModel, Notices
 from core.reranking import Reranker
+from services.budget_notice import TellingGuard
 from services.call_budgets import RedisCallBudgets
 from services.call_guard import RedisCallGuard
 from services.circuit_breaker import RedisCircuitBreaker
@@ -25,13 +26,19 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def open_language_model(
-    settings: Settings, metrics: PrometheusMetrics, clock: SystemClock, redis: Redis
+    settings: Settings,
+    metrics: PrometheusMetrics,
+    clock: SystemClock,
+    redis: Redis,
+    notices: Notices | None = None,
 ) -> AsyncIterator[LanguageModel | None]:
     """The model to ask; None where there is no key."""
     if not settings.llm_enabled:
         yield None
         return
-    guard = _call_guard(settings, redis, clock, metrics)
+    guard: CallGuard = _call_guard(settings, redis, clock, metrics)
+    if notices:
+        guard = TellingGuard(guard, notices, daily_usd=settings.llm_daily_usd)
     async with AsyncExitStack() as stack:
         default, deep = settings.llm_strategies.default, settings.llm_strategies.deep
         rungs = [_client(settings, metrics, clock, default.model or deep.model, deep.model or default.model)]
