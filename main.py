@@ -2,14 +2,27 @@
 
 import typer
 
-from commands import catalogue, check, dead_letters, demo, jobs, models, quality, refresh, serve, simulate, site
+from commands import (
+    catalogue,
+    check,
+    dead_letters,
+    demo,
+    jobs,
+    members,
+    models,
+    quality,
+    refresh,
+    serve,
+    simulate,
+    site,
+)
 
 PANELS = {
     "Serve": (serve.worker, serve.api),
     "Jobs": (jobs.publish, jobs.result, refresh.refresh),
     "Catalogue": (catalogue.migrate, catalogue.ingest, check.check, catalogue.embed, catalogue.retrieval),
     "Quality": (quality.rank, quality.evaluate, models.fit, simulate.simulate),
-    "Site": (site.schedule, site.digest, site.clean_up),
+    "Site": (site.schedule, site.digest, site.clean_up, members.forget),
     "Start here": (demo.demo,),
 }
 

@@ -14,8 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.access import AccessRule
 from api.body_limit import BodyLimit
 from api.health import HealthReporter, health_router
-from api.recommendations import JobDesk, recommendation_router
+from api.recommendations import JobDesk, RefreshObserver, recommendation_router
 from api.responses import RETRY_AFTER_S, documented, install_problem_handlers, problem
+from core.feedback import RefreshRequests
 from core.ports import ActiveMembers, Clock, JobPublisher, ResultCache
 from models.log_event import LogEvent
 
@@ -27,8 +28,8 @@ Expose = Callable[[str], tuple[bytes, str]]
 log = structlog.get_logger()
 
 
-class RequestObserver(Protocol):
-    """Sees every request."""
+class RequestObserver(RefreshObserver, Protocol):
+    """Sees every request, and what it asks for."""
 
     def http_request(self, *, route: str, status: int, seconds: float) -> None:
         """A request was answered; ``route`` is the template of its path, empty where none matched."""
@@ -43,6 +44,7 @@ def create_app(
     publisher: JobPublisher,
     members: ActiveMembers,
     clock: Clock,
+    refreshes: RefreshRequests,
     favorites_field: str = "favorite_song_ids",
     api_key: SecretStr | None = None,
     keyed_reads: bool = False,
@@ -62,7 +64,15 @@ def create_app(
     )
     app.include_router(health_router(health))
     app.include_router(_metrics_router(health, expose_metrics))
-    desk = JobDesk(results=results, publisher=publisher, members=members, clock=clock, favorites_field=favorites_field)
+    desk = JobDesk(
+        results=results,
+        publisher=publisher,
+        members=members,
+        clock=clock,
+        refreshes=refreshes,
+        observer=observer,
+        favorites_field=favorites_field,
+    )
     app.include_router(recommendation_router(desk))
     install_problem_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)

@@ -6,13 +6,14 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
 from api.responses import documented, json_response
+from core.feedback import RefreshRequests
 from core.ports import ActiveMembers, Clock, JobPublisher, ResultCache
 from core.submission import submit
 from models.job import Job
@@ -69,6 +70,13 @@ _Document = TypeAdapter(dict[str, object])
 _Ids = TypeAdapter(frozenset[int])
 
 
+class RefreshObserver(Protocol):
+    """Sees requests for refreshes."""
+
+    def refreshes_asked(self, *, n_begun: int, n_debounced: int) -> None:
+        """Refreshes were asked for: some were the first to ask, the others joined them."""
+
+
 class JobDesk:
     """Makes jobs of requests, and looks up what is there already."""
 
@@ -79,12 +87,16 @@ class JobDesk:
         publisher: JobPublisher,
         members: ActiveMembers,
         clock: Clock,
+        refreshes: RefreshRequests,
+        observer: RefreshObserver,
         favorites_field: str = "favorite_song_ids",
     ) -> None:
         self._results = results
         self._publisher = publisher
         self._members = members
         self._clock = clock
+        self._refreshes = refreshes
+        self._observer = observer
         self._favorites_field = favorites_field
 
     async def submit(self, member_id: int, item_ids: Sequence[int], source: str) -> Job:
@@ -92,6 +104,14 @@ class JobDesk:
         job = self._job(member_id, item_ids, source)
         await submit(job, results=self._results, publisher=self._publisher)
         return job
+
+    async def ask_refresh(self, member_id: int, item_ids: Sequence[int]) -> None:
+        """Ask for a refresh of the member, together with all that asks for it in these seconds.
+
+        Raises ``DependencyUnavailable``.
+        """
+        begins = await self._refreshes.ask(member_id, item_ids)
+        self._observer.refreshes_asked(n_begun=int(begins), n_debounced=int(not begins))
 
     async def refresh(self, limit: int) -> str:
         """Put jobs of the most active members on the batch queue; their trace id, returned, is the task's.
@@ -161,8 +181,8 @@ def recommendation_router(desk: JobDesk) -> APIRouter:
 
     @router.post("/favorites/updated")
     async def favorites_updated(body: LikesBody) -> Response:
-        """A new job with the new likes."""
-        await desk.submit(body.member_id, body.favorite_song_ids or (), "favorites")
+        """A new job with the new likes, once the member's likes have come to rest, as after an event of them."""
+        await desk.ask_refresh(body.member_id, body.favorite_song_ids or ())
         return json_response({"status": "queued"})
 
     @router.post("/warm/active")

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from api.recommendations import PUBLISH_WINDOW, JobDesk, _with_cached_mark
 from core.errors import DependencyUnavailable
+from core.feedback import DueRefresh
 from core.job_codec import decode_job, encode_job
-from core.ports import ProvisionalDocuments, ResultDocuments
+from core.ports import JobPublisher, ProvisionalDocuments, ResultDocuments
 from models.job import Job, JobStatus, Strategy
 from tests.support.http_app import HttpBench, http_bench
 
@@ -221,13 +222,46 @@ def test_the_mark_joins_any_object_without_a_parse(view: dict[str, object], spac
 # --- POST /favorites/updated ---
 
 
-async def test_updated_favorites_are_a_job_with_the_new_likes(bench: HttpBench) -> None:
+def desk_of(bench: HttpBench, publisher: JobPublisher) -> JobDesk:
+    return JobDesk(
+        results=bench.results,
+        publisher=publisher,
+        members=bench.members,
+        clock=bench.clock,
+        refreshes=bench.refreshes,
+        observer=bench.metrics,
+    )
+
+
+async def taken(bench: HttpBench, n: int) -> list[DueRefresh]:
+    """The next ``n`` refreshes that fall due."""
+    found: list[DueRefresh] = []
+    async with asyncio.timeout(5):
+        while len(found) < n:
+            found += await bench.refreshes.take(n)
+            await asyncio.sleep(0.001)
+    return found
+
+
+async def test_updated_favorites_ask_for_a_job_with_the_new_likes(bench: HttpBench) -> None:
     await cache(bench, 42, view_of([1, 2]))
     response = await bench.client.post("/favorites/updated", json={"memberId": "42", "favorite_song_ids": [1, 2]})
     assert (response.status_code, response.json()) == (200, {"status": "queued"})
-    (job,) = bench.publisher.main
+    [due] = await taken(bench, 1)
+    job = due.job(requested_at_ns=5)
     assert (job.member_id, job.favorite_item_ids, job.source) == (42, (1, 2), "favorites")
-    assert bench.publisher.status_when_published == [JobStatus.QUEUED]
+    assert due.is_sure
+
+
+async def test_favorites_that_are_updated_again_and_again_ask_for_one_job_with_the_last(bench: HttpBench) -> None:
+    for likes in ([1], [1, 2], [2, 3]):
+        await bench.client.post("/favorites/updated", json={"memberId": 42, "favorite_song_ids": likes})
+    await bench.client.post("/favorites/updated", json={"memberId": 7})
+    due = {each.member_id: sorted(each.item_ids) for each in await taken(bench, 2)}
+    assert due == {42: [2, 3], 7: []}
+    exposed = bench.metrics.expose("")[0].decode()
+    assert 'songs_ai_refresh_requests_total{outcome="begun"} 2.0' in exposed
+    assert 'songs_ai_refresh_requests_total{outcome="debounced"} 2.0' in exposed
 
 
 # --- POST /warm/active ---
@@ -287,7 +321,7 @@ async def test_a_refresh_publishes_side_by_side_but_never_more_than_a_window(ben
             under_way -= 1
 
     bench.members.member_ids = range(2 * PUBLISH_WINDOW)
-    desk = JobDesk(results=bench.results, publisher=Slow(), members=bench.members, clock=bench.clock)
+    desk = desk_of(bench, Slow())
     await asyncio.wait_for(desk.refresh(1000), 20)
     assert most == PUBLISH_WINDOW
 
@@ -301,6 +335,6 @@ async def test_where_even_the_failure_cannot_be_written_the_first_error_is_told(
             bench.results.fail = away  # type: ignore[method-assign]
             raise DependencyUnavailable("broker", "gone")
 
-    desk = JobDesk(results=bench.results, publisher=Refusing(), members=bench.members, clock=bench.clock)
+    desk = desk_of(bench, Refusing())
     with pytest.raises(DependencyUnavailable, match="broker: gone"):
         await desk.submit(42, (), "http")

@@ -13,10 +13,12 @@ from pydantic import SecretStr
 from api.app import create_app
 from api.health import HealthReporter
 from core.errors import DependencyUnavailable, PublishRefused
+from core.feedback import RefreshRequests
 from core.ports import Clock, HealthCheck, JobPublisher, ResultCache
 from models.job import Job
 from services.metrics import PrometheusMetrics
 from services.redis_client import open_redis
+from services.refresh_requests import RedisRefreshRequests
 from services.result_cache import RedisResultCache
 from tests.support.hand_clock import HandClock
 
@@ -78,6 +80,7 @@ class HttpBench:
     members: FixedMembers
     metrics: PrometheusMetrics
     clock: HandClock
+    refreshes: RedisRefreshRequests
 
 
 @asynccontextmanager
@@ -97,6 +100,7 @@ async def http_bench(
     async with open_redis(redis_url, max_connections=10, timeout_s=5) as redis:
         cache = RedisResultCache(redis, clock, job_ttl_s=600, cache_ttl_s=600, lease_s=15)
         publisher, members = RecordingPublisher(cache), FixedMembers()
+        refreshes = RedisRefreshRequests(redis, quiet_s=0.001, drift_s=0.001)
         app = create_app(
             health=HealthReporter(checks or {}, clock=clock, observer=metrics),
             expose_metrics=metrics.expose,
@@ -105,10 +109,11 @@ async def http_bench(
             publisher=publishes_to or publisher,
             members=members,
             clock=clock,
+            refreshes=cast("RefreshRequests", results or refreshes),
             api_key=SecretStr(api_key),
             keyed_reads=keyed_reads,
             answer_timeout_s=answer_timeout_s,
         )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://songs-ai") as client:
-            yield HttpBench(app, client, cache, publisher, members, metrics, clock)
+            yield HttpBench(app, client, cache, publisher, members, metrics, clock, refreshes)

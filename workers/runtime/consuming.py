@@ -20,6 +20,7 @@ from workers.handler import JobHandler
 from workers.lease_keeper import LeaseKeeper
 from workers.provisional import ProvisionalWriter
 from workers.queue_watch import watch_queues
+from workers.runtime.events import event_parts, requested_refreshes
 from workers.runtime.parts import Parts
 from workers.runtime.scheduling import scheduler_of
 
@@ -77,8 +78,12 @@ async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
         )
         if concurrency
     ]
+    events, taking_in = event_parts(parts)
+    consumers += [events] if settings.event_prefetch else []
     scheduler = scheduler_of(parts)
     background = _background(
+        taking_in,
+        requested_refreshes(parts).run,
         *([scheduler.run] if scheduler else []),
         leases.run,
         parts.index.run,

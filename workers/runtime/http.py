@@ -42,6 +42,7 @@ def _http_server(parts: Parts, *, consuming: bool) -> HttpServer:
         publisher=parts.publisher,
         members=parts.members,
         clock=parts.clock,
+        refreshes=parts.refreshes,
         favorites_field=parts.profile.result.favorites,
         api_key=parts.settings.api_key,
         keyed_reads=parts.settings.api_key_for_reads,

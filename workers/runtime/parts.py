@@ -3,9 +3,10 @@
 What is opened is closed in the reverse order, whatever happens.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,12 @@ from config.prompt_texts import load_prompt_texts
 from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError
 from core.explanation import Explainer
+from core.llm_share import Arm, arm_of
 from core.pipeline import RecommendationPipeline
 from core.turns import Turns
 from core.wish import WishConfig
 from core.wish_stage import WishStage
+from core.withdrawal import without_items
 from services.active_members import SqlActiveMembers
 from services.answer_cache import RedisAnswerCache
 from services.catalogue import SqlCatalogue
@@ -32,12 +35,16 @@ from services.database import Database, open_database
 from services.database_index import RefreshingDatabaseIndex
 from services.embedding_store import SqlEmbeddingStore
 from services.fitted_embedder import FittedEmbedder, WishesByIndex
+from services.forgetting import MemberForgetting
+from services.impressions import RedisImpressions
 from services.listener_store import SqlListenerStore
 from services.metrics import PrometheusMetrics
 from services.model_store import SqlModelStore
+from services.notices import OutboundNotices
 from services.redis_client import open_redis
+from services.refresh_requests import RedisRefreshRequests
 from services.refreshing_index import RefreshingIndex
-from services.result_cache import RedisResultCache
+from services.result_cache import Clean, RedisResultCache
 from training.embed import CatalogueFollower
 from workers.amqp_broker import AmqpBroker
 from workers.broker import Broker
@@ -67,6 +74,7 @@ class Parts:
     catalogue: SqlCatalogue
     embedder: "FittedEmbedder | OpenAIEmbedder"
     models: SqlModelStore
+    notices: OutboundNotices
     embeddings: SqlEmbeddingStore
     index: RefreshingIndex | RefreshingDatabaseIndex
     collaborative: RefreshingCollaborative
@@ -75,6 +83,10 @@ class Parts:
     pipeline: RecommendationPipeline
     broker: Broker
     publisher: BrokerJobPublisher
+    refreshes: RedisRefreshRequests
+    forgetting: MemberForgetting
+    clean: Clean
+    arm_of: Callable[[int], Arm]
 
 
 @asynccontextmanager
@@ -105,6 +117,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
                 ca_file=settings.database_ca_file,
             )
         )
+        notices = await stack.enter_async_context(_open_notices(settings, redis, clock))
         catalogue = SqlCatalogue(database, profile)
         models = SqlModelStore(database, clock)
         embedder = await stack.enter_async_context(_open_embedder(settings, profile, models))
@@ -113,15 +126,20 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         collaborative = RefreshingCollaborative(
             models, refresh_s=settings.index_refresh_s, clock=clock, observer=metrics
         )
-        model = await stack.enter_async_context(open_language_model(settings, metrics, clock, redis))
+        model = await stack.enter_async_context(open_language_model(settings, metrics, clock, redis, notices))
+        clean, arm_of_member = partial(without_items, profile=profile), _arms(settings)
         results = RedisResultCache(
             redis,
             clock,
+            time_zone=settings.time_zone,
+            clean=clean,
+            on_shown=lambda member_id, n: metrics.impressions(arm=arm_of_member(member_id).value, n=n),
             job_ttl_s=settings.job_ttl_s,
             cache_ttl_s=settings.cache_ttl_s,
             degraded_ttl_s=settings.degraded_ttl_s,
             provisional_ttl_s=settings.provisional_ttl_s,
             lease_s=settings.job_lease_s,
+            max_returns=settings.delivery_limit,
         )
         texts = load_prompt_texts()
         explainer = Explainer(profile, texts)
@@ -146,6 +164,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             profile=profile,
             config=pipeline_config(settings, profile),
             turns=turns,
+            impressions=RedisImpressions(redis, clock, time_zone=settings.time_zone),
         )
         broker = _broker(settings)
         stack.push_async_callback(broker.close)
@@ -160,6 +179,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             catalogue=catalogue,
             embedder=embedder,
             models=models,
+            notices=notices,
             embeddings=embeddings,
             index=index,
             collaborative=collaborative,
@@ -168,6 +188,10 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             pipeline=pipeline,
             broker=broker,
             publisher=BrokerJobPublisher(broker),
+            refreshes=RedisRefreshRequests(redis, quiet_s=settings.refresh_quiet_s, drift_s=settings.drift_check_s),
+            forgetting=MemberForgetting(database, redis, max_age_s=settings.job_max_age_s),
+            clean=clean,
+            arm_of=arm_of_member,
         )
 
 
@@ -180,6 +204,13 @@ def embedded(settings: Settings, directory: Path) -> Settings:
             "database_url": SecretStr(f"sqlite:///{directory / 'songs-ai.db'}"),
         }
     )
+
+
+def _arms(settings: Settings) -> Callable[[int], Arm]:
+    """Which arm of ``LLM_SHARE`` a member is in."""
+    if not settings.llm_enabled:
+        return lambda _: Arm.NONE
+    return partial(arm_of, share=settings.llm_share, experiment=settings.llm_experiment)
 
 
 def profile_of(settings: Settings) -> CatalogueProfile:
@@ -262,3 +293,23 @@ def _broker(settings: Settings) -> Broker:
     if url == MEMORY_URL:
         return MemoryBroker(topology)
     return AmqpBroker(url, topology, topology_mode=settings.topology_mode, ca_file=settings.broker_ca_file)
+
+
+@asynccontextmanager
+async def _open_notices(settings: Settings, redis: Redis, clock: SystemClock) -> AsyncIterator[OutboundNotices]:
+    secrets = (settings.notice_slack, settings.notice_webhook, settings.notice_smtp_url)
+    if not any(secret.get_secret_value() for secret in secrets):
+        yield OutboundNotices((), redis, clock, interval_s=settings.notice_interval_s)
+        return
+    from services.notice_channels import NoticeAddresses, open_notices  # noqa: PLC0415 - slow to import
+
+    slack, webhook, smtp_url = secrets
+    addresses = NoticeAddresses(
+        slack=slack,
+        webhook=webhook,
+        smtp_url=smtp_url,
+        mail_from=settings.notice_mail_from,
+        mail_to=settings.notice_mail_to,
+    )
+    async with open_notices(addresses, redis, clock, interval_s=settings.notice_interval_s) as notices:
+        yield notices

@@ -12,15 +12,20 @@ from models.recommendation import Discovery
 
 # The settings that change what is recommended; the others only change how.
 _ANSWER_SETTINGS = (
+    "aversion",
     "discovery_mix",
     "discovery_share",
     "diversity",
     "group_items",
+    "interest_half_life_days",
     "llm_order_weight",
     "llm_strategies",
     "llm_temperature",
     "max_per_creator",
     "n_interests",
+    "recent_half_life_days",
+    "recent_share",
+    "repetition",
     "time_zone",
 )
 
@@ -38,7 +43,14 @@ def pipeline_config(settings: Settings, profile: CatalogueProfile) -> PipelineCo
         group_items=settings.group_items,
         llm_share=settings.llm_share,
         llm_experiment=settings.llm_experiment,
-        profile=ProfileConfig(n_interests=settings.n_interests),
+        aversion=settings.aversion,
+        repetition=settings.repetition,
+        profile=ProfileConfig(
+            n_interests=settings.n_interests,
+            half_life_days=settings.interest_half_life_days,
+            recent_half_life_days=settings.recent_half_life_days,
+            recent_share=settings.recent_share,
+        ),
         ranking=RankingConfig(
             diversity=settings.diversity,
             max_per_creator=settings.max_per_creator,

@@ -1,0 +1,64 @@
+"""What is kept of one member, and its end."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from commands.running import FAILED, console, run
+from config.settings import MEMORY_URL, Settings
+from core.feedback import Remains
+from workers.member_messages import MemberMessages, all_queues
+from workers.runtime.parts import Parts, open_parts
+
+
+def forget(
+    member: Annotated[int, typer.Option(help="The member to forget.")],
+    look: Annotated[bool, typer.Option("--look", help="Only say what is kept; forget nothing.")] = False,
+) -> None:
+    """Remove what is kept of a member, and list what is left by looking: nothing, or the command fails."""
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            has_broker = settings.broker_url.get_secret_value() != MEMORY_URL
+            if has_broker:
+                await parts.broker.start()
+            if not look:
+                _tell("removed", await _forget(parts, member, has_broker=has_broker))
+            left = await _remains(parts, member, has_broker=has_broker)
+            _tell("kept" if look else "left", left)
+            if look:
+                return
+            at = await parts.forgetting.forgotten_at(member)
+            console.print(
+                f"that member {member} was forgotten at {at:%Y-%m-%dT%H:%M:%SZ} is kept: what is under way from before "
+                "is not written, and no model is fitted on what other tables say of before",
+                highlight=False,
+                soft_wrap=True,
+            )
+            if left.n:
+                raise typer.Exit(FAILED)
+
+    run(step)
+
+
+async def _forget(parts: Parts, member: int, *, has_broker: bool) -> Remains:
+    removed = dict((await parts.forgetting.forget(member, parts.clock.now())).places)
+    if has_broker:
+        removed |= await MemberMessages(parts.broker).remove(member, all_queues(parts.broker.topology))
+    return Remains(places=removed)
+
+
+async def _remains(parts: Parts, member: int, *, has_broker: bool) -> Remains:
+    left = dict((await parts.forgetting.remains(member)).places)
+    if has_broker:
+        left |= await MemberMessages(parts.broker).count(member, all_queues(parts.broker.topology))
+    return Remains(places=left)
+
+
+def _tell(what: str, found: Remains) -> None:
+    table = Table("where", what)
+    for place, n in found.places.items():
+        table.add_row(place, str(n))
+    table.add_row("in all", str(found.n))
+    console.print(table)
