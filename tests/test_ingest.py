@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from services.schema import item_source
 from tests.support.backend_tables import member, playlist, playlist_song, song, song_like
 from tests.support.catalogue import OnMySql, OnSqlite, WithTables, connection, execute, insert_songs, like
 from tests.support.track_rows import KAGGLE_HEADER, KAGGLE_ROW, SONGS_HEADER, SONGS_ROW, csv_text
-from training.ingest import IngestReport, Progress, save_items, source_hash
+from training.ingest import IngestReport, Progress, layouts_of, save_items, source_hash
 from training.ingest import ingest as ingest_file
 from training.track_files import LAYOUTS, Track, language_of, mood_of, song_of
 
@@ -466,3 +466,119 @@ async def test_the_real_file_is_ingested_whole_and_a_second_time_not_at_all(data
         language: sum(item.language == language for item, _ in store.items.values()) for language in ("ko", "ja")
     }
     assert languages == {"ko": 13, "ja": 49}
+
+
+# --- files and tables of another profile ---
+
+GAMES = load_profile("games")
+
+
+def write_games(path: Path, *rows: str) -> Path:
+    file = path / "games.csv"
+    file.write_text("\ufeffgame_id,game_name,playtime,rating,genre,owned_ratio\n" + "\n".join(rows), encoding="utf-8")
+    return file
+
+
+def write_picks(path: Path, *rows: str) -> Path:
+    file = path / "picks.csv"
+    file.write_text("\ufeffuser_id,game_id,game_name\n" + "\n".join(rows), encoding="utf-8")
+    return file
+
+
+class _GamesTests:
+    @pytest.fixture
+    async def games(self, url: str) -> AsyncIterator[Database]:
+        upgrade(url)
+        async with open_database(url, pool_size=2, timeout_s=5) as database:
+            yield database
+
+    async def take_in(self, games: Database, file: Path) -> IngestReport:
+        return await ingest_file(file, SqlIngestStore(games, GAMES), layouts_of(GAMES))
+
+    async def test_items_keep_their_ids_and_are_read_back(self, games: Database, tmp_path: Path) -> None:
+        file = write_games(tmp_path, "70,Age of War,12,4.1,Casual,0.37", '9,"Tag, again",0,,"Action, Indie",')
+        assert counts(await self.take_in(games, file)) == (2, 0, 0)
+        assert counts(await self.take_in(games, file)) == (0, 0, 2)
+        second, first = [item async for batch in SqlCatalogue(games, GAMES).stream() for item in batch]
+        assert (first.item_id, first.titles, first.genres) == (70, {"en": "Age of War"}, ("Casual",))
+        assert first.columns == {"game_name": "Age of War", "genre": "Casual", "rating": 4.1, "playtime": 12}
+        assert (first.features, first.popularity) == ({"playtime": 12, "rating": 4.1}, pytest.approx(0.37))
+        assert (second.item_id, second.genres, second.columns["rating"]) == (9, ("Action", "Indie"), None)
+        assert second.features == {"playtime": 0}
+
+    async def test_a_changed_row_changes_further_columns_too(self, games: Database, tmp_path: Path) -> None:
+        await self.take_in(games, write_games(tmp_path, "70,Age of War,12,4.1,Casual,0.37"))
+        assert counts(await self.take_in(games, write_games(tmp_path, "70,Age of War,13,4.1,Casual,0.37"))) == (0, 1, 0)
+        (item,) = await SqlCatalogue(games, GAMES).complete_items([70])
+        assert (item.columns["playtime"], item.features["playtime"]) == (13, 13)
+
+    async def test_an_id_of_another_sources_item_is_refused(self, games: Database, tmp_path: Path) -> None:
+        await self.take_in(games, write_games(tmp_path, "70,Age of War,12,4.1,Casual,0.37"))
+        store = SqlIngestStore(games, GAMES)
+        with pytest.raises(ConfigurationError, match=r"item 70 of 's' is there already, as '70' of 'popular_games'"):
+            await store.save("s", [SourceItem(source_id="x", item_id=70, titles={"en": "Other"})], [b"h"])
+
+    async def test_likes_are_inserted_once_and_rows_of_nothing_known_are_told(
+        self, games: Database, tmp_path: Path
+    ) -> None:
+        await self.take_in(games, write_games(tmp_path, "70,Age of War,12,4.1,Casual,0.37", "9,Tag,0,4,Action,0.2"))
+        picks = write_picks(
+            tmp_path, "1,70,Age of War", "1,9,Tag", "2,70,Age of War", "1,70,again", "3,8,None", ",9,Tag"
+        )
+        first, second = await self.take_in(games, picks), await self.take_in(games, picks)
+        assert (first.is_of_likes, first.n_rows, first.n_bad_rows, counts(first)) == (True, 6, 2, (3, 0, 1))
+        assert counts(second) == (0, 0, 4)
+        assert [str(problem) for problem in first.problems] == [
+            "line 6: game_id '8' is no item of popular_games",
+            "line 7: user_id is empty",
+        ]
+        listener = await SqlListenerStore(games, GAMES).listener(1)
+        assert {interest.item_id for interest in listener.interests} == {9, 70}
+
+    async def test_likes_before_their_items_are_all_left_out(self, games: Database, tmp_path: Path) -> None:
+        report = await self.take_in(games, write_picks(tmp_path, "1,70,Age of War"))
+        assert (report.n_bad_rows, counts(report)) == (1, (0, 0, 0))
+
+    async def test_made_up_members_are_written_where_there_are_none_at_all(
+        self, games: Database, tmp_path: Path
+    ) -> None:
+        """Without a table of members nobody could tell them from real ones."""
+        store = SqlIngestStore(games, GAMES)
+        await self.take_in(games, write_games(tmp_path, "70,Age of War,12,4.1,Casual,0.37"))
+        await store.save_listeners([SourceListener(member_id=5, liked_ids=(70,), playlist_ids=(70,))])
+        assert (await SqlListenerStore(games, GAMES).listener(5)).seen_ids == {70}
+        with pytest.raises(ConfigurationError, match=r"table 'game_pick' holds members .*user_id 5"):
+            await store.save_listeners([SourceListener(member_id=6)])
+
+    async def test_a_backends_items_are_left_alone(self, url: str, games: Database, tmp_path: Path) -> None:
+        execute(url, "CREATE TABLE game (game_id BIGINT PRIMARY KEY)", "INSERT INTO game VALUES (7)")
+        with pytest.raises(ConfigurationError, match=r"table 'game' holds rows .*game_id 7"):
+            await self.take_in(games, write_games(tmp_path, "70,Age of War,12,4.1,Casual,0.37"))
+        assert "game_pick" not in tables(url)
+
+
+class TestGamesOnMySql(OnMySql, _GamesTests):
+    pass
+
+
+class TestGamesOnSqlite(OnSqlite, _GamesTests):
+    pass
+
+
+async def test_a_profile_that_declares_no_files_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="declares no files"):
+        await ingest_file(tmp_path / "any.csv", RecordingStore(), ())
+
+
+async def test_a_file_of_songs_is_none_of_games(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"songs\.csv has not the column"):
+        await ingest_file(write_songs(tmp_path, {}), RecordingStore(), layouts_of(GAMES))
+
+
+async def test_likes_come_in_batches_and_tell_how_far_they_are(tmp_path: Path) -> None:
+    store, told = RecordingStore(), list[tuple[int, int]]()
+    await ingest_file(write_games(tmp_path, "70,A,1,4,Casual,0.3"), store, layouts_of(GAMES))
+    picks = write_picks(tmp_path, *(f"{member},70,A" for member in range(1, 2501)))
+    await ingest_file(picks, store, layouts_of(GAMES), lambda done, total: told.append((done, total)))
+    assert told == [(1000, 2500), (2000, 2500), (2500, 2500)]
+    assert len(store.likes) == 2500
