@@ -60,13 +60,18 @@ class SqlBatchLedger:
         async with self._database.begin(n_round_trips=_ALL_TRIPS) as connection:
             await _remove(connection, [key])
 
-    async def note_file(self, key: str, file_id: str) -> None:
+    async def note_file(self, key: str, file_id: str) -> bool:
         """See ``BatchLedger.note_file``."""
-        await self._note(key, file_id=file_id)
+        is_open = sa.and_(refresh_part.c.part_key == key, refresh_part.c.status.is_(None))
+        async with self._database.connect() as connection:
+            noted = await connection.execute(sa.update(refresh_part).where(is_open).values(file_id=file_id))
+        return noted.rowcount == 1
 
     async def note_batch(self, key: str, batch_id: str) -> None:
         """See ``BatchLedger.note_batch``."""
-        await self._note(key, batch_id=batch_id)
+        noted = sa.update(refresh_part).where(refresh_part.c.part_key == key).values(batch_id=batch_id)
+        async with self._database.connect() as connection:
+            await connection.execute(noted)
 
     async def questions(self, key: str, custom_ids: Collection[str]) -> Sequence[BatchQuestion]:
         """See ``BatchLedger.questions``."""
@@ -117,10 +122,6 @@ class SqlBatchLedger:
             keys = list(await connection.scalars(old))
             await _remove(connection, keys)
         return len(keys)
-
-    async def _note(self, key: str, **values: str) -> None:
-        async with self._database.connect() as connection:
-            await connection.execute(sa.update(refresh_part).where(refresh_part.c.part_key == key).values(values))
 
     async def _questions(self, *conditions: sa.ColumnElement[bool]) -> Sequence[BatchQuestion]:
         query = sa.select(refresh_question).where(*conditions).order_by(refresh_question.c.custom_id)

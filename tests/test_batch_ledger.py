@@ -45,10 +45,19 @@ class LedgerTests(WithTables):
 
     async def test_what_the_provider_made_is_noted(self, ledger: SqlBatchLedger) -> None:
         await ledger.add(part(), [])
-        await ledger.note_file("k", "file-1")
+        assert await ledger.note_file("k", "file-1")
+        assert await ledger.note_file("k", "file-1")  # said a second time
         assert await ledger.open_parts() == [part(file_id="file-1")]
         await ledger.note_batch("k", "batch_1")
         assert await ledger.open_parts() == [part(file_id="file-1", batch_id="batch_1")]
+
+    async def test_a_part_that_is_dropped_or_closed_takes_no_file(self, ledger: SqlBatchLedger) -> None:
+        await ledger.add(part("dropped"), QUESTIONS)
+        await ledger.drop("dropped")
+        await ledger.add(part("closed"), [])
+        await ledger.close("closed", "completed")
+        for key in ("dropped", "closed", "unknown"):
+            assert not await ledger.note_file(key, "file-1")
 
     async def test_outcomes_are_kept_for_each_question(self, ledger: SqlBatchLedger) -> None:
         await ledger.add(part(), QUESTIONS)

@@ -21,6 +21,7 @@ from core.errors import ConfigurationError, DependencyUnavailable, PublishRefuse
 from core.ports import BatchQuestion
 from core.refresh_job import refresh_job
 from models.job import Job
+from services.answer_cache import FLIGHT_PREFIX, RedisAnswerCache
 from services.batch_purse import RedisBatchPurse
 from services.call_budgets import SPEND_PREFIX
 from tests.support.batch_site import MODEL, PRICE, BatchSite, embed, fill, open_batch_site
@@ -242,6 +243,57 @@ async def test_a_song_added_meanwhile_costs_no_answer_but_it_is_not_kept_as_one_
     shown = {row["title_en"] for group in result["groups"] for row in group["songs"]}
     assert shown == picked_titles(site, asked.fingerprint)
     assert not await site.parts.pipeline.is_answered(Job(job_id="j", member_id=2))
+
+
+class HeldPurse(RedisBatchPurse):
+    """Reserves, and says so only when it is ``released``: a run that stands still before its upload."""
+
+    def __init__(self, site: BatchSite) -> None:
+        super().__init__(site.parts.redis, site.clock, daily_usd=0.0, time_zone="Asia/Seoul")
+        self.reached, self.released = asyncio.Event(), asyncio.Event()
+
+    async def reserve(self, key: str, max_usd: float) -> bool:
+        is_reserved = await super().reserve(key, max_usd)
+        self.reached.set()
+        await self.released.wait()
+        return is_reserved
+
+
+async def lose_lock(site: BatchSite) -> None:
+    """The lock of the run under way ends, as where Redis hears nothing for 5 s; the next run is another process."""
+    locks = [key async for key in site.parts.redis.scan_iter(match=f"{FLIGHT_PREFIX}*")]
+    assert await site.parts.redis.delete(*locks) == 1
+    site.answers = RedisAnswerCache(site.parts.redis, ttl_s=3600, degraded_ttl_s=600)
+
+
+async def test_a_run_that_lost_its_lock_before_its_upload_leaves_its_members_to_who_took_it(site: BatchSite) -> None:
+    purse = site.purse
+    site.purse = held = HeldPurse(site)
+    running = asyncio.create_task(site.run())
+    await asyncio.wait_for(held.reached.wait(), 10)
+    await lose_lock(site)
+    site.purse = purse
+    assert (await site.run()).outcomes == {"merged": N_MEMBERS}
+    held.released.set()
+    first = await running
+    assert (first.n_sent, first.skipped["taken_over"]) == (0, N_MEMBERS)
+    assert paid(site) == [1] * N_MEMBERS
+    assert len(site.llm.batches.batches) == 1
+    assert not site.llm.batches.files
+
+
+async def test_a_run_that_lost_its_lock_while_it_uploaded_leaves_its_members_to_who_took_it(site: BatchSite) -> None:
+    site.llm.batches.hold = hold = Hold("upload")
+    running = asyncio.create_task(site.run())
+    await asyncio.wait_for(hold.reached.wait(), 10)
+    await lose_lock(site)
+    site.llm.batches.hold = None
+    second = await site.run()
+    assert (second.n_resumed, second.outcomes) == (1, {"merged": N_MEMBERS})
+    hold.released.set()
+    assert (await running).skipped["taken_over"] == N_MEMBERS
+    assert paid(site) == [1] * N_MEMBERS
+    assert len(site.llm.batches.batches) == 1
 
 
 async def test_single_failures_are_left_to_the_next_run(site: BatchSite) -> None:

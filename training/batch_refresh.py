@@ -42,7 +42,7 @@ from training.batch_questions import Due, RefreshQuestions
 T = TypeVar("T")
 
 LOST = "lost"
-OVER_SPEND = "over_spend"
+OVER_SPEND, TAKEN_OVER = "over_spend", "taken_over"
 
 _FLIGHT = "refresh-batches"
 _MAX_FAILURES = 10
@@ -189,7 +189,12 @@ class BatchRefresh:
             return None
         name = draft.path.name
         file_id = await self._made(lambda: self._api.find_file(name), lambda: self._api.upload(name, draft.path))
-        await self._ledger.note_file(part.key, file_id)
+        if not await self._ledger.note_file(part.key, file_id):
+            # Our lock was lost, and whoever took it asks about these members: a batch of ours would be paid too.
+            await self._purse.settle(part.key, 0.0)
+            await self._api.delete_file(file_id)
+            report.skipped[TAKEN_OVER] += part.n_questions
+            return None
         draft.path.unlink()
         report.n_sent += 1
         return await self._created(replace(part, file_id=file_id))
