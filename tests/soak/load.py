@@ -125,20 +125,16 @@ class MixedLoad:
                     self._every(group, 1 / FAULT_EVERY_S, self._trip_the_llm),
                 )
             ]
-            try:
-                yield
-            finally:
-                for task in flowing:
-                    task.cancel()
-                await asyncio.wait(flowing)
-                await self._all_ended()
-                watching.cancel()
+            yield
+            for task in flowing:
+                task.cancel()
+            await asyncio.wait(flowing)
+            await self._all_ended()
+            watching.cancel()
 
     async def burst(self, n: int) -> None:
         """So many jobs at once: pools fill, and what is needed at the most is taken, before anything is measured."""
-        await asyncio.gather(
-            *(self._publish(self._site.interactive, self._writer.write(), is_batch=False) for _ in range(n))
-        )
+        await self._publish(self._site.interactive, *(self._writer.write() for _ in range(n)), is_batch=False)
 
     async def _every(
         self, group: asyncio.TaskGroup, a_second: float, step: Callable[[], Coroutine[None, None, None]]
@@ -160,10 +156,11 @@ class MixedLoad:
     async def _refresh_one(self) -> None:
         await self._publish(self._site.batch, self._writer.write(source="refresh"), is_batch=True)
 
-    async def _publish(self, backend: Backend, body: Document, *, is_batch: bool) -> None:
-        has = frozenset(body["favoriteSongIds"] or ()) | frozenset(LIKED_BY_MEMBERS.get(body["memberId"], ()))
-        self._outstanding[body["jobId"]] = _Sent(time(), has, is_batch)
-        await backend.publish([body])
+    async def _publish(self, backend: Backend, *bodies: Document, is_batch: bool) -> None:
+        for body in bodies:
+            has = frozenset(body["favoriteSongIds"] or ()) | frozenset(LIKED_BY_MEMBERS.get(body["memberId"], ()))
+            self._outstanding[body["jobId"]] = _Sent(time(), has, is_batch)
+        await backend.publish(bodies)
 
     async def _request_one(self) -> None:
         """A request that the backend may make, of either worker; all of them may be answered 2xx, or 404: nothing."""
