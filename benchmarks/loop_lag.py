@@ -6,8 +6,9 @@
 A job takes the likes of a made-up listener, makes a profile, retrieves and ranks, waits as long as an LLM
 would take, and begins anew. Beside them the first searches by three predicates are made, whose scans are built in the
 background, and a whole index is. Then all jobs begin at the same moment, ten times. Lag is by how much longer than
-asked for a sleep of 1 ms takes, whoever else loads the machine; CPU is what the loop's own thread worked
-meanwhile, of which at most 1 ms did not hold the sleep up.
+asked for a sleep of 1 ms takes, whoever else loads the machine; "without waiting for a core" is less what Linux says
+that the loop's thread was ready and got none; CPU is what that thread worked meanwhile, of which at most 1 ms did
+not hold the sleep up.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Awaitable
+from pathlib import Path
 from statistics import quantiles
 
 import numpy as np
@@ -54,18 +56,25 @@ async def job(index: InMemoryItemIndex, generator: np.random.Generator, turns: T
 
 
 class Watch:
-    """Sleeps 1 ms again and again, and keeps how much longer it took, and the CPU time of its thread meanwhile."""
+    """Sleeps 1 ms again and again; keeps how much longer it took, and its thread's CPU time meanwhile."""
 
     def __init__(self) -> None:
         self.lags_ms: list[float] = []
+        self.own_ms: list[float] = []
         self.cpu_ms: list[float] = []
 
     async def run(self) -> None:
         while True:
-            began_s, cpu_began_s = time.perf_counter(), time.thread_time()
+            waited_ms, began_s, cpu_began_s = waited_for_core_ms(), time.perf_counter(), time.thread_time()
             await asyncio.sleep(TICK_S)
             self.cpu_ms.append(1000 * (time.thread_time() - cpu_began_s))
             self.lags_ms.append(1000 * (time.perf_counter() - began_s - TICK_S))
+            self.own_ms.append(self.lags_ms[-1] - (waited_for_core_ms() - waited_ms))
+
+
+def waited_for_core_ms() -> float:
+    """How long this thread has been ready to run, and did not, in all its life."""
+    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e6
 
 
 async def watched(what: str, work: Awaitable[object]) -> None:
@@ -74,6 +83,7 @@ async def watched(what: str, work: Awaitable[object]) -> None:
     await work
     watching.cancel()
     tell(f"{what}, lag", watch.lags_ms)
+    tell(f"{what}, without waiting for a core", watch.own_ms)
     tell(f"{what}, CPU", watch.cpu_ms)
 
 
