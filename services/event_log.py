@@ -1,8 +1,8 @@
 """Events on their way into the table of interactions, and out of it again."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
@@ -39,7 +39,7 @@ class SqlEventLog:
             ends = await connection.execute(_ends_of({row.member_id for row in rows.values()}))
             forgotten_at = {row.member_id: row.forgotten_at for row in ends}
             late = {row.event_id for row in rows.values() if row.is_over(forgotten_at.get(row.member_id))}
-            kept = [asdict(row) for row in rows.values() if row.event_id not in late]
+            kept = [row._asdict() for row in rows.values() if row.event_id not in late]
             if kept:
                 await connection.execute(_insert(self._database.name), kept)
         return frozenset(event.event_id for event in events if in_a_name(event.event_id) in late)
@@ -55,8 +55,7 @@ class SqlEventLog:
                 return n_deleted
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Row:
+class _Row(NamedTuple):
     event_id: str
     member_id: int
     item_id: int | None

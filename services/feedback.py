@@ -1,7 +1,7 @@
 """What events change at once, in Redis: what was shown and refused, what is cached, and which refreshes are due."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, cast
 
 from redis.asyncio import Redis
@@ -18,8 +18,8 @@ REFUSED_PREFIX = "songs_ai:refused:"
 class Shelves(Protocol):
     """What is cached of members."""
 
-    async def withdraw(self, member_id: int, item_ids: frozenset[int]) -> int:
-        """Take items out of every result of the member; how many documents that changed."""
+    async def withdraw(self, item_ids: Mapping[int, frozenset[int]]) -> int:
+        """Take items out of every result of each member; how many documents that changed."""
 
 
 class RedisFeedback:
@@ -50,9 +50,8 @@ class RedisFeedback:
         told = iter(cast("list[bytes]", await self._feedback(keys, arguments)))
         taken = _taken_in(by_member, told)
         # After the script: a result that is saved from here on is cleaned by whoever saves it.
-        for member_id, own in by_member.items():
-            if refused := refused_ids(own):
-                await self._shelves.withdraw(member_id, refused)
+        refused = {member_id: refused_ids(own) for member_id, own in by_member.items()}
+        await self._shelves.withdraw({member_id: items for member_id, items in refused.items() if items})
         return taken
 
 

@@ -1,7 +1,7 @@
 """What is cached of members, and items taken out of it: what was refused, and what is no longer in the catalogue."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import cast
 
 from redis.asyncio import Redis
@@ -21,17 +21,22 @@ class RedisShelves:
         self._clean = clean
         self._replace = RedisScript(client, "replace_same")
         self._holding = RedisScript(client, "holding")
+        self._holding_members = RedisScript(client, "holding_members")
 
-    async def withdraw(self, member_id: int, item_ids: frozenset[int]) -> int:
-        """Take items out of every result of the member; how many documents that changed.
+    async def withdraw(self, item_ids: Mapping[int, frozenset[int]]) -> int:
+        """Take items out of every result of each member; how many documents that changed.
 
         What is written meanwhile stays, and is looked at again. Raises ``DependencyUnavailable``.
         """
-        keys = [f"{LATEST_PREFIX}{member_id}", f"{VIEW_PREFIX}{member_id}"]
-        with redis_errors():
-            index = cast("list[bytes]", await self._client.zrange(f"{INDEX_PREFIX}{member_id}", 0, -1))
-        keys += [RESULT_PREFIX + entry.decode()[4:] for entry in index if entry.startswith(b"job ")]
-        return sum([await self._withdraw_from(key, item_ids) for key in keys])
+        names = [f"{INDEX_PREFIX}{member_id}" for member_id in item_ids]
+        told: list[str | bytes | int] = [RESULT_PREFIX, LATEST_PREFIX, VIEW_PREFIX]
+        for member_id, own in item_ids.items():
+            told += [str(member_id), len(own), *map(str, own)]
+        if not names:
+            return 0
+        found = iter(cast("list[bytes]", await self._holding_members(names, told)))
+        pairs = [(int(member), key.decode()) for member, key in zip(found, found, strict=True)]
+        return sum([await self._withdraw_from(key, item_ids[member_id]) for member_id, key in pairs])
 
     async def _withdraw_from(self, key: str, item_ids: frozenset[int]) -> bool:
         while True:
