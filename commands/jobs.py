@@ -18,7 +18,7 @@ from workers.runtime.parts import Parts, open_parts
 
 def publish(
     member: Annotated[int, typer.Option(help="The member to recommend to.")],
-    favorites: Annotated[str, typer.Option(help="Liked song ids, comma-separated; none: looked up in MySQL.")] = "",
+    favorites: Annotated[str, typer.Option(help="Liked items' ids, comma-separated; none: looked up in MySQL.")] = "",
     strategy: Annotated[Strategy, typer.Option(help="How much LLM to spend.")] = Strategy.DEFAULT,
     top_k: Annotated[int | None, typer.Option(min=1, help="Candidates in the result.")] = None,
     locale: Annotated[str | None, typer.Option(help="ko, ja or en.")] = None,
@@ -86,4 +86,4 @@ def _ids(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError as error:
-        raise typer.BadParameter(f"song ids must be integers, comma-separated, got {text!r}") from error
+        raise typer.BadParameter(f"item ids must be integers, comma-separated, got {text!r}") from error
