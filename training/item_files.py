@@ -16,7 +16,7 @@ MAX_TEXT_CHARS = 255
 
 _MAX_LONG_TEXT_CHARS = 16_000
 _LARGEST = 1e300
-_SECONDS = re.compile(r"[0-9]{5,12}(\.[0-9]+)?")
+_SECONDS = re.compile(r"[0-9]{9,12}(\.[0-9]+)?")
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
