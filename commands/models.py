@@ -28,6 +28,7 @@ from services.database import parse_url
 from services.fit_lease import held_lease
 from services.fitted_embedder import FittedEmbedder
 from services.interaction_log import SqlInteractionLog
+from services.mlflow_runs import MlflowRuns, Run, flattened
 from services.orphan_count import SqlOrphanCount
 from training.data_checks import figures_of_catalogue, table_of
 from workers.runtime.parts import Parts, open_parts
@@ -46,6 +47,7 @@ def fit(
     """Fit the collaborative model on what members like and do, and put it in force if it is no worse than the last."""
     training = offline_step("fit")
     with telling() as tell, told_errors(), _alone(dry_run=dry_run):
+        runs = None if dry_run else _mlflow_runs()
         read = _read(training, tell)
         # outside of any event loop, where Ctrl-C ends it at once; most of the algebra is of small matrices, which a
         # second BLAS thread makes many times slower
@@ -53,6 +55,10 @@ def fit(
             report = training.fit_on(read.observed, active=read.active, budget_s=budget_s, seed=seed, tell=tell)
         outcome = "nothing is kept: --dry-run" if dry_run else _kept(training, report, read.checked)
     tell_all([*report, *table_of(read.checked, whole=False), str(outcome)])
+    if runs:
+        # Last, and after everything is told: what is fitted and in force stays so, whatever MLflow says.
+        with told_errors():
+            typer.echo(f"MLflow run {runs.log(_run_of(report, outcome, read.checked))}")
 
 
 @contextmanager
@@ -64,6 +70,27 @@ def _alone(*, dry_run: bool) -> Iterator[None]:
     url = parse_url(settings.database_url.get_secret_value(), ca_file=settings.database_ca_file)
     with held_lease(url, SystemClock()):
         yield
+
+
+def _mlflow_runs() -> MlflowRuns | None:
+    uri = read_settings().mlflow_tracking_uri
+    return MlflowRuns(uri) if uri.get_secret_value() else None
+
+
+def _run_of(report: Any, kept: Any, checked: CheckReport) -> Run:  # noqa: ANN401 - of ``training.fit``
+    recipe = report.recipe.to_json()
+    return Run(
+        name=report.fitted.version,
+        params=flattened(json.loads(recipe)),
+        metrics=report.metrics,
+        tags={"kind": MODEL_KIND, "in_force": str(kept.in_force).lower(), "reason": kept.reason},
+        artifacts={
+            "collaborative.npz": report.fitted.to_bytes(),
+            "recipe.json": recipe.encode(),
+            "checks.json": json.dumps(checked.document(), indent=2).encode(),
+            "data-figures.json": checked.figures.to_json().encode(),
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)

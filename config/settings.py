@@ -187,8 +187,8 @@ class Settings(BaseSettings):
     check_missing: float = Field(
         0.5, ge=0, le=1, description="share of items without a feature that others have from which a check fails"
     )
-    mlflow_tracking_uri: str = Field(
-        "",
+    mlflow_tracking_uri: SecretStr = Field(
+        SecretStr(""),
         description="where fits are logged to MLflow, such as sqlite:///mlflow.db (requirements-mlflow.txt); empty: no",
     )
 

@@ -106,7 +106,7 @@ NEVER: dict[str, object] = {
     "log_format": "json",
     "log_level": "DEBUG",
     "max_attempts": 9,
-    "mlflow_tracking_uri": "sqlite:///elsewhere.db",
+    "mlflow_tracking_uri": SecretStr("sqlite:///elsewhere.db"),
     "model_versions_kept": 9,
     "name_prefix": "other",
     "notice_interval_s": 9.0,

@@ -28,6 +28,7 @@ from tests.support.catalogue import (
 )
 from tests.support.command import Outcome, run_here
 from tests.support.hand_clock import HandClock
+from tests.support.notice_servers import hook_server
 from training.data_checks import figures_of_file, ranges_of
 
 KAGGLE = (
@@ -183,11 +184,14 @@ async def test_a_site_that_drifted_fails(url: str, database: Database) -> None:
     assert (await checked(url, CHECK_DRIFT_PSI="0")).code == 0
 
 
-async def test_orphans_of_a_site_fail(url: str, database: Database) -> None:
+async def test_orphans_of_a_site_fail_and_people_are_told(url: str, database: Database) -> None:
     a_site(url)
     like(url, 99, *range(1000, 1100))
-    outcome = await checked(url, "--json")
+    async with hook_server() as hooks:
+        outcome = await checked(url, "--json", NOTICE_SLACK=hooks.url)
     assert outcome.code == 1
+    [body] = hooks.bodies
+    assert body["text"].startswith("Songs AI, check failed: a check of the data failed: orphans, likes, lists and")
     [failed] = [each for each in json.loads(outcome.out)["findings"] if each["outcome"] == "failed"]
     assert failed["rule"] == "orphans"
     assert failed["figure"] == pytest.approx(100 / 260)

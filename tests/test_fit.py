@@ -26,6 +26,7 @@ from services.model_store import SqlModelStore
 from tests.support.catalogue import SONGS, record_event
 from tests.support.command import run_command, run_here
 from tests.support.hand_clock import HandClock
+from tests.support.notice_servers import hook_server
 from training import recipe, tuning
 from training.embed import embed_catalogue
 from training.fit import FitReport, Kept, active_of, fit_on, keep
@@ -310,8 +311,12 @@ async def test_the_command_keeps_what_a_failed_check_refuses_out_of_force(url: s
     environment = {"DATABASE_URL": url, "EMBEDDING_DIM": "64", "CHECK_ORPHANED": "0.001"}
     for place in range(100):
         record_event(url, f"orphan {place}", 1, 10**9, "repeat")
-    outcome = await run_here("fit", "--budget-s", "0", environment=environment)
+    async with hook_server() as hooks:
+        told = {**environment, "NOTICE_WEBHOOK": hooks.url}
+        outcome = await run_here("fit", "--budget-s", "0", environment=told)
     assert outcome.code == 0, outcome.err
+    assert [each["kind"] for each in hooks.bodies] == ["check_failed", "model_rejected"]
+    assert hooks.bodies[1]["figures"]["holdout_recall"] > 0
     [orphans] = [line for line in outcome.out.splitlines() if "orphans" in line and "failed" in line and "│" in line]
     assert "likes, lists and events" in orphans
     assert "is kept, but not put in force: a check of the data failed: orphans, " in outcome.out

@@ -15,6 +15,7 @@ from services.fit_lease import held_lease
 from services.model_store import SqlModelStore
 from tests.support.command import Outcome, run_here
 from tests.support.hand_clock import HandClock
+from tests.support.notice_servers import hook_server
 
 METRICS = {"recall": 0.25, "ndcg": 0.125, "holdout_recall": 0.5, "holdout_ndcg": 0.375}
 
@@ -102,6 +103,18 @@ async def test_what_cannot_be_done_is_said_and_changes_nothing(
     assert sentence in " ".join(outcome.err.split())
     assert await store.active_version(MODEL_KIND) == "ab2"
     assert len(await store.promotions(MODEL_KIND)) == 2
+
+
+async def test_people_are_told_of_a_promotion_and_of_a_rollback(url: str, store: SqlModelStore) -> None:
+    async with hook_server() as hooks:
+        told = {"NOTICE_WEBHOOK": hooks.url}
+        await models(url, "promote", "b3", "--why", "it sings", **told)
+        await models(url, "promote", "b3", **told)
+        await models(url, "rollback", **told)
+    assert [(each["kind"], each["text"]) for each in hooks.bodies] == [
+        ("model_promoted", "version b3 of collaborative was put in force in place of ab2: it sings"),
+        ("model_promoted", "version ab2 of collaborative is in force again in place of b3: by hand"),
+    ]
 
 
 async def test_a_promotion_prunes_as_the_setting_says(url: str, store: SqlModelStore) -> None:
