@@ -17,6 +17,7 @@ from pamqp.header import ContentHeader
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from config.catalogue_profile import load_profile
 from config.setting_problems import setting_problems
 from config.settings import Settings
 from core.errors import ConfigurationError, InvalidMessage
@@ -25,7 +26,9 @@ from tests.support.http_app import http_bench
 from tests.support.raw_amqp import HEADERS, TIMESTAMP, long, short, table
 from tests.support.track_rows import KAGGLE_HEADER, KAGGLE_ROW, SONGS_HEADER, SONGS_ROW, csv_text
 from training.csv_rows import CsvFile, RowProblem
+from training.ingest import ItemLayout
 from training.interaction_files import read_interactions, read_items, read_queries
+from training.item_files import item_layouts
 from training.track_files import LAYOUTS
 from workers.amqp_properties import UNREADABLE_HEADER, forgive_unreadable_properties
 
@@ -116,7 +119,10 @@ def check_properties(raw: bytes) -> str:
 TRACKS = (
     csv_text(SONGS_HEADER, [{**SONGS_ROW, "track_id": f"t{n}"} for n in range(3)]).encode(),
     csv_text(KAGGLE_HEADER, [{**KAGGLE_ROW, "track_id": f"t{n}"} for n in range(3)]).encode(),
+    b"\xef\xbb\xbfgame_id,game_name,playtime,rating,genre,owned_ratio\n"
+    b'7,"A, b",1,4.2,Indie,0.5\n8,C,,3,"Indie, Action",\n9,D,1,1,,1\n',
 )
+LAYOUTS_OF_ITEMS: tuple[ItemLayout, ...] = (*LAYOUTS, *item_layouts(load_profile("games")))
 INTERACTIONS = (
     b"user_id,item_id,weight,occurred_at\nu,i,2,5\nv,j,3,1700000000000\nw,k,,2024-01-01T00:00:00Z\n",
     b'query_id,item_id,weight\nq,i,2\nq,j,\nr,"a ""b""",1\n',
@@ -132,7 +138,7 @@ def check_tracks(path: Path) -> Callable[[bytes], str]:
         path.write_bytes(raw)
         try:
             file = CsvFile(path)
-            rows = list(file.rows(file.layout_among(LAYOUTS).track))
+            rows = list(file.rows(file.layout_among(LAYOUTS_OF_ITEMS).item))
         except ConfigurationError as error:
             return _refusal(str(error))
         reasons = sorted({_refusal(row.reason.partition(": ")[0]) for row in rows if isinstance(row, RowProblem)})
