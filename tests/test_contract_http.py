@@ -183,6 +183,24 @@ async def test_a_refused_publish_is_503_and_the_job_is_failed(bench: HttpBench) 
     assert view.fields["error.code"] == "DEPENDENCY_UNAVAILABLE"
 
 
+async def test_in_another_domain_a_cached_view_is_known_by_that_domains_name_of_likes(bench: HttpBench) -> None:
+    view = orjson.dumps({"favorite_game_ids": [3, 1], "favorite_song_ids": [7], "generated_date": "2026-02-28"})
+    await cache(bench, 42, view)
+    of_games = JobDesk(
+        results=bench.results,
+        publisher=bench.publisher,
+        members=bench.members,
+        clock=bench.clock,
+        refreshes=bench.refreshes,
+        observer=bench.metrics,
+        favorites_field="favorite_game_ids",
+    )
+    assert await of_games.fresh_date(42, [1, 3]) == "2026-02-28"
+    assert await of_games.fresh_date(42, [7]) is None
+    await cache(bench, 43, orjson.dumps({"favorite_game_ids": "all", "generated_date": "2026-02-28"}))
+    assert await of_games.fresh_date(43, [1]) is None
+
+
 # --- POST /recommend/cached ---
 
 

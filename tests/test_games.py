@@ -119,6 +119,10 @@ def test_the_prompt_is_of_games_and_has_no_cell_for_creators(locale: str, wanted
     assert rows[6] == "A Game 90 | Action"
 
 
+def test_what_the_model_is_told_of_wishes_is_of_no_domain() -> None:
+    assert words_of_songs(TEXTS.wishes.instructions + TEXTS.wishes.phrases["en"].model_dump_json()) == []
+
+
 def test_a_phrase_of_the_profile_stands_in_for_the_common_one() -> None:
     candidate = of_item(game(1), RecommendationType.COLLABORATIVE)
     assert Explainer(GAMES, TEXTS).reason(candidate, "en") == "Picked by players who like what you like"
