@@ -2,13 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from hashlib import blake2b
 from typing import cast
 
 from redis.asyncio import Redis
 
+from core.errors import DependencyUnavailable
 from services.redis_client import RedisScript, redis_errors
 from services.result_cache import INDEX_PREFIX, LATEST_PREFIX, RESULT_PREFIX, VIEW_PREFIX, Clean
 
+SWEEP_PREFIX = "songs_ai:sweep:"
+
+# All workers see an item go within seconds of each other; after that the same items may have come and gone again.
+_SWEEP_S = 120
 _PAGE = 200
 _BREATH_S = 0.002
 
@@ -48,12 +55,25 @@ class RedisShelves:
             if await self._replace([key], [found, cleaned]) == 1:
                 return True
 
-    async def withdraw_from_all(self, item_ids: frozenset[int]) -> int:
+    async def withdraw_from_all(self, item_ids: frozenset[int]) -> int | None:
         """Take items out of the results of all members; how many documents that changed.
 
-        Redis itself looks which documents name them, some hundred at a time and with pauses: nothing waits for long.
-        Raises ``DependencyUnavailable``.
+        None where another worker is about to take out the same ones. Redis itself looks which documents name them, some
+        hundred at a time and with pauses: nothing waits for long. Raises ``DependencyUnavailable``.
         """
+        digest = blake2b(",".join(map(str, sorted(item_ids))).encode(), digest_size=16).hexdigest()
+        lease_key = SWEEP_PREFIX + digest
+        with redis_errors():
+            if not await self._client.set(lease_key, "1", nx=True, ex=_SWEEP_S):
+                return None
+        try:
+            return await self._sweep(item_ids)
+        except DependencyUnavailable:
+            with suppress(DependencyUnavailable), redis_errors():
+                await self._client.delete(lease_key)
+            raise
+
+    async def _sweep(self, item_ids: frozenset[int]) -> int:
         n_changed = 0
         for prefix in (LATEST_PREFIX, VIEW_PREFIX, RESULT_PREFIX):
             async for keys in self._pages(prefix):

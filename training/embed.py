@@ -222,7 +222,8 @@ def _stem(name: str) -> str:
 class CatalogueFollower:
     """Keeps the stored vectors up to date with a catalogue: all of it the first time, then what has changed.
 
-    Several processes may do this at once: what one has embedded, the others leave as it is.
+    Several processes may do this at once: what one has embedded, the others leave as it is. ``on_gone`` is told of
+    items that are no longer active; not of those that went while nobody followed.
     """
 
     def __init__(
@@ -233,9 +234,11 @@ class CatalogueFollower:
         *,
         text_columns: Collection[str] = (),
         batch_size: int = 1000,
+        on_gone: Callable[[Collection[int]], None] | None = None,
     ) -> None:
         self._catalogue, self._embedder, self._store = catalogue, embedder, store
         self._text_columns = text_columns
+        self._on_gone = on_gone
         self._batch_size = batch_size
         self._mark: ItemsMark | None = None
         self._embedder_name: str | None = None
@@ -250,6 +253,8 @@ class CatalogueFollower:
         for start in range(0, len(touched), self._batch_size):
             await self._follow_some(touched[start : start + self._batch_size], report)
         self._mark = changes.mark
+        if self._on_gone and len(changes.gone):
+            self._on_gone(changes.gone.tolist())
         if report.n_embedded or report.n_deleted:
             _tell(self._embedder.name, report)
         return report

@@ -84,6 +84,7 @@ async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
     background = _background(
         taking_in,
         requested_refreshes(parts).run,
+        parts.gone.run,
         *([scheduler.run] if scheduler else []),
         leases.run,
         parts.index.run,

@@ -6,7 +6,6 @@ from core.taste_watch import DriftWatch
 from services.event_log import SqlEventLog
 from services.feedback import RedisFeedback
 from services.listener_store import SqlListenerStore
-from services.shelves import RedisShelves
 from workers.consumer import Consumer
 from workers.event_batches import EventBatches
 from workers.event_handler import EventHandler, EventIntake
@@ -25,7 +24,7 @@ def event_parts(parts: Parts) -> tuple[Consumer, Loop]:
         SqlEventLog(parts.database),
         RedisFeedback(
             parts.redis,
-            RedisShelves(parts.redis, parts.clean),
+            parts.shelves,
             parts.refreshes,
             # Longer than any job that has looked at the member before.
             refused_ttl_s=settings.job_ttl_s,

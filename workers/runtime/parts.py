@@ -45,9 +45,11 @@ from services.redis_client import open_redis
 from services.refresh_requests import RedisRefreshRequests
 from services.refreshing_index import RefreshingIndex
 from services.result_cache import Clean, RedisResultCache
+from services.shelves import RedisShelves
 from training.embed import CatalogueFollower
 from workers.amqp_broker import AmqpBroker
 from workers.broker import Broker
+from workers.gone_items import GoneItems
 from workers.job_publisher import BrokerJobPublisher
 from workers.memory_broker import MemoryBroker
 from workers.runtime.language_model import open_language_model, reranker_of
@@ -86,6 +88,8 @@ class Parts:
     refreshes: RedisRefreshRequests
     forgetting: MemberForgetting
     clean: Clean
+    shelves: RedisShelves
+    gone: GoneItems
     arm_of: Callable[[int], Arm]
 
 
@@ -122,12 +126,14 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         models = SqlModelStore(database, clock)
         embedder = await stack.enter_async_context(_open_embedder(settings, profile, models))
         embeddings = SqlEmbeddingStore(database, profile)
-        index = _index(settings, profile, database, embedder, catalogue, embeddings, metrics, clock)
+        clean, arm_of_member = partial(without_items, profile=profile), _arms(settings)
+        shelves = RedisShelves(redis, clean)
+        gone = GoneItems(shelves)
+        index = _index(settings, profile, database, embedder, catalogue, embeddings, metrics, clock, gone)
         collaborative = RefreshingCollaborative(
             models, refresh_s=settings.index_refresh_s, clock=clock, observer=metrics
         )
         model = await stack.enter_async_context(open_language_model(settings, metrics, clock, redis, notices))
-        clean, arm_of_member = partial(without_items, profile=profile), _arms(settings)
         results = RedisResultCache(
             redis,
             clock,
@@ -191,6 +197,8 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             refreshes=RedisRefreshRequests(redis, quiet_s=settings.refresh_quiet_s, drift_s=settings.drift_check_s),
             forgetting=MemberForgetting(database, redis, max_age_s=settings.job_max_age_s),
             clean=clean,
+            shelves=shelves,
+            gone=gone,
             arm_of=arm_of_member,
         )
 
@@ -252,8 +260,9 @@ def _index(
     embeddings: SqlEmbeddingStore,
     metrics: PrometheusMetrics,
     clock: SystemClock,
+    gone: GoneItems,
 ) -> RefreshingIndex | RefreshingDatabaseIndex:
-    follower = CatalogueFollower(catalogue, embedder, embeddings, text_columns=profile.item.text)
+    follower = CatalogueFollower(catalogue, embedder, embeddings, text_columns=profile.item.text, on_gone=gone.note)
     before_look = embedder.refresh if isinstance(embedder, FittedEmbedder) else None
     if settings.retrieval == "database":
         return RefreshingDatabaseIndex(
