@@ -35,7 +35,7 @@ def make(directory: Path, *arguments: str) -> str:
 
 def test_make_alone_says_what_can_be_made(fresh: Path) -> None:
     said = make(fresh)
-    assert all(f"make {target} " in said for target in ("demo", "test", "test-long", "lint", "pins"))
+    assert all(f"make {target} " in said for target in ("demo", "test", "test-long", "soak", "lint", "pins"))
 
 
 def test_a_fresh_machine_gets_an_environment_before_the_demo(fresh: Path) -> None:
@@ -53,6 +53,12 @@ def test_the_demo_is_given_the_tracks(fresh: Path) -> None:
 def test_the_tests_get_the_development_requirements(fresh: Path) -> None:
     said = make(fresh, "--dry-run", "test")
     assert said.index("-r requirements-dev.txt") < said.index("-m pytest")
+
+
+def test_the_long_runs_are_modules_of_the_tests(fresh: Path) -> None:
+    for target, module in (("soak", "tests.soak"), ("chaos", "tests.chaos rounds"), ("fuzz", "tests.fuzz.run")):
+        said = make(fresh, "--dry-run", target)
+        assert said.index("-r requirements-dev.txt") < said.index(f"-m {module}")
 
 
 def test_an_installed_environment_is_only_brought_up_to_date_when_the_pins_change(fresh: Path) -> None:
