@@ -1,11 +1,14 @@
 """The command line as a person uses it, each command in a process of its own; no server runs."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.command import run_command
+from tests.support.worker_process import ROOT
 
 HEADER = (
     "track_name,artist_name,genre,danceability,energy,loudness,speechiness,acousticness,instrumentalness,liveness,"
@@ -34,6 +37,13 @@ async def test_help_lists_every_command() -> None:
     assert outcome.code == 0
     for name in ("demo", "worker", "api", "publish", "result", "refresh", "migrate", "ingest", "embed", "fit"):
         assert re.search(rf"^\W*{name}\s", outcome.out, re.MULTILINE)
+
+
+def test_no_command_waits_for_the_import_of_what_only_some_need() -> None:
+    told = "import sys, main; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    imported = subprocess.check_output([sys.executable, "-c", told], cwd=ROOT, text=True).split()
+    assert "sqlalchemy" in imported
+    assert set(imported) & {"alembic", "fakeredis", "fastapi", "langchain_core", "openai", "scipy"} == set()
 
 
 async def test_the_demonstration_shows_likes_beside_recommendations_and_what_was_counted(tmp_path: Path) -> None:
