@@ -20,6 +20,7 @@ from commands.running import MISCONFIGURED, console, offline_step, run, stop, te
 from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError
 from core.event_codec import encode_event
+from core.fitted_collaborative import MODEL_KIND
 from core.submission import submit
 from models.catalogue import Item
 from models.event import Event
@@ -39,7 +40,7 @@ from workers.runtime.parts import Parts, embedded, open_parts
 
 # Files are the same whenever they are written.
 _FILES_START = datetime(2026, 1, 1, tzinfo=UTC)
-WITHOUT, EVENTS_ALONE, WITH = "without the loop", "events, no refit", "with the loop"
+WITHOUT, EVENTS_ALONE, EVERY_FIT, WITH = "without the loop", "events, no refit", "every fit in force", "with the loop"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class _Asked:
     seed: int
     first_member: int
     start: datetime | None
-    tracks: Path | None
+    files: tuple[Path, ...]
     n_items: int
 
     def plan(self, start: datetime) -> Plan:
@@ -96,10 +97,11 @@ def simulate(
     json_out: Annotated[
         Path | None, typer.Option("--json", dir_okay=False, help="With --loop: write the curves here too.")
     ] = None,
-    tracks: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="With --out and --loop: a file of real tracks.")
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="With --out and --loop: the catalogue, as `ingest` takes it."),
     ] = None,
-    items: Annotated[int, typer.Option(min=20, help="With --out and --loop: how many are made up else.")] = 2000,
+    items: Annotated[int, typer.Option(min=20, help="With --out and --loop: how many items are made up else.")] = 2000,
 ) -> None:
     """Simulate listeners whose tastes are known, over the catalogue that there is, into the worker's table of events.
 
@@ -113,7 +115,7 @@ def simulate(
         seed=seed,
         first_member=first_member,
         start=None if start is None else start.replace(tzinfo=UTC),
-        tracks=tracks,
+        files=tuple(file or ()),
         n_items=items,
     )
     if out is not None:
@@ -186,7 +188,7 @@ async def _own_site(asked: _Asked, settings: Settings) -> AsyncIterator[Parts]:
     """A site in a directory of its own, with the catalogue that was asked for."""
     with TemporaryDirectory(prefix="songs-ai-simulation-") as directory:
         async with open_parts(embedded(settings, Path(directory))) as parts:
-            await fill_catalogue(parts, [asked.tracks] if asked.tracks else (), asked.seed, asked.n_items)
+            await fill_catalogue(parts, asked.files, asked.seed, asked.n_items)
             yield parts
 
 
@@ -267,10 +269,10 @@ async def _live(asked: _Asked, pace: Pace, settings: Settings) -> None:
 
 
 class _EmbeddedSite:
-    """A ``Site`` in this process, on a database of its own."""
+    """A ``Site`` in this process, on a database of its own; ``every_fit`` puts worse versions in force too."""
 
-    def __init__(self, parts: Parts, seed: int) -> None:
-        self._parts, self._seed = parts, seed
+    def __init__(self, parts: Parts, seed: int, *, every_fit: bool = False) -> None:
+        self._parts, self._seed, self._every_fit = parts, seed, every_fit
         self._fit, self._observations = offline_step("fit"), offline_step("observations")
 
     async def hear(self, events: Sequence[Event]) -> None:
@@ -283,6 +285,8 @@ class _EmbeddedSite:
         active = await self._fit.active_of(parts.models)
         report = await asyncio.to_thread(self._fit.fit_on, observed, active=active, budget_s=0.0, seed=self._seed)
         kept = await self._fit.keep(parts.models, report)
+        if self._every_fit:
+            await parts.models.activate(MODEL_KIND, kept.version)
         await parts.collaborative.refresh()
         return str(kept)
 
@@ -309,15 +313,17 @@ def _round_the_loop(asked: _Asked, n_rounds: int, json_out: Path | None) -> None
 
     async def step(settings: Settings) -> None:
         async with AsyncExitStack() as stack:
-            sites = [await stack.enter_async_context(_own_site(asked, settings)) for _ in range(3)]
+            sites = [await stack.enter_async_context(_own_site(asked, settings)) for _ in range(4)]
             for parts in sites:
                 await parts.index.load()
                 await parts.collaborative.load()
             world = World.of(await _items_of(sites[0]), Assumptions())
-            without, events_alone, closed = (_EmbeddedSite(parts, asked.seed) for parts in sites)
+            without, events_alone, closed = (_EmbeddedSite(parts, asked.seed) for parts in sites[:3])
+            every_fit = _EmbeddedSite(sites[3], asked.seed, every_fit=True)
             arms = (
                 Arm(WITHOUT, without, hears=False, refits=False),
                 Arm(EVENTS_ALONE, events_alone, hears=True, refits=False),
+                Arm(EVERY_FIT, every_fit, hears=True, refits=True),
                 Arm(WITH, closed, hears=True, refits=True),
             )
             found.append(await run_rounds(world, plan, arms, tell))

@@ -1,5 +1,6 @@
 """``main.py simulate`` as a person uses it, and its history played back as messages."""
 
+import json
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -196,3 +197,22 @@ async def test_events_and_jobs_reach_the_queues_of_the_contract(
 async def waiting_in(broker: AmqpBroker, queue: str) -> list[tuple[bytes, str]]:
     async with broker.browse(queue) as found:
         return [(delivery.body, delivery.routing_key) async for delivery in found]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+async def test_the_loop_on_the_whole_worker_raises_true_satisfaction(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    curves = tmp_path / "curves.json"
+    command = ("simulate", "--loop", "--members", "200", "--days", "10", "--rounds", "4", "--items", "600")
+    outcome = await run_command(*command, "--json", str(curves), environment=environment)
+    assert outcome.code == 0, outcome.err
+    arms = json.loads(curves.read_text())["arms"]
+    first, last = (arms["with the loop"]["satisfaction"][place] for place in (0, -1))
+    assert arms["without the loop"]["satisfaction"][0] == pytest.approx(first)
+    assert last > first + 0.02 > arms["without the loop"]["satisfaction"][-1] + 0.02
+    told = re.search(r"last round, with the loop above without the loop: \+[\d.]+ \(\+([\d.]+) to", outcome.out)
+    assert told is not None
+    assert float(told[1]) > 0.02
+    assert not (tmp_path / "songs.db").exists()
