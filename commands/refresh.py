@@ -19,7 +19,7 @@ from services.batch_ledger import SqlBatchLedger
 from services.batch_purse import RedisBatchPurse
 from training.batch_merge import BatchMerger, instant_ns
 from training.batch_questions import Due, RefreshQuestions
-from training.batch_refresh import BatchRefresh, BatchRefreshConfig, Report
+from training.batch_refresh import OVER_SPEND, BatchRefresh, BatchRefreshConfig, Report
 from training.online_refresh import submit_refreshes
 from workers.runtime.parts import Parts, open_parts
 
@@ -156,11 +156,21 @@ async def _refresh_by_batch(parts: Parts, api: BatchApi, n_members: int) -> None
         ).run(n_members)
     for line in _told_of(report):
         console.print(line, highlight=False, soft_wrap=True)
-    usd = round(report.usage.cost_usd, 4)
-    figures = {"sent": report.n_sent, "resumed": report.n_resumed, "USD": usd, **report.outcomes}
-    await parts.notices.tell(
-        Notice(kind=NoticeKind.REFRESH_FINISHED, text="a refresh by batches has finished", figures=figures)
+    await _tell_people(parts, report)
+
+
+async def _tell_people(parts: Parts, report: Report) -> None:
+    figures = {"sent": report.n_sent, "resumed": report.n_resumed, "USD": round(report.usage.cost_usd, 4)}
+    finished = Notice(
+        kind=NoticeKind.REFRESH_FINISHED,
+        text="a refresh by batches has finished",
+        figures={**figures, **report.outcomes},
     )
+    await parts.notices.tell(finished)
+    if n_left_out := report.skipped[OVER_SPEND]:
+        text = f"{n_left_out} members were left out of a refresh: the money of the day is spent"
+        figures = {"LLM_DAILY_USD": parts.settings.llm_daily_usd}
+        await parts.notices.tell(Notice(kind=NoticeKind.BUDGET_REACHED, text=text, figures=figures))
 
 
 def _told_of(report: Report) -> Iterator[str]:

@@ -16,6 +16,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
+from config.llm_strategies import DEFAULT_STRATEGIES
 from config.settings import Settings
 from core.errors import ConfigurationError, DependencyUnavailable, PublishRefused
 from core.ports import BatchQuestion
@@ -30,6 +31,7 @@ from tests.support.command import Outcome, run_command
 from tests.support.llm_batches import BatchPlan, Hold
 from tests.support.llm_server import LLMServer, read_prompt
 from tests.support.messaging import delete_topology
+from tests.support.notice_servers import hook_server
 from tests.support.waiting import until
 from tests.support.worker_process import WorkerProcess
 from training.online_refresh import submit_refreshes
@@ -658,6 +660,22 @@ async def test_a_dry_run_says_what_it_would_cost_and_does_nothing(
     assert (llm_server.batches.n_uploads, llm_server.n_calls) == (0, 0)
     online = await run_command("refresh", "--queue", "--members", "10", "--dry-run", environment=environment)
     assert float(online.out.split("at most about ")[1].split(" USD")[0]) == pytest.approx(2 * usd, rel=0.02)
+
+
+async def test_people_are_told_what_a_refresh_came_to_and_whom_it_could_not_pay_for(
+    environment: dict[str, str], llm_server: LLMServer
+) -> None:
+    async with hook_server() as hooks:
+        prices = {model: {"input": 0.4, "output": 1.6} for model in DEFAULT_STRATEGIES.models}
+        poor = {"LLM_DAILY_USD": "0.000001", "LLM_PRICES": orjson.dumps(prices).decode()}
+        told = {**environment, **poor, "NOTICE_WEBHOOK": hooks.url}
+        outcome = await run_command("refresh", "--batch", environment=told)
+    assert (outcome.code, outcome.err) == (0, "")
+    finished, spent = hooks.bodies
+    assert (finished["kind"], spent["kind"]) == ("refresh_finished", "budget_reached")
+    assert finished["figures"] == {"sent": 0, "resumed": 0, "USD": 0.0}
+    assert spent["text"] == "12 members were left out of a refresh: the money of the day is spent"
+    assert llm_server.batches.n_uploads == 0
 
 
 async def test_by_the_queue_a_job_for_each_member_who_changed_is_published_once_a_day(
