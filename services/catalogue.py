@@ -1,7 +1,6 @@
 """The catalogue as the backend's item table holds it, seen through the catalogue profile. It is only ever read."""
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -22,6 +21,7 @@ from services.schema import LazyTables, ProfileTables, item_columns, item_featur
 _IDS = "item_ids"
 # Not ``str | int`` where it is asked: that would make the union anew for each of two thousand values of a job.
 _PLAIN = (str, int, float, bool)
+_NUMBERS = (int, float)
 
 
 class SqlCatalogue:
@@ -130,7 +130,7 @@ def _complete_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Sele
     counted = likes.subquery("counted")
     return (
         _shown_query(tables, profile)
-        .add_columns(item_feature.c.features, item_feature.c.popularity, counted.c.n)
+        .add_columns(sa.type_coerce(item_feature.c.features, sa.Text), item_feature.c.popularity, counted.c.n)
         .outerjoin(item_feature, item_feature.c.item_id == item_id)
         .outerjoin(counted, counted.c.item_id == item_id)
     )
@@ -151,11 +151,14 @@ class _ItemReader:
     def complete(self, rows: Sequence[Sequence[Any]]) -> list[Item]:
         shares = popularity([_number(row[-2]) for row in rows], [row[-1] or 0 for row in rows])
         return [
-            replace(self.shown(row), features=_features(row[-3]), popularity=share)
-            for row, share in zip(rows, shares.tolist(), strict=True)
+            self.shown(row, features=_features_in(row[-3]) if row[-3] else None, popularity=share)
+            # Plain tuples: a row of the library looks its negative places up by name first.
+            for row, share in zip(map(tuple, rows), shares.tolist(), strict=True)
         ]
 
-    def shown(self, row: Sequence[Any]) -> Item:
+    def shown(
+        self, row: Sequence[Any], features: Mapping[str, float] | None = None, popularity: float = 0.0
+    ) -> Item:
         texts = [None if place is None else _text(row[place]) for place in self._texts]
         creator, creator_local, genres, moods, language = texts
         return Item(
@@ -167,6 +170,8 @@ class _ItemReader:
             moods=parts(moods),
             language=language,
             columns={name: _scalar(row[place]) for name, place in self._kept},
+            features=features or {},
+            popularity=popularity,
         )
 
 
@@ -199,7 +204,7 @@ def _features(value: object) -> dict[str, float]:
 
 def _is_finite(number: object) -> bool:
     try:
-        return isinstance(number, int | float) and isfinite(number)
+        return isinstance(number, _NUMBERS) and isfinite(number)
     except OverflowError:  # an integer beyond all floats: MariaDB keeps JSON as it is written
         return False
 
