@@ -241,6 +241,17 @@ async def test_a_catalogue_is_read_whole_once_and_then_followed(store: InMemoryE
     assert {item_id for _, item_id in store.rows} == {1, 3, 4, 5, 9}
 
 
+async def test_whoever_follows_says_what_is_gone() -> None:
+    catalogue, gone = ChangingList(*songs(4)), list[Collection[int]]()
+    follower = CatalogueFollower(catalogue, CountingEmbedder(), InMemoryEmbeddingStore(), on_gone=gone.append)
+    await follower.follow()
+    await follower.follow()
+    assert gone == []
+    catalogue.given = catalogue.given[2:]
+    await follower.follow()
+    assert gone == [[1, 2]]
+
+
 async def test_what_another_process_has_embedded_is_left_as_it_is(store: InMemoryEmbeddingStore) -> None:
     catalogue, embedders = ChangingList(*songs(3)), (CountingEmbedder(), CountingEmbedder())
     followers = [CatalogueFollower(catalogue, embedder, store) for embedder in embedders]

@@ -9,16 +9,19 @@ from typing import cast
 import orjson
 import pytest
 import pytest_asyncio
+import structlog
 
 from core.errors import MemberForgotten
 from core.feedback import DueRefresh
 from core.ports import Interaction
 from models.event import EventType
 from models.job import Job
+from models.log_event import LogEvent
 from services.event_log import SqlEventLog
 from services.interaction_log import SqlInteractionLog
 from tests.support.catalogue import SONGS, insert_songs, like
 from tests.support.event_site import EventSite, consuming, documents_of, event, event_site
+from tests.support.messaging import eventually, open_wire
 from tests.support.waiting import until
 from workers.broker import Delivery
 from workers.gone_items import GoneItems
@@ -350,3 +353,18 @@ class TestEventsOnServers(EventContract):
     async def site(self, mysql_url: str, redis_url: str, amqp_url: str) -> AsyncIterator[EventSite]:
         async with event_site(mysql_url, redis_url, amqp_url) as opened:
             yield opened
+
+    async def test_events_wait_while_the_database_is_away_and_none_is_lost(
+        self, mysql_url: str, redis_url: str, amqp_url: str
+    ) -> None:
+        async with open_wire(mysql_url) as wire, event_site(wire.url, redis_url, amqp_url) as site:
+            events = [event(EventType.LIKE, item_id) for item_id in range(30)]
+            async with consuming(site, max_events=10):
+                await wire.close()
+                with structlog.testing.capture_logs() as logs:
+                    await site.publish(events)
+                    await eventually(lambda: any(line["event"] == LogEvent.EVENTS_WAITING for line in logs))
+                await wire.open()
+                await kept(site, len(events))
+            assert await site.n_waiting() == 0
+            assert site.value("songs_ai_events_total", kind="like", outcome="kept") == len(events)
