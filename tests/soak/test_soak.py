@@ -20,7 +20,8 @@ async def test_a_short_soak_finds_nothing_and_draws_its_curves(chaos_servers: Ch
     async with open_site(chaos_servers, n_workers=2) as site:
         report = await soak(site, plan, asyncio.Event(), print)
     assert report.tally.wrong == []
-    assert not [fault for fault in report.faults if not fault.startswith(("worker", "latency"))], report.faults
+    # A minute is too short to tell growth from noise.
+    assert [fault for fault in report.faults if " grew " not in fault and " grows " not in fault] == []
     assert len(report.tally.ended) > 60 * 4
     assert any(job.is_batch for job in report.tally.ended)
     assert len(report.samples) > 15
