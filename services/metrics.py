@@ -653,7 +653,7 @@ class _EventMetrics:
             EVENT_OUTCOMES[:-1],
         )
         self._event_batch = Histogram(
-            "songs_ai_event_batch_events",
+            "songs_ai_event_batch_items",
             "Events that were taken in together.",
             buckets=_BATCH_BUCKETS,
             registry=registry,
@@ -667,7 +667,7 @@ class _EventMetrics:
         self._refresh_requests = _labelled(
             Counter(
                 "songs_ai_refresh_requests_total",
-                "What asked for a member's refresh, by whether it was the first.",
+                "What asked for refreshes, by whether it was the first to.",
                 ["outcome"],
                 registry=registry,
             ),
@@ -685,7 +685,7 @@ class _EventMetrics:
         self._reactions = _labelled(
             Counter(
                 "songs_ai_reactions_total",
-                "Events about items that their member had been shown.",
+                "Events about items that had been shown before.",
                 ["arm", "kind"],
                 registry=registry,
             ),
@@ -695,7 +695,7 @@ class _EventMetrics:
         self._impressions = _labelled(
             Counter(
                 "songs_ai_impressions_total",
-                "Items of results that members were shown, once a day each.",
+                "Items of results that were shown, once a day each.",
                 ["arm"],
                 registry=registry,
             ),

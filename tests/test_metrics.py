@@ -49,6 +49,9 @@ from services.metrics import (
 from tests.support.builders import make_candidate, make_item
 from tests.support.hand_clock import HandClock
 from workers.disposition import AckReason, DeadLetterReason, RetryReason
+from workers.event_batches import BatchObserver
+from workers.event_handler import EventObserver
+from workers.event_refreshes import RefreshObserver
 from workers.observer import KNOWN_SOURCES, WorkerObserver, source_label
 from workers.queue_watch import QueueObserver
 from workers.topology import build_topology
@@ -150,7 +153,19 @@ def test_the_rates_agree_with_their_counters_and_stay_within_0_and_1(outcomes: l
 
 
 @pytest.mark.parametrize(
-    "port", [Observer, GuardObserver, WorkerObserver, RequestObserver, DependencyObserver, IndexObserver, QueueObserver]
+    "port",
+    [
+        Observer,
+        GuardObserver,
+        WorkerObserver,
+        RequestObserver,
+        DependencyObserver,
+        IndexObserver,
+        QueueObserver,
+        BatchObserver,
+        EventObserver,
+        RefreshObserver,
+    ],
 )
 def test_it_has_every_method_of_the_port(bench: Bench, port: type) -> None:
     methods = {name for name in vars(port) if not name.startswith("_")}

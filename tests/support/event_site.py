@@ -91,7 +91,7 @@ async def event_site(
     url: str, redis_url: str = "memory://", amqp_url: str = "", *, quiet_s: float = QUIET_S, drift_s: float = QUIET_S
 ) -> AsyncIterator[EventSite]:
     """A site over these servers, with all tables; without ``amqp_url`` the broker is in this process."""
-    create_all_tables(url)
+    await asyncio.to_thread(create_all_tables, url)  # as the wire may run in this loop
     topology, clock, registry = private_topology(), SystemClock(), CollectorRegistry()
     metrics = PrometheusMetrics(registry, clock=clock)
     broker: Broker = AmqpBroker(amqp_url, topology) if amqp_url else MemoryBroker(topology)
