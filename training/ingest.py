@@ -184,8 +184,8 @@ class _Survey:
         self.rows.add(row)
         if isinstance(row, RowProblem):
             return
-        before = self.genres.get(row.source_id, ())
-        self.genres[row.source_id] = tuple(dict.fromkeys([*before, *row.genres]))
+        before = self.genres.get(row.source_id)
+        self.genres[row.source_id] = tuple(dict.fromkeys([*before, *row.genres])) if before else row.genres
 
 
 def _survey(file: CsvFile, layout: ItemLayout) -> _Survey:
@@ -200,7 +200,8 @@ def _items(file: CsvFile, layout: ItemLayout, genres: Mapping[str, tuple[str, ..
     waiting = dict(genres)
     for row in file.rows(layout.item):
         if isinstance(row, SourceItem) and row.source_id in waiting:
-            yield replace(row, genres=fitting(waiting.pop(row.source_id)))
+            its_genres = waiting.pop(row.source_id)
+            yield row if its_genres == row.genres else replace(row, genres=fitting(its_genres))
 
 
 # --- likes ---
