@@ -13,18 +13,24 @@ import structlog
 
 from core.errors import MemberForgotten
 from core.feedback import DueRefresh
-from core.ports import Interaction
+from core.job_codec import encode_job
+from core.ports import Interaction, ProgressReporter, RankedReporter, ResultDocuments
 from models.event import EventType
-from models.job import Job
+from models.job import Job, JobStatus
 from models.log_event import LogEvent
+from services.clock import SystemClock
 from services.event_log import SqlEventLog
 from services.interaction_log import SqlInteractionLog
 from tests.support.catalogue import SONGS, insert_songs, like
 from tests.support.event_site import EventSite, consuming, documents_of, event, event_site
 from tests.support.messaging import eventually, open_wire
 from tests.support.waiting import until
-from workers.broker import Delivery
+from workers.broker import Delivery, Properties
+from workers.disposition import Ack, AckReason
 from workers.gone_items import GoneItems
+from workers.handler import JobHandler
+from workers.lease_keeper import LeaseKeeper
+from workers.observer import SilentObserver
 
 NOW_NS = 1_795_000_000_000_000_000
 MINUTE_NS = 60_000_000_000
@@ -368,3 +374,36 @@ class TestEventsOnServers(EventContract):
                 await kept(site, len(events))
             assert await site.n_waiting() == 0
             assert site.value("songs_ai_events_total", kind="like", outcome="kept") == len(events)
+
+
+class NoRecommender:
+    """Nothing is to be made of the jobs of these tests."""
+
+    async def recommend(
+        self, job: Job, report: ProgressReporter, on_ranked: RankedReporter | None = None
+    ) -> ResultDocuments:
+        raise AssertionError(job)
+
+
+async def test_a_job_of_a_member_who_was_forgotten_since_is_acked_and_its_poller_told(tmp_path: Path) -> None:
+    async with event_site(f"sqlite:///{tmp_path / 'events.db'}") as site:
+        await site.intake.take_in([event(EventType.FORGET, None, at_ns=NOW_NS)])
+        handler = JobHandler(
+            NoRecommender(),
+            site.results,
+            LeaseKeeper(site.results, lease_s=15),
+            max_attempts=4,
+            delays_s=(5.0,),
+            job_timeout_s=5,
+            clock=SystemClock(),
+            observer=SilentObserver(),
+        )
+        delivery = Delivery(
+            body=encode_job(JOB), headers={}, properties=Properties(), routing_key="", redelivered=False, handle=None
+        )
+        assert await handler.handle(delivery) == Ack(AckReason.FORGOTTEN)
+        view = await site.results.job(JOB.job_id)
+        assert view is not None
+        assert (view.status, view.fields["error.code"]) == (JobStatus.FAILED, "MEMBER_FORGOTTEN")
+        assert (await site.forgetting.remains(42)).n == 0
+        assert await handler.handle(delivery) == Ack(AckReason.FAILED_BEFORE)

@@ -21,6 +21,7 @@ from config.catalogue_profile import load_profile
 from config.setting_problems import setting_problems
 from config.settings import Settings
 from core.errors import ConfigurationError, InvalidMessage
+from core.event_codec import decode_event, encode_event
 from core.job_codec import decode_job, with_attempt
 from tests.support.http_app import http_bench
 from tests.support.raw_amqp import HEADERS, TIMESTAMP, long, short, table
@@ -82,6 +83,30 @@ def check_job(raw: bytes) -> str:
     if again != replace(job, attempt=3):
         raise PromiseBroken(f"{job} became {again}")
     return f"taken {job.strategy} {job.requested_at_ns is None} {job.context is None}"
+
+
+# --- events ---
+
+EVENTS = (
+    b'{"eventId":"e-1","memberId":42,"songId":3,"type":"play","value":181.5,"completed":true,'
+    b'"occurredAt":"2026-01-31T12:00:00.123456789Z"}',
+    b'{"eventId":"e-2","memberId":"7","type":"forget","songId":null,"occurredAt":1769860800.123456789,"new":[1]}',
+    b'{"eventId":"e-3","memberId":1,"songId":9,"type":"rating","value":4}',
+)
+
+
+def check_event(raw: bytes) -> str:
+    """An event that is written as it was read, or a refusal that names the field."""
+    try:
+        event = decode_event(raw)
+    except InvalidMessage as error:
+        if not str(error).startswith(f"{error.field}: "):
+            raise PromiseBroken(str(error)) from error
+        return _refusal(str(error))
+    again = decode_event(encode_event(event))
+    if again != event:
+        raise PromiseBroken(f"{event} became {again}")
+    return f"taken {event.type} {event.value is None} {event.completed} {event.occurred_at_ns is None}"
 
 
 # --- properties ---
@@ -232,6 +257,7 @@ async def open_targets(directory: Path) -> AsyncIterator[Sequence[Target]]:
     async with http_bench() as bench:
         yield (
             Target("job messages", JOBS, _at_once(check_job), 20),
+            Target("event messages", EVENTS, _at_once(check_event), 20),
             Target("message properties", PROPERTIES, _at_once(check_properties), 20),
             Target("track files", TRACKS, _at_once(check_tracks(directory / "tracks.csv")), 3),
             Target("interaction files", INTERACTIONS, _at_once(check_interactions(directory / "rows.csv")), 3),
