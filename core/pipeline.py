@@ -10,7 +10,7 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from config.catalogue_profile import CatalogueProfile
-from core.errors import DependencyUnavailable
+from core.errors import DependencyUnavailable, LanguageModelFailed
 from core.explanation import OFFLINE, Explainer
 from core.fingerprint import fingerprint
 from core.first_stage import FirstStage, Found
@@ -167,17 +167,21 @@ class RecommendationPipeline:
             asked=self._reranker.prepare(self._request(question, found)),
         )
 
-    async def finish(self, prepared: Prepared, completion: Completion, shown_ids: Sequence[int]) -> ResultDocuments:
-        """What ``recommend`` would have answered, had its call shown ``shown_ids`` and been answered so.
+    async def finish(
+        self, prepared: Prepared, end: Completion | LanguageModelFailed, shown_ids: Sequence[int]
+    ) -> ResultDocuments:
+        """What ``recommend`` would have answered, had its call shown ``shown_ids`` and ended so.
 
-        The call may be long past: of what it showed, only what is a candidate of ``prepared`` counts.
+        The call may be long past: of what it showed, only what is a candidate of ``prepared`` counts. Nobody soon asks
+        again, so an answer that broke off is as good as another where at least half of its picks are there.
         """
         if prepared.asked is None:
             raise ValueError("no model was asked")
         by_id = {candidate.item.item_id: candidate for candidate in prepared.candidates}
         handles = {handle: by_id[item_id] for handle, item_id in enumerate(shown_ids, 1) if item_id in by_id}
         await self._turns.turn()
-        reranked = self._reranker.answered(replace(prepared.asked, handles=handles), completion)
+        asked = replace(prepared.asked, handles=handles)
+        reranked = self._reranker.answered(asked, end, half_is_enough=True)
         return encode_result(self._finish(prepared.question, prepared.candidates, reranked), self._profile)
 
     async def _question(self, job: Job) -> Question:

@@ -221,18 +221,26 @@ class Reranker:
         self._observe({}, INCOMPLETE, 0)
         return replace(self._offline(request), degraded=INCOMPLETE)
 
-    def answered(self, asked: Asked, end: Completion | LanguageModelFailed) -> Reranked:
-        """What ``rerank`` makes of how the call ended."""
+    def answered(
+        self, asked: Asked, end: Completion | LanguageModelFailed, *, half_is_enough: bool = False
+    ) -> Reranked:
+        """What ``rerank`` makes of how the call ended.
+
+        An answer that is cut short or broken is ``degraded`` whatever it holds, for a job soon tries again; with
+        ``half_is_enough`` it is not, where at least half of the picks that were asked for are complete.
+        """
         request, reply = asked.request, _reply(end)
         try:
             answer = parse_answer(reply.text, asked.handles, letters=self._texts.locales[request.locale].letters)
             truth = self._truth(asked)
             written = only_written_in(answer, self._scripts[request.locale], truth)
-            return self._outcome(asked, reply, only_true(written, truth))
+            answer = only_true(written, truth)
+            enough = half_is_enough and 2 * len(answer.choices) >= asked.n_asked
+            return self._outcome(asked, reply, answer, None if enough else reply.flaw or _flaw(answer, asked.n_asked))
         except Exception:
             # The boundary to a model that may say anything: an answer that trips us up must not cost the ranking.
             log.exception(LogEvent.UNEXPECTED_ERROR_CAUGHT, part="rerank")
-            return self._outcome(asked, replace(reply, flaw=reply.flaw or MALFORMED), NO_ANSWER)
+            return self._outcome(asked, reply, NO_ANSWER, reply.flaw or MALFORMED)
 
     def _truth(self, asked: Asked) -> Truth:
         request, shown = asked.request, asked.handles.values()
@@ -241,9 +249,8 @@ class Reranker:
         words = request.wish.sought if request.wish else ""
         return Truth(self._rules[request.locale], [each.item for each in shown], list(liked.values()), words)
 
-    def _outcome(self, asked: Asked, reply: _Reply, answer: Answer) -> Reranked:
-        request, n_asked = asked.request, asked.n_asked
-        flaw = reply.flaw or _flaw(answer, n_asked)
+    def _outcome(self, asked: Asked, reply: _Reply, answer: Answer, flaw: str | None) -> Reranked:
+        request = asked.request
         outcome = self._merged(request, reply.model, answer) if answer.groups else self._offline(request)
         self._observe(answer.dropped, flaw, len(answer.choices))
         return replace(outcome, usage=reply.usage, degraded=flaw, dropped=answer.dropped)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -39,6 +40,7 @@ from workers.runtime.parts import embedded, open_parts
 from workers.topology import build_topology
 
 N_MEMBERS = 6
+A_DEGRADED_ANSWER_LIVES_S = 600
 TODAY = datetime(2026, 1, 1, tzinfo=ZoneInfo("Asia/Seoul"))
 
 
@@ -367,6 +369,60 @@ async def test_answers_of_no_use_are_not_shown(site: BatchSite) -> None:
     assert (await site.run()).outcomes == {"unusable": N_MEMBERS}
     assert await site.latest(1) is None
     assert await site.spend_usd() > 0
+
+
+def cut_after(site: BatchSite, n_picks: int, *, finish_reason: str = "length") -> None:
+    """From here on every answer ends in the middle of the pick after so many whole ones."""
+    whole = site.llm.batches.answer
+
+    def cut(body: Any) -> Any:
+        answer: Any = whole(body)
+        (choice,) = answer["choices"]
+        content = choice["message"]["content"]
+        end = [pick.end() for pick in re.finditer(r'\{"h":', content)][n_picks]
+        choice["message"]["content"], choice["finish_reason"] = content[:end], finish_reason
+        return answer
+
+    site.llm.batches.answer = cut
+
+
+N_ASKED = 20
+
+
+async def n_asked(site: BatchSite) -> int:
+    """How many picks the model is asked for."""
+    prepared = await site.parts.pipeline.prepare(Job(job_id="j", member_id=1))
+    assert prepared.asked is not None
+    return prepared.asked.n_asked
+
+
+@pytest.mark.parametrize("finish_reason", ["length", "stop"])
+async def test_an_answer_that_was_cut_but_holds_half_of_its_picks_is_as_good_as_a_whole_one(
+    site: BatchSite, finish_reason: str
+) -> None:
+    assert await n_asked(site) == N_ASKED
+    cut_after(site, N_ASKED // 2, finish_reason=finish_reason)
+    assert (await site.run()).outcomes == {"merged": N_MEMBERS}
+    result = await site.latest(2)
+    assert result is not None
+    assert (result["degraded"], result["model"]) == (False, MODEL)
+    shown = [row["title_en"] for group in result["groups"] for row in group["songs"]]
+    assert (len(shown), len(set(shown))) == (N_ASKED, N_ASKED)
+    assert await site.parts.redis.ttl(f"songs_ai:answer:{result['fingerprint']}") > A_DEGRADED_ANSWER_LIVES_S
+    await site.parts.pipeline.recommend(Job(job_id="online", member_id=2, locale="en"), nothing)
+    assert site.llm.n_calls == 0
+
+
+async def test_of_an_answer_that_was_cut_before_half_of_its_picks_nothing_is_shown(site: BatchSite) -> None:
+    await site.run()
+    last_night = await site.latest(3)
+    await asyncio.to_thread(like, site.url, 3, 17)
+    site.clock.later = timedelta(days=1)
+    cut_after(site, N_ASKED // 2 - 1)
+    assert (await site.run()).outcomes == {"unusable": 1}
+    assert await site.latest(3) == last_night
+    site.clock.later = timedelta(days=2)
+    assert (await site.run()).n_sent == 1
 
 
 @pytest.mark.parametrize("plan", [BatchPlan(n_lost_creations=1), BatchPlan(n_creations_refused=2)])

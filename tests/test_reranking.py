@@ -14,10 +14,11 @@ import core.reranking
 from config.catalogue_profile import load_profile
 from config.prompt_texts import load_prompt_texts
 from core.answer_merging import fused_order, merge
+from core.errors import LanguageModelFailed
 from core.explanation import Explainer
 from core.json_salvage import read_object
 from core.model_answer import parse_answer
-from core.ports import LanguageModel, Prompt
+from core.ports import Completion, LanguageModel, Prompt
 from core.reranking import Reranker, RerankRequest
 from models.catalogue import Item
 from models.job import Strategy
@@ -81,6 +82,10 @@ async def rerank(
     return await stage.rerank(
         RerankRequest(candidates=candidates, liked=LIKED, locale=locale, strategy=strategy, n_picks=n_picks)
     )
+
+
+def _completion(text: str) -> Completion:
+    return Completion(text=text, model="scripted", prompt_tokens=7, completion_tokens=3)
 
 
 def ids(groups: Sequence[Group]) -> list[int]:
@@ -208,6 +213,26 @@ async def test_a_truncated_answer_keeps_its_complete_picks_and_says_so() -> None
     assert ids(outcome.groups)[:3] == [19, 18, 17]
     assert ids(outcome.groups)[3:] == [11, 12]
     assert_sound(outcome.groups, ranked(20), 5)
+
+
+@pytest.mark.parametrize(("n_kept", "degraded"), [(4, None), (3, None), (2, "truncated"), (0, "truncated")])
+@pytest.mark.parametrize("reason", ["truncated", None])
+async def test_of_an_answer_that_nobody_waits_for_half_is_enough(
+    n_kept: int, degraded: str | None, reason: str | None
+) -> None:
+    whole = answer_text({"First": [9, 8, 7], "Second": [6, 5, 4]})
+    text = whole[: [*re.finditer(r'\{"h"', whole)][n_kept].end()]
+    stage = reranker(ScriptedLanguageModel(""))
+    asked = stage.prepare(
+        RerankRequest(candidates=ranked(20), liked=LIKED, locale="en", strategy=Strategy.DEFAULT, n_picks=6)
+    )
+    assert asked is not None
+    end = LanguageModelFailed(reason, partial_text=text) if reason else _completion(text)
+    outcome = stage.answered(asked, end, half_is_enough=True)
+    assert outcome.degraded == (degraded if reason or degraded is None else "malformed")
+    assert ids(outcome.groups)[:n_kept] == [19, 18, 17, 16][:n_kept]
+    assert_sound(outcome.groups, ranked(20), 6)
+    assert stage.answered(asked, end).degraded == (reason or "malformed")
 
 
 async def test_an_answer_broken_in_the_middle_keeps_what_stands_before_the_break() -> None:

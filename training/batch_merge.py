@@ -26,6 +26,9 @@ from training.online_refresh import WINDOW, submit_refreshes
 
 MERGED, STALE, FAILED, UNUSABLE, UNANSWERED, ONLINE = "merged", "stale", "failed", "unusable", "unanswered", "online"
 
+# The failure of which something may be left: the complete picks of an answer that reached its length.
+_CUT_SHORT = "truncated"
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -82,7 +85,7 @@ class BatchMerger:
             await self._ledger.settle(part.key, settled)
 
     async def _merge_one(self, part: BatchPart, question: BatchQuestion, reply: BatchReply) -> str:
-        if isinstance(reply.end, LanguageModelFailed):
+        if isinstance(reply.end, LanguageModelFailed) and reply.end.reason != _CUT_SHORT:
             return FAILED
         # Its instant is that of the question: what the member asked for since then is newer.
         requested_at_ns = instant_ns(part.created_at)
@@ -92,7 +95,7 @@ class BatchMerger:
             return STALE
         documents = await self._pipeline.finish(prepared, reply.end, question.shown_ids)
         if documents.degraded:
-            # Not as a job's, whose member waits for it: what this one has already is better.
+            # Less than half of it is there. A member who waits is shown that; what this one has already is better.
             return UNUSABLE
         try:
             await self._results.succeed(job, documents, token=part.key)
