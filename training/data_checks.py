@@ -181,10 +181,10 @@ def table_of(report: CheckReport, *, whole: bool = True) -> Iterator[Table | str
 
 def _rows_told(figures: DataFigures) -> Iterator[str]:
     if figures.n_rows:
-        yield (
-            f"{figures.n_rows:,} rows of {figures.n_items:,} items: {figures.n_several:,} of another genre, "
-            f"{figures.n_repeated:,} repeated, {figures.n_conflicting:,} conflicting"
-        )
+        repeated = f"{figures.n_repeated:,} repeated, {figures.n_conflicting:,} conflicting"
+        several = f"{figures.n_several:,} of another genre, " if figures.n_items else ""
+        of_items = f" of {figures.n_items:,} items" if figures.n_items else ""
+        yield f"{figures.n_rows:,} rows{of_items}: {several}{repeated}"
     for reason, n in _most(figures.bad_rows):
         yield f"{n:,} bad rows: {reason}"
 
