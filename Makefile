@@ -45,6 +45,7 @@ pins: $(VENV)/pins/.uv ## Compile requirements*.in into pinned requirements*.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements.in -o requirements.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-train.in -o requirements-train.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-mlflow.in -o requirements-mlflow.txt
+	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-import.in -o requirements-import.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-dev.in -o requirements-dev.txt
 
 clean: ## Remove the virtual environment and all caches

@@ -192,6 +192,14 @@ class Settings(BaseSettings):
         description="where fits are logged to MLflow, such as sqlite:///mlflow.db (requirements-mlflow.txt); empty: no",
     )
 
+    # Imports from other services
+    spotify_client_id: SecretStr = Field(SecretStr(""), description="of the application that reads Spotify's Web API")
+    spotify_client_secret: SecretStr = Field(SecretStr(""), description="of the same application")
+    rawg_api_key: SecretStr = Field(SecretStr(""), description="key of RAWG's API of games")
+    import_calls_per_s: float = Field(
+        2.0, gt=0, le=100, description="calls a second that an import sends to a service at the most"
+    )
+
     # Messaging
     name_prefix: str = Field("rec", pattern=r"^[A-Za-z0-9_.-]+$", description="prefix of all exchanges and queues")
     retry_delays_s: Annotated[tuple[float, ...], NoDecode] = Field(

@@ -453,6 +453,57 @@ class IngestStore(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class RowPage:
+    """Some rows of a source, as text cells by column; ``cursor``: where the next page begins, None: after the last."""
+
+    rows: Sequence[Mapping[str, str]]
+    cursor: str | None
+
+
+class RowSource(Protocol):
+    """What rows are imported from page by page, such as a service's API; nothing is ever written there.
+
+    ``key`` names the source and what is read of it: by it ``ImportCursors`` knows where to go on.
+    """
+
+    @property
+    def key(self) -> str:
+        """At most 191 characters, and no secret."""
+
+    def pages(self, cursor: str | None) -> AsyncIterator[RowPage]:
+        """The pages from ``cursor`` on, None being the beginning; rows may come that came before.
+
+        Raises ``ConfigurationError`` where keys or names are refused, and ``DependencyUnavailable``.
+        """
+
+
+class ImportCursors(Protocol):
+    """Where imports go on that were interrupted."""
+
+    async def cursor(self, key: str) -> str | None:
+        """Of the source of that key; None: at its beginning."""
+
+    async def keep(self, key: str, cursor: str | None) -> None:
+        """Go on there; None: nothing is left to go on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedItem:
+    """That an item is in a member's list, such as a playlist."""
+
+    list_id: int
+    member_id: int
+    item_id: int
+
+
+class ListStore(Protocol):
+    """Writes lists of members into a catalogue that is ours."""
+
+    async def save_lists(self, rows: Sequence[ListedItem]) -> int:
+        """Insert those of ``rows``, each of another list or item, that are not there yet, and say how many."""
+
+
 # --- the language model ---
 
 

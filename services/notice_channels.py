@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
-from email.utils import parsedate_to_datetime
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
@@ -19,6 +18,7 @@ from redis.asyncio import Redis
 from core.ports import Clock
 from models.notice import Notice
 from services.notices import Channel, NotSent, OutboundNotices
+from services.retry_after import seconds_of
 
 _TIMEOUT_S = 10.0
 _SMTP_PORTS = {"smtp": 587, "smtps": 465}
@@ -104,18 +104,6 @@ class Webhook:
         if status not in _OK:
             is_final = status != _TOO_MANY and status < _BROKEN
             raise NotSent(f"status {status}", wait_s=seconds_of(retry_after), is_final=is_final)
-
-
-def seconds_of(retry_after: str | None) -> float | None:
-    """Of a Retry-After, which holds seconds or a date (RFC 9110, 10.2.3)."""
-    if not retry_after:
-        return None
-    if retry_after.isdigit():
-        return float(retry_after)
-    try:
-        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
 
 
 class Mail:

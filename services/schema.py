@@ -96,6 +96,14 @@ item_source = sa.Table(
     **_IN_MYSQL,
 )
 
+import_cursor = sa.Table(
+    "songs_ai_import_cursor",
+    own_metadata,
+    sa.Column("source_key", sa.String(191), primary_key=True),
+    sa.Column("next_page", sa.String(1000), nullable=False, comment="where the import goes on"),
+    **_IN_MYSQL,
+)
+
 item_feature = sa.Table(
     "songs_ai_item_feature",
     own_metadata,

@@ -74,6 +74,7 @@ NEVER: dict[str, object] = {
     "http_enabled": False,
     "http_host": "0.0.0.0",  # noqa: S104 - nobody listens there
     "http_port": 9,
+    "import_calls_per_s": 9.0,
     "index_dir": "elsewhere",
     "index_refresh_s": 9.0,
     "job_lease_s": 9.0,
@@ -117,6 +118,7 @@ NEVER: dict[str, object] = {
     "notice_webhook": SecretStr("https://elsewhere/"),
     "provisional_ttl_s": 9,
     "queue_type": "quorum",
+    "rawg_api_key": SecretStr("9"),
     "redis_ca_file": "elsewhere",
     "redis_pool": 9,
     "redis_url": SecretStr("redis://elsewhere"),
@@ -125,6 +127,8 @@ NEVER: dict[str, object] = {
     "retry_delays_s": (1.0, 2.0),
     "schedule": Schedule(refresh=""),
     "shutdown_grace_s": 9.0,
+    "spotify_client_id": SecretStr("9"),
+    "spotify_client_secret": SecretStr("9"),
     "topology_mode": "passive",
     "wish_timeout_s": 9.0,
 }

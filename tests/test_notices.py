@@ -18,9 +18,10 @@ from core.ports import Admission, CallUse
 from models.log_event import LogEvent
 from models.notice import Notice, NoticeKind
 from services.budget_notice import TellingGuard
-from services.notice_channels import Mail, NoticeAddresses, document, open_notices, seconds_of, slack_document
+from services.notice_channels import Mail, NoticeAddresses, document, open_notices, slack_document
 from services.notices import Channel, NotSent, OutboundNotices
 from services.redis_client import open_redis
+from services.retry_after import seconds_of
 from tests.support.hand_clock import HandClock
 from tests.support.notice_servers import HookServer, MailServer, hook_server, mail_server
 from tests.support.tls_servers import Certificates

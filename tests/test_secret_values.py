@@ -54,7 +54,7 @@ def test_every_setting_that_hides_itself_is_looked_into() -> None:
     hidden = [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
     assert set(hidden) == {
         "broker_url", "database_url", "redis_url", "openai_api_key", "api_key", "notice_slack", "notice_webhook",
-        "notice_smtp_url", "mlflow_tracking_uri",
+        "notice_smtp_url", "mlflow_tracking_uri", "spotify_client_id", "spotify_client_secret", "rawg_api_key",
     }  # fmt: skip
     for name in hidden:
         scheme = "smtp" if name == "notice_smtp_url" else "amqp"
