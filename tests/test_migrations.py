@@ -77,7 +77,7 @@ class MigrationTests:
         assert migrations.current(url) == NEWEST
         with connection(url) as opened:
             indexes = sa.inspect(opened).get_indexes("songs_ai_interaction")
-        assert sorted(index["name"] for index in indexes) == [
+        assert sorted(str(index["name"]) for index in indexes) == [
             "ix_songs_ai_interaction_member",
             "ix_songs_ai_interaction_time",
         ]

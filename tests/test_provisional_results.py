@@ -38,8 +38,16 @@ def final(job: Job = JOB) -> ResultDocuments:
     )
 
 
-def cache_on(client: Redis, **lifetimes: int) -> RedisResultCache:
-    return RedisResultCache(client, HandClock(START), job_ttl_s=86_400, cache_ttl_s=604_800, lease_s=15, **lifetimes)
+def cache_on(client: Redis, *, degraded_ttl_s: int = 600, provisional_ttl_s: int = 300) -> RedisResultCache:
+    return RedisResultCache(
+        client,
+        HandClock(START),
+        job_ttl_s=86_400,
+        cache_ttl_s=604_800,
+        lease_s=15,
+        degraded_ttl_s=degraded_ttl_s,
+        provisional_ttl_s=provisional_ttl_s,
+    )
 
 
 async def shown(client: Redis) -> tuple[object, object]:
