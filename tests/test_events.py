@@ -1,7 +1,8 @@
 """Events from their queue to the table and to what is cached: the same tests embedded and on real servers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -11,7 +12,7 @@ import pytest
 import pytest_asyncio
 import structlog
 
-from core.errors import MemberForgotten
+from core.errors import DependencyUnavailable, MemberForgotten
 from core.feedback import DueRefresh
 from core.job_codec import encode_job
 from core.ports import Interaction, ProgressReporter, RankedReporter, ResultDocuments
@@ -310,6 +311,15 @@ class EventContract:
         assert [row.type for row in await site.rows()] == ["like"]
 
 
+async def insisting(step: Callable[[], Awaitable[object]]) -> None:
+    """Again where a deadlock ends it, as a worker does."""
+    for _ in range(20):
+        with suppress(DependencyUnavailable):
+            await step()
+            return
+    raise AssertionError("it never came to an end")
+
+
 async def due_or_nothing(site: EventSite) -> list[DueRefresh]:
     await asyncio.sleep(0.06)
     return list(await site.requests.take(10))
@@ -359,6 +369,22 @@ class TestEventsOnServers(EventContract):
     async def site(self, mysql_url: str, redis_url: str, amqp_url: str) -> AsyncIterator[EventSite]:
         async with event_site(mysql_url, redis_url, amqp_url) as opened:
             yield opened
+
+    async def test_writers_and_a_forgetting_side_by_side_leave_no_row_of_before(self, site: EventSite) -> None:
+        log, at = SqlEventLog(site.database), datetime.fromtimestamp(NOW_NS / 1e9, UTC)
+
+        async def write(number: int) -> None:
+            own = [event(EventType.LIKE, number * 100 + each, at_ns=NOW_NS - 1000) for each in range(20)]
+            others = [event(EventType.LIKE, number, member_id=number)]
+            await insisting(lambda: log.write([*own, *others], arrived_at=datetime.now(UTC)))
+
+        async def forget() -> None:
+            await insisting(lambda: site.forgetting.forget(42, at))
+
+        for _ in range(3):
+            await asyncio.gather(*(forget() if number == 6 else write(number) for number in range(12)))
+        assert await site.rows(42) == []
+        assert len(await site.rows()) == 11
 
     async def test_events_wait_while_the_database_is_away_and_none_is_lost(
         self, mysql_url: str, redis_url: str, amqp_url: str
