@@ -15,7 +15,7 @@ from core.wire_json import (
     instant_ns,
     iso_instant,
     member_id,
-    members_of,
+    pairs_of,
     refuse_repeats,
     text_of,
     text_value,
@@ -37,9 +37,9 @@ def decode_event(body: bytes) -> Event:
     value, and a ``play`` of less than no seconds. Instants are read as those of jobs are.
     """
     try:
-        members = list(members_of(text_of(body)))
+        members = pairs_of(text_of(body))
         refuse_repeats(members, _FIELDS)
-        return _event(Fields({member.name: member.value for member in members}))
+        return _event(Fields(dict(members)))
     except InvalidMessage as error:
         error.code = INVALID_EVENT
         raise

@@ -64,7 +64,7 @@ def decode_job(body: bytes) -> Job:
     try:
         text = text_of(body)
         members = list(members_of(text))
-        refuse_repeats(members, _FIELDS)
+        refuse_repeats(((each.name, each.value) for each in members), _FIELDS)
         return _job(Fields({member.name: member.value for member in members}), _context(text, members))
     except InvalidMessage as error:
         error.job_id = _readable_job_id(body)
@@ -97,7 +97,7 @@ def _context(text: str, members: Sequence[Member]) -> JobContext | None:
     if not isinstance(member.value, dict):
         raise InvalidMessage("context", member.value, "must be an object")
     inner = list(members_of(text[member.start : member.end]))
-    refuse_repeats(inner, _CONTEXT_FIELDS, within="context.")
+    refuse_repeats(((each.name, each.value) for each in inner), _CONTEXT_FIELDS, within="context.")
     values = {each.name: each.value for each in inner}
     context = JobContext(
         query=_line("context.query", values.get("query"), MAX_QUERY_CHARS),

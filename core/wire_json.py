@@ -6,7 +6,7 @@ instants and integers beyond 64 bits.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, Inexact, InvalidOperation
@@ -192,6 +192,34 @@ def text_of(body: bytes) -> str:
         raise InvalidMessage("body", body[:40], f"must be UTF-8 ({error.reason} at byte {error.start})") from None
 
 
+class _Pairs(list[tuple[str, object]]):
+    """The members of an object, in order, repeats included."""
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+_PAIRS = json.JSONDecoder(
+    object_pairs_hook=_Pairs, parse_int=_read_integer, parse_float=_read_decimal, parse_constant=_refuse_constant
+)
+
+
+def pairs_of(text: str) -> list[tuple[str, object]]:
+    """Names and values of the JSON object that ``text`` is, in order, repeats included.
+
+    Of messages that are never sent on changed: without the places of ``members_of``, in a fraction of the time.
+    """
+    try:
+        found = _PAIRS.decode(text)
+    except RecursionError:
+        raise InvalidMessage("body", text[:40], "is nested too deep") from None
+    except ValueError as error:
+        raise InvalidMessage("body", text[:40], f"must be JSON ({error})") from None
+    if not isinstance(found, _Pairs):
+        raise InvalidMessage("body", text[:40], "must be a JSON object")
+    return found
+
+
 def members_of(text: str) -> Iterator[Member]:
     """The members of the JSON object that ``text`` is, in order, repeats included."""
     position = _expect(text, _skip(text, 0), "{", "must be a JSON object")
@@ -237,10 +265,10 @@ def _skip(text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def refuse_repeats(members: "Sequence[Member]", ours: frozenset[str], within: str = "") -> None:
+def refuse_repeats(members: Iterable[tuple[str, object]], ours: frozenset[str], within: str = "") -> None:
     """A field of ``ours`` that stands twice is refused: readers disagree on which one counts."""
     seen: set[str] = set()
-    for member in members:
-        if member.name in seen and member.name in ours:
-            raise InvalidMessage(within + member.name, member.value, "stands more than once")
-        seen.add(member.name)
+    for name, value in members:
+        if name in seen and name in ours:
+            raise InvalidMessage(within + name, value, "stands more than once")
+        seen.add(name)
