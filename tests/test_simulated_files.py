@@ -1,7 +1,7 @@
 """Simulated data sets: what events come to, the files that ``evaluate`` reads, and whether a fit finds the tastes."""
 
 import csv
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,6 +43,8 @@ def weights_of(found: Happenings) -> dict[tuple[int, int], float]:
 def test_likes_plays_and_repeats_add_up() -> None:
     found = told((1, 5, PLAY), (1, 5, REPEAT), (1, 5, LIKE), (1, 6, PLAY), (2, 5, PLAY), (2, 5, PLAY), (2, 7, SKIP))
     assert weights_of(found) == pytest.approx({(1, 5): 1.7, (1, 6): 0.2, (2, 5): 0.4})
+    thrice = told((1, 5, PLAY), (1, 5, PLAY), (1, 5, PLAY), (1, 5, SKIP), (1, 6, PLAY), (1, 6, SKIP))
+    assert weights_of(thrice) == pytest.approx({(1, 5): 0.2 * (1 + np.log2(3)) - 0.2}, abs=1e-3)
 
 
 def test_the_last_verdict_decides_and_takes_back_what_was_before_it() -> None:
@@ -54,13 +56,13 @@ def test_the_last_verdict_decides_and_takes_back_what_was_before_it() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.sampled_from(range(len(KINDS)))), max_size=30))
 def test_pairs_are_what_a_reading_event_by_event_gives(events: list[tuple[int, int, int]]) -> None:
-    expected: dict[tuple[int, int], float] = defaultdict(float)
+    done: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
     disliked: set[tuple[int, int]] = set()
     liked: set[tuple[int, int]] = set()
     for member, item, kind in events:
         pair = (member, item)
         if kind in (UNLIKE, DISLIKE):
-            expected.pop(pair, None)
+            done.pop(pair, None)
             liked.discard(pair)
             disliked.discard(pair)
             disliked |= {pair} if kind == DISLIKE else set()
@@ -68,11 +70,14 @@ def test_pairs_are_what_a_reading_event_by_event_gives(events: list[tuple[int, i
             disliked.discard(pair)
             liked.add(pair)
         else:
-            expected[pair] += {PLAY: 0.2, REPEAT: 0.5, SKIP: 0.0}[kind]
-    for pair in liked:
-        expected[pair] += 1.0
-    kept = {pair: weight for pair, weight in expected.items() if weight > 0 and pair not in disliked}
-    assert weights_of(told(*events) if events else told((1, 1, SKIP))) == pytest.approx(kept)
+            done[pair][kind] += 1
+    strengths = {PLAY: 0.2, REPEAT: 0.5, SKIP: -0.2}
+    expected = {
+        pair: (pair in liked) + sum(strengths[kind] * (1 + np.log2(n)) for kind, n in done[pair].items())
+        for pair in {*done, *liked} - disliked
+    }
+    kept = {pair: weight for pair, weight in expected.items() if round(weight, 3) > 0}
+    assert weights_of(told(*events) if events else told((1, 1, SKIP))) == pytest.approx(kept, abs=1e-3)
 
 
 # --- files ---

@@ -1,21 +1,22 @@
 """Writes what was simulated as a data set that ``main.py evaluate`` and ``rank`` read: no server is needed."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 
+from config.signal_strengths import SignalStrengths
 from models.catalogue import Item
-from training.simulator.happenings import DISLIKE, LIKE, PLAY, REPEAT, UNLIKE, Happenings
+from training.simulator.happenings import DISLIKE, LIKE, PLAY, REPEAT, SKIP, UNLIKE, Happenings
+from training.simulator.reacting import Mask
 from training.simulator.world import Doubles, Indices
 
 INTERACTIONS, ITEMS = "interactions.csv", "items.csv"
 
-# As the worker's log of interactions weighs them.
-_WEIGHT_OF_LIKE, _WEIGHT_OF_PLAY, _WEIGHT_OF_REPEAT = 1.0, 0.2, 0.5
+_WEIGHT_OF_LIKE = 1.0
 _NEVER = -1
 
 
@@ -29,27 +30,36 @@ class Pairs:
     at_us: Indices
 
 
-def positive_pairs(found: Happenings) -> Pairs:
-    """What the events come to: the last verdict decides, and takes back with it what was done before.
+def positive_pairs(found: Happenings, strengths: SignalStrengths | None = None) -> Pairs:
+    """What the events come to, as the worker's log of interactions has it; ``strengths`` are those of a profile.
 
-    What is disliked is none; a like counts 1, hearing something out 0.2, and asking for it again 0.5.
+    The last verdict decides, and takes back with it what was done before. What is disliked is none; a like counts 1.
     """
+    strengths = strengths or SignalStrengths()
     pairs, of_event = np.unique(np.stack([found.members, found.items]), axis=1, return_inverse=True)
     of_event = of_event.ravel()
     last = {kind: _last(found, of_event, pairs.shape[1], kind) for kind in (LIKE, UNLIKE, DISLIKE)}
     refused_us = np.maximum(last[UNLIKE], last[DISLIKE])
     is_liked = last[LIKE] > refused_us
     is_disliked = last[DISLIKE] > np.maximum(last[LIKE], last[UNLIKE])
-    counts = found.at_us > refused_us[of_event]
-    worth = _WEIGHT_OF_PLAY * ((found.kinds == PLAY) & (found.completed == 1)) + _WEIGHT_OF_REPEAT * (
-        found.kinds == REPEAT
-    )
-    weights = np.bincount(of_event, worth * counts, pairs.shape[1]) + _WEIGHT_OF_LIKE * is_liked
-    at_us = last[LIKE].copy()
-    tells = (worth > 0) & counts
-    np.maximum.at(at_us, of_event[tells], found.at_us[tells])
+    stands = found.at_us > refused_us[of_event]
+    weights, at_us = _WEIGHT_OF_LIKE * is_liked, np.where(is_liked, last[LIKE], _NEVER)
+    for sign, strength in _signs(found, strengths):
+        counts = np.bincount(of_event, sign & stands, pairs.shape[1])
+        weights = weights + strength * np.where(counts > 0, 1 + np.log2(np.maximum(counts, 1)), 0)
+        np.maximum.at(at_us, of_event[sign & stands], found.at_us[sign & stands])
+    weights = np.round(weights, 3).astype(np.float64)
     kept = (weights > 0) & ~is_disliked
     return Pairs(pairs[0, kept], pairs[1, kept], weights[kept], at_us[kept])
+
+
+def _signs(found: Happenings, strengths: SignalStrengths) -> Iterator[tuple[Mask, float]]:
+    """Which events are a sign of a kind, and what it says."""
+    is_play, is_whole = found.kinds == PLAY, found.completed == 1
+    yield is_play & is_whole, strengths.play
+    yield is_play & ~is_whole & (found.seconds >= strengths.min_play_s), strengths.partial_play
+    yield found.kinds == REPEAT, strengths.repeat
+    yield found.kinds == SKIP, strengths.skip
 
 
 def _last(found: Happenings, of_event: Indices, n: int, kind: int) -> Indices:
@@ -82,7 +92,7 @@ def _lines(pairs: Pairs, start: datetime) -> Iterable[str]:
     columns = (pairs.members.tolist(), pairs.items.tolist(), pairs.weights.tolist(), pairs.at_us.tolist())
     for member, item, weight, at_us in zip(*columns, strict=True):
         at = start + timedelta(microseconds=at_us)
-        yield f"{member},{item},{weight:.1f},{at:%Y-%m-%dT%H:%M:%SZ}\n"
+        yield f"{member},{item},{weight:g},{at:%Y-%m-%dT%H:%M:%SZ}\n"
 
 
 def write_items(path: Path, items: Sequence[Item]) -> None:
