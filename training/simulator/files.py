@@ -48,9 +48,9 @@ def positive_pairs(found: Happenings, strengths: SignalStrengths | None = None) 
         counts = np.bincount(of_event, sign & stands, pairs.shape[1])
         weights = weights + strength * np.where(counts > 0, 1 + np.log2(np.maximum(counts, 1)), 0)
         np.maximum.at(at_us, of_event[sign & stands], found.at_us[sign & stands])
-    weights = np.round(weights, 3).astype(np.float64)
+    weights = np.asarray(np.round(weights, 3), np.float64)
     kept = (weights > 0) & ~is_disliked
-    return Pairs(pairs[0, kept], pairs[1, kept], weights[kept], at_us[kept])
+    return Pairs(pairs[0, kept], pairs[1, kept], np.asarray(weights[kept], np.float64), at_us[kept])
 
 
 def _signs(found: Happenings, strengths: SignalStrengths) -> Iterator[tuple[Mask, float]]:
