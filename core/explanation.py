@@ -15,6 +15,7 @@ from models.recommendation import (
     Candidate,
     CandidateSource,
     Discovery,
+    Evidence,
     Group,
     Pick,
     RecommendationType,
@@ -27,7 +28,7 @@ MAX_GROUPS = 6
 OFFLINE = "offline"
 
 CLOSE = 0.4
-"""The cosine from which on two items, or an item and an interest, are called close."""
+"""The cosine from which on two items are called close."""
 
 _MIN_SHELF = 2
 _MAX_NAME_CHARS = 40
@@ -168,19 +169,23 @@ def _idea(candidate: Candidate) -> _Idea:
     return RecommendationType.SIMILAR, ""
 
 
+def _is_close(evidence: Evidence) -> bool:
+    """Whether the item is close to the like that a sentence names, and not only to an interest that holds it."""
+    return bool(evidence.near_similarity) and evidence.near_similarity[0] >= CLOSE
+
+
 def _wish_phrase(candidate: Candidate, phrases: WishPhrases) -> str | None:
     """What says that a wish was met, or None where the candidate is there for another reason."""
     evidence = candidate.evidence
     if evidence.wish:
-        is_close = bool(evidence.near) and evidence.similarity >= CLOSE
-        return phrases.reason_wish_near if is_close else phrases.reason_wish
+        return phrases.reason_wish_near if _is_close(evidence) else phrases.reason_wish
     return phrases.reason_wish_close if evidence.sources == (CandidateSource.WISH,) and not evidence.near else None
 
 
 def _reason_phrase(candidate: Candidate, phrases: Phrases) -> str:
     evidence, kind = candidate.evidence, candidate.kind
     is_popular = kind is RecommendationType.POPULAR
-    is_close = bool(evidence.near) and evidence.similarity >= CLOSE
+    is_close = _is_close(evidence)
     is_by_liked = evidence.same_creator and bool(candidate.item.creator)
     has_genre, has_mood = bool(evidence.shared_genres), bool(evidence.shared_moods)
     rules = (

@@ -43,6 +43,7 @@ def candidate(
         evidence=Evidence(
             similarity=similarity,
             near=tuple(near),
+            near_similarity=(similarity,) * len(near),
             shared_genres=tuple(shared_genres),
             shared_moods=tuple(shared_moods),
             same_creator=same_creator,
@@ -111,6 +112,14 @@ def test_korean_and_japanese_reasons_read_naturally_with_any_name() -> None:
 def test_a_like_that_is_far_away_is_not_called_close() -> None:
     far = candidate(near=[LIKED], similarity=0.05, shared_genres=["ballad"])
     assert EXPLAINER.reason(far, "en") == "A genre among your likes: ballad"
+
+
+def test_what_is_close_to_an_interest_is_not_called_close_to_each_like_in_it() -> None:
+    between = candidate(near=[LIKED], similarity=0.8, shared_genres=["ballad"])
+    between = replace(between, evidence=replace(between.evidence, near_similarity=(0.39,)))
+    assert EXPLAINER.reason(between, "en") == "A genre among your likes: ballad"
+    apart = replace(between, evidence=replace(between.evidence, similarity=0.3, near_similarity=(0.4,)))
+    assert EXPLAINER.reason(apart, "en") == "Close to “Good Day” by IU, which you like; also ballad"
 
 
 def test_a_genre_that_is_not_shared_is_not_claimed_of_the_likes() -> None:

@@ -307,7 +307,7 @@ async def reranked(model: LanguageModel, observer: RecordingObserver, locale: st
     candidates = [
         replace(
             make_candidate(make_item(number, genres=(genres[number % 4],)), score=1 / number),
-            evidence=Evidence(similarity=0.9, near=tuple(LIKED)),
+            evidence=Evidence(similarity=0.9, near=tuple(LIKED), near_similarity=(0.9,) * len(LIKED)),
         )
         for number in range(1, 41)
     ]

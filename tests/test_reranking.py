@@ -37,7 +37,12 @@ def ranked(n: int) -> list[Candidate]:
     return [
         replace(
             make_candidate(make_item(11 + place, genres=(genres[place % 4],)), score=1 - place / n, near=LIKED),
-            evidence=Evidence(similarity=0.9, near=tuple(LIKED), shared_genres=(genres[place % 4],)),
+            evidence=Evidence(
+                similarity=0.9,
+                near=tuple(LIKED),
+                near_similarity=(0.9,) * len(LIKED),
+                shared_genres=(genres[place % 4],),
+            ),
         )
         for place in range(n)
     ]

@@ -115,7 +115,8 @@ def test_among_real_songs_neither_plain_words_nor_the_evidence_are_taken_for_cla
     for locale, rules in RULES.items():
         truth = Truth(rules, items[:100], items[100:])
         for item in items[:20]:
-            evidence = Evidence(similarity=0.9, near=(random.choice(items[100:]),), shared_genres=item.genres)
+            near = (random.choice(items[100:]),)
+            evidence = Evidence(similarity=0.9, near=near, near_similarity=(0.9,), shared_genres=item.genres)
             candidate = replace(make_candidate(item), evidence=evidence)
             sentences = [explainer.reason(candidate, locale), *(PLAIN_SENTENCES if locale == "en" else [])]
             assert [claims for said in sentences if (claims := truth.unsupported(said, [candidate]))] == []
@@ -215,7 +216,7 @@ def test_a_creator_and_a_title_may_share_the_quotation_marks() -> None:
 @pytest.mark.parametrize("locale", ["ko", "ja", "en"])
 def test_a_like_may_be_named_however_it_is_written(title: str, creator: str, locale: str) -> None:
     near = make_item(5, title=title, creator=creator, genres=())
-    candidate = replace(PICK, evidence=Evidence(similarity=0.9, near=(near,)))
+    candidate = replace(PICK, evidence=Evidence(similarity=0.9, near=(near,), near_similarity=(0.9,)))
     sentence = Explainer(PROFILE, TEXTS).reason(candidate, locale)
     assert creator in sentence
     assert Truth(RULES[locale], [PICK.item, *OTHERS], [near]).unsupported(sentence, [candidate]) == ()
@@ -333,6 +334,7 @@ def test_every_sentence_of_the_evidence_is_true(locale: str, kind: Recommendatio
             evidence = Evidence(
                 similarity=0.9,
                 near=(near,),
+                near_similarity=(0.9,),
                 shared_genres=near.genres,
                 shared_moods=near.moods,
                 same_creator=same_creator,

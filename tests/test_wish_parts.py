@@ -55,7 +55,10 @@ def read(query: str, **fields: object) -> Wish:
 def wished(
     *wish: WishedFor, near: Sequence[Item] = (), sources: Sequence[str] = (), similarity: float = 0.8
 ) -> Candidate:
-    evidence = Evidence(similarity=similarity, near=tuple(near), wish=wish, sources=tuple(sources))
+    cosines = (similarity,) * len(near)
+    evidence = Evidence(
+        similarity=similarity, near=tuple(near), near_similarity=cosines, wish=wish, sources=tuple(sources)
+    )
     return Candidate(item=make_item(9), score=0.5, kind=RecommendationType.SIMILAR, evidence=evidence)
 
 

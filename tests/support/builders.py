@@ -38,7 +38,8 @@ def facts_of(item: Item) -> ItemFacts:
 def make_candidate(
     item: Item, score: float = 0.5, kind: RecommendationType = RecommendationType.SIMILAR, near: Sequence[Item] = ()
 ) -> Candidate:
-    return Candidate(item=item, score=score, kind=kind, evidence=Evidence(similarity=score, near=tuple(near)))
+    evidence = Evidence(similarity=score, near=tuple(near), near_similarity=(score,) * len(near))
+    return Candidate(item=item, score=score, kind=kind, evidence=evidence)
 
 
 class ArrayIndex:
