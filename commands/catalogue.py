@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from commands.running import complaints, console, progress_bar, run
+from config.catalogue_profile import CatalogueProfile
 from config.settings import Settings
+from config.source_files import SourceMapping, load_mapping
 from core.errors import ConfigurationError
 from services.database import parse_url
 from services.database_index import DatabaseItemIndex
@@ -53,16 +55,23 @@ def ingest(
             metavar="FILE...",
             exists=True,
             dir_okay=False,
-            help="CSV in a layout of the profile: items first, then likes.",
+            help="CSV or Parquet in a layout of the profile: items first, then likes.",
         ),
     ],
+    mapping: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="TOML that says what their columns are, in place of the profile."
+        ),
+    ] = None,
 ) -> None:
     """Fill a catalogue that is ours from files; where a backend owns the table of items it is left alone."""
 
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
+            found = mapping_of(mapping)
             for file in files:
-                await ingest_file(parts, file)
+                await ingest_file(parts, file, found)
 
     run(step)
 
@@ -85,16 +94,33 @@ def embed(
     run(step)
 
 
-async def ingest_file(parts: Parts, file: Path) -> None:
+def mapping_of(path: Path | None) -> SourceMapping | None:
+    """The mapping file at ``path``, if any. Raises ``ConfigurationError``."""
+    try:
+        return load_mapping(path) if path else None
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def mapped_profile(profile: CatalogueProfile, mapping: SourceMapping | None) -> CatalogueProfile:
+    """``profile`` with the files of ``mapping``. Raises ``ConfigurationError`` where its tables do not hold them."""
+    try:
+        return profile.with_mapping(mapping) if mapping else profile
+    except ValueError as error:
+        raise ConfigurationError(f"the mapping: {error}") from error
+
+
+async def ingest_file(parts: Parts, file: Path, mapping: SourceMapping | None = None) -> None:
     """Take in what ``file`` holds, and say what became of it."""
+    store = SqlIngestStore(parts.database, mapped_profile(parts.profile, mapping))
     items = parts.profile.words_in("en").items
     with progress_bar() as progress:
         # Shown with the first rows: a refusal comes without an empty bar.
         task = progress.add_task(items, total=None, visible=False)
         report = await ingest_whole(
             file,
-            SqlIngestStore(parts.database, parts.profile),
-            layouts_of(parts.profile),
+            store,
+            layouts_of(parts.profile, mapping),
             lambda done, total: progress.update(task, completed=done, total=total, visible=True),
         )
     for problem in report.problems[:N_PROBLEMS_SHOWN]:

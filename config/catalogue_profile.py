@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from config.prompt_texts import ClaimWords, LocaleTexts, phrase_problem
 from config.signal_strengths import SignalStrengths
-from config.source_files import ItemFile, LikeFile
+from config.source_files import ItemFile, LikeFile, SourceMapping
 from config.wish_table import WishTable
 
 ColumnType = Literal["text", "long text", "integer", "number", "flag"]
@@ -165,8 +165,19 @@ class CatalogueProfile(_Section):
     def _like_problems(self, file: LikeFile) -> Iterator[str]:
         if file.source not in {items.source for items in self.item_files}:
             yield f"like_files: there are no item_files of source {file.source!r}"
+        yield from self._instant_problems(file)
+
+    def _instant_problems(self, file: LikeFile) -> Iterator[str]:
         if file.liked_at and not self.likes.created_at:
             yield f"like_files {file.source}: liked_at has no column likes.created_at"
+
+    def with_mapping(self, mapping: SourceMapping) -> "CatalogueProfile":
+        """The same with more files; likes may be of items that another source brought. Raises ``ValueError``."""
+        found = [problem for file in mapping.item_files for problem in self._item_problems(file)]
+        found += [problem for file in mapping.like_files for problem in self._instant_problems(file)]
+        if found:
+            raise ValueError(found[0])
+        return self.model_copy(update={"item_files": (*mapping.item_files, *self.item_files)})
 
     def claims_in(self, locale: str, spoken: LocaleTexts) -> ClaimWords:
         """What tells names and kinds from plain words in ``locale``, whose texts are ``spoken``."""

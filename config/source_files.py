@@ -1,8 +1,10 @@
 """How files of a domain's items, and of what members like, are laid out: parts of its profile."""
 
+import tomllib
+from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class _Section(BaseModel):
@@ -74,3 +76,24 @@ class LikeFile(_Section):
         if len(set(self.needed)) < len(self.needed):
             raise ValueError("one column cannot be two things")
         return self
+
+
+class SourceMapping(_Section):
+    """A mapping file: the same parts outside a profile, for files of one import."""
+
+    item_files: tuple[ItemFile, ...] = ()
+    like_files: tuple[LikeFile, ...] = ()
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.item_files and not self.like_files:
+            raise ValueError("there is neither an [[item_files]] nor a [[like_files]]")
+        return self
+
+
+def load_mapping(path: Path) -> SourceMapping:
+    """The mapping file at ``path``; raises ``ValueError`` naming it, and the field that is wrong in it."""
+    try:
+        return SourceMapping.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError) as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -3,7 +3,7 @@
 Where a method names no other error, the only one it raises is ``DependencyUnavailable``.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -471,7 +471,7 @@ class RowSource(Protocol):
     def key(self) -> str:
         """At most 191 characters, and no secret."""
 
-    def pages(self, cursor: str | None) -> AsyncIterator[RowPage]:
+    def pages(self, cursor: str | None) -> AsyncGenerator[RowPage, None]:
         """The pages from ``cursor`` on, None being the beginning; rows may come that came before.
 
         Raises ``ConfigurationError`` where keys or names are refused, and ``DependencyUnavailable``.
@@ -711,6 +711,18 @@ class BatchQuestion:
     outcome: str | None = None
 
 
+BATCH_OUTCOMES = ("merged", "stale", "failed", "unusable", "unanswered", "online")
+"""What may become of a question."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTotals:
+    """What all batches used, and what became of their questions, by outcome."""
+
+    usage: BatchUsage
+    outcomes: Mapping[str, int]
+
+
 class BatchLedger(Protocol):
     """What was sent and what became of it; outlives the process."""
 
@@ -744,18 +756,17 @@ class BatchLedger(Protocol):
     async def settled(self, key: str, outcomes: Collection[str]) -> Sequence[BatchQuestion]:
         """All questions of the part with one of these outcomes."""
 
+    async def note_usage(self, key: str, usage: BatchUsage) -> None:
+        """What all answers of the part used; a second time does nothing, for by then they may be deleted."""
+
     async def close(self, key: str, status: str) -> Mapping[str, int]:
         """Nothing of the part is left to do; how many questions ended with each outcome."""
 
+    async def totals(self) -> BatchTotals:
+        """Sums over all parts that there ever were."""
+
     async def forget(self, before: date) -> int:
-        """Remove closed parts of days before that one; how many."""
-
-
-class BatchObserver(Protocol):
-    """Counts what batches come to."""
-
-    def batch_merged(self, outcomes: Mapping[str, int], usage: BatchUsage) -> None:
-        """A batch has ended and all of it is settled; so many questions by outcome."""
+        """Remove the questions of closed parts of days before that one; how many parts had any."""
 
 
 class BatchPurse(Protocol):

@@ -21,13 +21,14 @@ _INTEGER = re.compile("-?[0-9]{1,19}")
 
 @dataclass(frozen=True, slots=True)
 class RowProblem:
-    """Why the row that begins on ``line`` (the header is line 1) was left out."""
+    """Why the row that begins on ``line`` (the header is line 1) was left out; of what has no lines its number."""
 
     line: int
     reason: str
+    place: str = "line"
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.reason}"
+        return f"{self.place} {self.line}: {self.reason}"
 
 
 class Layout(Protocol):
@@ -61,12 +62,7 @@ class CsvFile:
 
         Raises ``ConfigurationError`` naming what the nearest one needs beside what is there.
         """
-        missing = [[name for name in layout.needed if name not in self.header] for layout in layouts]
-        place = min(range(len(layouts)), key=lambda place: len(missing[place]))
-        if missing[place]:
-            state = "has not" if any(self.header) else "is empty; it must have"
-            raise ConfigurationError(f"{self.path.name} {state} {_columns(missing[place])}")
-        return layouts[place]
+        return layout_among(self.path.name, self.header, layouts)
 
     def rows(self, read: Callable[[Mapping[str, str]], T]) -> Iterator[T | RowProblem]:
         """What ``read`` makes of every row but the header and blank lines, in order.
@@ -87,7 +83,7 @@ class CsvFile:
     def _named(self, cells: Sequence[str]) -> Mapping[str, str]:
         if len(cells) != len(self.header):
             raise InvalidRow(f"has {len(cells)} cells, the header has {len(self.header)}")
-        return {name: _clean(name, cell) for name, cell in zip(self.header, cells, strict=True)}
+        return {name: clean(name, cell) for name, cell in zip(self.header, cells, strict=True)}
 
     def _records(self, n_cells: int | None) -> Iterator[tuple[int, list[str] | RowProblem]]:
         """The line that each record begins on, and its cells.
@@ -148,6 +144,16 @@ class RecordLines:
         return line
 
 
+def layout_among(name: str, header: Sequence[str], layouts: Sequence[AnyLayout]) -> AnyLayout:
+    """The first of ``layouts`` that a file of that name and ``header`` is of; see ``CsvFile.layout_among``."""
+    missing = [[column for column in layout.needed if column not in header] for layout in layouts]
+    place = min(range(len(layouts)), key=lambda place: len(missing[place]))
+    if missing[place]:
+        state = "has not" if any(header) else "is empty; it must have"
+        raise ConfigurationError(f"{name} {state} {_columns(missing[place])}")
+    return layouts[place]
+
+
 def _columns(names: Sequence[str]) -> str:
     return f"the column{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
@@ -156,7 +162,8 @@ class InvalidRow(ValueError):
     """What is wrong with one row."""
 
 
-def _clean(name: str, cell: str) -> str:
+def clean(name: str, cell: str) -> str:
+    """``cell`` trimmed; raises ``InvalidRow`` where a database would not take it."""
     if not cell.isascii() and any("\ud800" <= letter <= "\udfff" for letter in cell):
         raise InvalidRow(f"{name} is not UTF-8: {_shown(cell)}")
     if "\0" in cell:

@@ -15,9 +15,10 @@ from core.data_figures import DataFigures, ItemCount, with_interactions
 from core.ports import Catalogue, InteractionLog
 from models.catalogue import Item
 from models.source import SourceItem, SourceLike
-from training.csv_rows import CsvFile, RowProblem
+from training.csv_rows import RowProblem
 from training.ingest import ItemLayout, layouts_of
 from training.item_files import LikeLayout
+from training.row_files import open_rows
 from training.track_files import FEATURE_BOUNDS
 
 Progress = Callable[[int], None]
@@ -49,7 +50,7 @@ def figures_of_file(
     path: Path, profile: CatalogueProfile, before: DataFigures | None = None, progress: Progress = lambda _: None
 ) -> DataFigures:
     """Of a file that ``ingest`` would take; raises ``ConfigurationError`` as that does where it is of no layout."""
-    file = CsvFile(path)
+    file = open_rows(path)
     layout = file.layout_among(layouts_of(profile))
     rows = _Rows(ItemCount(ranges_of(profile)))
     for row in file.rows(_reader(layout)):

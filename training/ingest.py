@@ -17,12 +17,14 @@ from typing import Protocol
 import structlog
 
 from config.catalogue_profile import CatalogueProfile
+from config.source_files import SourceMapping
 from core.errors import ConfigurationError
 from core.ports import IngestStore, Interaction
 from models.log_event import LogEvent
 from models.source import SourceItem
-from training.csv_rows import CsvFile, InvalidRow, Layout, RowProblem
+from training.csv_rows import InvalidRow, Layout, RowProblem
 from training.item_files import LikeLayout, fitting, item_layouts, like_layouts
+from training.row_files import RowFile, open_rows
 from training.track_files import LAYOUTS
 
 Progress = Callable[[int, int], None]
@@ -77,8 +79,13 @@ class IngestReport(SaveReport):
         return self.n_inserted + self.n_updated + self.n_unchanged
 
 
-def layouts_of(profile: CatalogueProfile) -> tuple[ItemLayout | LikeLayout, ...]:
-    """Those of the files that ``ingest`` takes for a catalogue of this profile; files of items come first."""
+def layouts_of(profile: CatalogueProfile, mapping: SourceMapping | None = None) -> tuple[ItemLayout | LikeLayout, ...]:
+    """Those of the files that ``ingest`` takes for a catalogue of this profile; files of items come first.
+
+    With a ``mapping`` files are taken as that says and in no other way.
+    """
+    if mapping is not None:
+        profile = profile.model_copy(update={**dict(mapping), "track_files": False})
     return (*item_layouts(profile), *(LAYOUTS if profile.track_files else ()), *like_layouts(profile))
 
 
@@ -97,7 +104,7 @@ async def ingest(
     """
     if not layouts:
         raise ConfigurationError("the catalogue profile declares no files: give it item_files")
-    file = await asyncio.to_thread(CsvFile, path)
+    file = await asyncio.to_thread(open_rows, path)
     layout = file.layout_among(layouts)
     await store.prepare()
     if isinstance(layout, LikeLayout):
@@ -105,7 +112,7 @@ async def ingest(
     return await _ingest_items(file, layout, store, progress)
 
 
-async def _ingest_items(file: CsvFile, layout: ItemLayout, store: IngestStore, progress: Progress) -> IngestReport:
+async def _ingest_items(file: RowFile, layout: ItemLayout, store: IngestStore, progress: Progress) -> IngestReport:
     survey = await asyncio.to_thread(_survey, file, layout)
     saved = await save_items(layout.source, _items(file, layout, survey.genres), store, len(survey.genres), progress)
     report = _report(layout, survey.rows, saved)
@@ -124,7 +131,7 @@ async def save_items(
     known = await store.content_hashes(source)
     iterator, report = iter(items), SaveReport()
     while batch := await asyncio.to_thread(_next_batch, iterator):
-        report = report.plus(await _save_batch(source, batch, known, store))
+        report = report.plus(await save_batch(source, batch, known, store))
         progress(report.n_inserted + report.n_updated + report.n_unchanged, n_total)
     return report
 
@@ -133,9 +140,10 @@ def _next_batch(items: Iterator[SourceItem]) -> list[tuple[SourceItem, bytes]]:
     return [(item, source_hash(item)) for item in islice(items, _BATCH)]
 
 
-async def _save_batch(
+async def save_batch(
     source: str, batch: Sequence[tuple[SourceItem, bytes]], known: Mapping[str, bytes], store: IngestStore
 ) -> SaveReport:
+    """Save those of ``batch``, with their hashes, that are not as ``known``: the ``content_hashes`` of the source."""
     changed = [(item, content) for item, content in batch if known.get(item.source_id) != content]
     if changed:
         await store.save(source, [item for item, _ in changed], [content for _, content in changed])
@@ -188,14 +196,14 @@ class _Survey:
         self.genres[row.source_id] = tuple(dict.fromkeys([*before, *row.genres])) if before else row.genres
 
 
-def _survey(file: CsvFile, layout: ItemLayout) -> _Survey:
+def _survey(file: RowFile, layout: ItemLayout) -> _Survey:
     survey = _Survey()
     for row in file.rows(layout.item):
         survey.add(row)
     return survey
 
 
-def _items(file: CsvFile, layout: ItemLayout, genres: Mapping[str, tuple[str, ...]]) -> Iterator[SourceItem]:
+def _items(file: RowFile, layout: ItemLayout, genres: Mapping[str, tuple[str, ...]]) -> Iterator[SourceItem]:
     """Each item once, in the order of the file."""
     waiting = dict(genres)
     for row in file.rows(layout.item):
@@ -207,7 +215,7 @@ def _items(file: CsvFile, layout: ItemLayout, genres: Mapping[str, tuple[str, ..
 # --- likes ---
 
 
-async def _ingest_likes(file: CsvFile, layout: LikeLayout, store: IngestStore, progress: Progress) -> IngestReport:
+async def _ingest_likes(file: RowFile, layout: LikeLayout, store: IngestStore, progress: Progress) -> IngestReport:
     n_total = await asyncio.to_thread(lambda: sum(1 for _ in file.rows(dict)))
     known, seen = await store.item_ids(layout.source), _Rows()
     rows, n_inserted = file.rows(lambda cells: _like_of(layout, cells, known)), 0
