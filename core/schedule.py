@@ -22,7 +22,7 @@ class TaskOutcome(StrEnum):
 class TaskRun:
     """The last run of a task, or, with ``started_at`` None, that it is known and has not run yet.
 
-    All times of its schedule up to ``covered_to`` are done with. ``fence`` is the term of the leader that began it;
+    All times of its schedule up to ``covered_to`` are done with. ``fence`` is that of the last leader who took over;
     ``outcome`` None: it is under way, or its leader died; ``n_tries`` counts how often this run was begun.
     """
 
@@ -76,6 +76,9 @@ class TaskRuns(Protocol):
 
     async def add(self, task: str, covered_to: datetime) -> None:
         """Make a task known that is not yet; its times until ``covered_to`` are not caught up."""
+
+    async def take_over(self, fence: int) -> None:
+        """From now on no leader of an earlier term begins or ends a run. Raises ``DependencyUnavailable``."""
 
     async def begin(self, task: str, *, at: datetime, fence: int, worker: str) -> bool:
         """Begin a run that covers all times up to ``at``; False: a later leader has begun one, and this one must not.

@@ -36,6 +36,11 @@ class SqlTaskRuns:
                 if (await connection.execute(known)).scalar() is None:
                     await connection.execute(sa.insert(task_run), row)
 
+    async def take_over(self, fence: int) -> None:
+        """See ``TaskRuns.take_over``."""
+        async with self._database.begin(n_round_trips=2) as connection:
+            await connection.execute(sa.update(task_run).where(task_run.c.fence < fence).values(fence=fence))
+
     async def begin(self, task: str, *, at: datetime, fence: int, worker: str) -> bool:
         """See ``TaskRuns.begin``."""
         was_open = task_run.c.started_at.is_not(None) & task_run.c.outcome.is_(None)

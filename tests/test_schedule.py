@@ -130,6 +130,20 @@ class TaskRunsTests(WithTables):
         found = (await runs.last())["fit"]
         assert (found.worker, found.outcome, found.fence) == ("new", None, 2)
 
+    async def test_a_leader_that_takes_over_keeps_the_one_before_from_a_run_that_neither_has_begun(
+        self, database: Database
+    ) -> None:
+        runs = SqlTaskRuns(database)
+        await runs.add("fit", NOW)
+        await runs.begin("fit", at=NOW, fence=1, worker="old")
+        await runs.take_over(2)
+        assert not await runs.end("fit", at=NOW, fence=1, outcome=TaskOutcome.SUCCEEDED, detail="")
+        assert not await runs.begin("fit", at=NOW, fence=1, worker="old")
+        found = (await runs.last())["fit"]
+        assert (found.worker, found.outcome, found.n_tries) == ("old", None, 1)
+        await runs.take_over(1)  # and never back
+        assert await runs.begin("fit", at=NOW, fence=2, worker="new")
+
     async def test_tries_count_runs_that_were_left_open_and_start_anew_after_an_end(self, database: Database) -> None:
         runs = SqlTaskRuns(database)
         await runs.add("fit", NOW)

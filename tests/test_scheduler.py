@@ -217,6 +217,36 @@ class TestScheduler(OnMySql, WithTables):
         assert (run.worker, run.fence, run.n_tries) == ("b", 2, 2)
         assert not paused.observer.ended
 
+    async def test_from_its_election_on_a_leader_alone_may_begin_what_nobody_has_begun_yet(self, site: Site) -> None:
+        old, new = site.worker("a", {"refresh": NEVER}), site.worker("b", {"refresh": NEVER})
+        old.run()
+        await until(lambda: old.observer.leads)
+        await old.die()
+        new.run()
+        async with asyncio.timeout(5):
+            while [run.fence for run in (await site.runs.last()).values()] != [2]:  # noqa: ASYNC110 - a row of a database
+                await asyncio.sleep(0.01)
+        # As the old one would at the task's time, had it only been paused.
+        assert not await site.runs.begin("refresh", at=datetime.now(UTC), fence=1, worker="a")
+
+    async def test_a_leader_whose_redis_says_nothing_stops_its_tasks_when_its_lease_ends(self, site: Site) -> None:
+        await site.runs.add("refresh", YESTERDAY - timedelta(days=1))
+        worker = site.worker("a", {"refresh": passed()})
+        worker.release.clear()
+        worker.run()
+        await until(lambda: bool(worker.started))
+        asked = asyncio.Event()
+
+        async def no_answer(*, above: int) -> int:
+            asked.set()
+            await asyncio.sleep(3600)
+            return above
+
+        worker.lease.hold = no_answer  # type: ignore[method-assign]
+        await asyncio.wait_for(asked.wait(), 5)
+        await until(lambda: not worker.observer.leads, within_s=3 * LEASE_S)
+        assert not worker.observer.ended
+
     async def test_a_redis_that_forgot_everything_does_not_take_fences_back(self, site: Site) -> None:
         await site.runs.add("refresh", datetime.now(UTC))
         await site.runs.begin("refresh", at=YESTERDAY, fence=41, worker="long ago")

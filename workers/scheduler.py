@@ -124,6 +124,8 @@ class Scheduler:
         now = self._clock.now()
         for task in self._triggers:
             await self._runs.add(task, now)
+        # Before a run of this term: a leader of before that was paused must not begin the same one a moment earlier.
+        await self._runs.take_over(term.fence)
         known = await self._runs.last()
         for task, trigger in self._triggers.items():
             run = known[task]
@@ -133,14 +135,16 @@ class Scheduler:
             timer.add_job(term.start, trigger, args=[self._run, task], id=task, **at_once)
 
     async def _keep(self, term: "_Term") -> None:
-        while self._clock.monotonic_s() < term.held_until_s:
-            await asyncio.sleep(self._lease_s / TURNS_PER_LEASE)
+        """Prolong the lease until that fails: no answer that comes after its end is waited for."""
+        while (left_s := term.held_until_s - self._clock.monotonic_s()) > 0:
+            await asyncio.sleep(min(left_s, self._lease_s / TURNS_PER_LEASE))
             asked_s = self._clock.monotonic_s()
             try:
-                if await self._lease.hold(above=term.fence) != term.fence:
-                    return
-            except DependencyUnavailable as error:
-                log.warning(LogEvent.LEASE_RENEWAL_FAILED, lease="leader", error=str(error))
+                async with asyncio.timeout(term.held_until_s - asked_s):
+                    if await self._lease.hold(above=term.fence) != term.fence:
+                        return
+            except (DependencyUnavailable, TimeoutError) as error:
+                log.warning(LogEvent.LEASE_RENEWAL_FAILED, lease="leader", error=str(error) or "no answer in time")
             else:
                 term.held_until_s = asked_s + self._lease_s
 
