@@ -10,16 +10,20 @@ from models.log_event import LogEvent
 log = structlog.get_logger()
 
 
-async def submit(job: Job, *, results: ResultCache, publisher: JobPublisher, batch: bool = False) -> None:
+async def submit(
+    job: Job, *, results: ResultCache, publisher: JobPublisher, batch: bool = False, comes_again: bool = False
+) -> None:
     """Mark ``job`` queued, then publish it: in this order, or a fast worker's ``running`` would be overwritten.
 
-    Raises ``DependencyUnavailable`` (``PublishRefused`` among them); a job that was not published ends ``failed``.
+    Raises ``DependencyUnavailable`` (``PublishRefused`` among them); a job that was not published ends ``failed``,
+    unless it ``comes_again`` by the same id: a job that has failed is not run by whoever finds it in the queue.
     """
     await results.mark_queued(job)
     try:
         await publisher.publish_job(job, batch=batch)
     except DependencyUnavailable as error:
-        await _give_up(job, error, results)
+        if not comes_again:
+            await _give_up(job, error, results)
         raise
 
 

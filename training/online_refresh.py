@@ -22,14 +22,16 @@ async def submit_refreshes(
 ) -> None:
     """Publish the job of each member, whose id is that of the day's refresh: a second publish is recognised by it.
 
-    Raises ``DependencyUnavailable``; some may have been published then.
+    Raises ``DependencyUnavailable``; some may have been published then, and the others wait for the next run.
     """
     jobs = [
         refresh_job(each.member_id, run_on, requested_at_ns=requested_at_ns, locale=each.locale) for each in questions
     ]
     for start in range(0, len(jobs), WINDOW):
         window = jobs[start : start + WINDOW]
-        submissions = [submit(job, results=results, publisher=publisher, batch=True) for job in window]
+        submissions = [
+            submit(job, results=results, publisher=publisher, batch=True, comes_again=True) for job in window
+        ]
         for outcome in await asyncio.gather(*submissions, return_exceptions=True):
             if outcome is not None:
                 raise outcome
