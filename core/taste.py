@@ -7,6 +7,7 @@ the whole, as far as there are enough of them to speak of.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -74,11 +75,14 @@ def _decay(interest: Interest, now_s: float, half_life_days: float) -> float:
 
 
 def with_dates(interests: Iterable[Interest], known: Sequence[Interest]) -> tuple[Interest, ...]:
-    """``interests`` that have no date with that of the same item among ``known``."""
+    """``interests``, newest first: one that has no date gets that of the same item among ``known``, if it has any."""
     at_s = {each.item_id: each.occurred_at_s for each in known}
-    return tuple(
+    dated = [
         Interest(each.item_id, each.weight, at_s.get(each.item_id)) if each.occurred_at_s is None else each
         for each in interests
+    ]
+    return tuple(
+        sorted(dated, key=lambda each: -inf if each.occurred_at_s is None else each.occurred_at_s, reverse=True)
     )
 
 

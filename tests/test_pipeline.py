@@ -1,5 +1,6 @@
 """The pipeline from job to documents, on fakes of its ports and the real stages between them."""
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -209,6 +210,15 @@ async def test_a_job_that_names_favourites_still_leaves_out_what_the_member_has(
     listener = Listener(member_id=7, interests=(Interest(4),), seen_ids=frozenset({4}))
     result = await House(listener).result(JOB)
     assert 4 not in {candidate["song_id"] for candidate in result["candidates"]}
+
+
+async def test_of_many_favourites_in_a_job_the_model_is_shown_the_newest() -> None:
+    model, likes = ScriptedModel([1]), tuple(Interest(item, 1.0, float(item)) for item in range(40, 0, -1))
+    house = House(Listener(member_id=7, interests=likes, seen_ids=frozenset(range(1, 41))), model=model)
+    await house.recommend(replace(JOB, favorite_item_ids=tuple(range(1, 41))))
+    (prompt,) = model.prompts
+    shown = re.findall(r"Title (\d+)", prompt.user.split("<likes>")[1])
+    assert shown == [str(item) for item in range(40, 10, -1)]
 
 
 async def test_unknown_liked_ids_are_counted_and_ignored() -> None:

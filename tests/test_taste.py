@@ -98,6 +98,12 @@ def test_favourites_that_a_job_names_are_dated_by_what_is_known_of_them() -> Non
     assert with_dates([Interest(1), Interest(2), Interest(3)], known) == (ago(1, 3), Interest(2), Interest(3))
 
 
+def test_favourites_that_a_job_names_come_newest_first_so_that_only_old_ones_are_left_out() -> None:
+    known = [ago(9, 2), ago(5, 1), ago(1, 3)]
+    named = with_dates([Interest(item) for item in (1, 2, 5, 8, 9)], known)
+    assert [each.item_id for each in named] == [5, 9, 1, 2, 8]
+
+
 # --- what is like something disliked ---
 
 AXES: Floats = np.eye(3, dtype=np.float32)
