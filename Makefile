@@ -4,6 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest
 TRACKS ?=
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo install test test-long chaos soak fuzz lint format pins clean
@@ -16,8 +17,8 @@ demo: $(VENV)/.serving ## Run the whole worker in one process on made-up listene
 
 install: $(VENV)/.serving ## Install what the worker needs into .venv
 
-test: $(VENV)/.development ## Run the tests on real servers
-	@$(PYTEST) -m "not long"
+test: $(VENV)/.development ## Run the tests on real servers, in TEST_PROCESSES (2) side by side
+	@$(PYTEST) -m "not long" --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 test-long: $(VENV)/.development ## Run all tests, those that take minutes too
 	@$(PYTEST)

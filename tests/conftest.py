@@ -43,6 +43,9 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     servers = config.stash[_SERVERS] = Servers()
     config.add_cleanup(servers.close)
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        # The processes that run the tests are given what they share; servers to be broken each has of its own.
+        os.environ.update(servers.shared())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

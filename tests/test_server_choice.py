@@ -108,6 +108,17 @@ def test_a_given_server_is_never_broken() -> None:
         assert servers.wait(BREAKABLE).url == "private process://"
 
 
+def test_several_processes_are_given_one_server_of_each_kind_that_can_be_had() -> None:
+    here, nowhere = Machine(program=True).servers(), Machine().servers()
+    try:
+        assert here.shared() == {"TEST_REDIS_URL": "private process://"}
+        assert nowhere.shared() == {}
+        assert "no Redis" in nowhere.missing[Kind.REDIS]
+    finally:
+        here.close()
+        nowhere.close()
+
+
 def test_docker_comes_before_an_installed_program() -> None:
     with begun(Machine(docker=True, program=True), SHARED) as servers:
         assert servers.wait(SHARED).url == "container://"

@@ -164,6 +164,15 @@ class Servers:
         # its threads end with their work, and do not stand in the stacks that a timed-out test shows
         self._pool.shutdown(wait=False)
 
+    def shared(self) -> dict[str, str]:
+        """Start one server of each kind that can be had, and say by which variables others are given them."""
+        self.begin([Need(kind) for kind in self._recipes], print)
+        return {
+            recipe.variable: self.wait(Need(kind)).url
+            for kind, recipe in self._recipes.items()
+            if kind not in self.missing
+        }
+
     def wait(self, need: Need) -> BreakableServer | GivenServer:
         """The running server; raises ``NoServer``, or whatever kept it from starting."""
         if need.kind in self.missing and need not in self._starting:
