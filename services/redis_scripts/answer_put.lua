@@ -2,7 +2,7 @@
 -- KEYS: answer, job:status, when the member was forgotten, the member's index. ARGV: now, lifetime in s, instant of the request
 -- (sortable, or empty), fields and values.
 local known = redis.call('HMGET', KEYS[2], 'submittedAt', 'startedAt')
-if is_forgotten(KEYS[3], job_order(ARGV[3], known[1], known[2], ARGV[1])) then
+if is_forgotten_meanwhile(KEYS[3], job_order(ARGV[3], known[1], known[2], ARGV[1]), ARGV[3], known[2]) then
   return 0
 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 4))

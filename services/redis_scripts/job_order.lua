@@ -20,6 +20,12 @@ local function is_forgotten(forgotten_key, order)
   return at and string.sub(order, 1, #at) <= at
 end
 
+-- The same of a job that is under way. One that told no instant has that of its status, which goes with the member.
+local function is_forgotten_meanwhile(forgotten_key, order, requested_at, started_at)
+  return is_forgotten(forgotten_key, order)
+    or (requested_at == '' and not started_at and redis.call('EXISTS', forgotten_key) == 1)
+end
+
 -- Notes in the member's index, which is how all that is kept of them is found again, that there is ``entry``.
 local function note_of_member(index_key, entry, ttl_s)
   local now_s = tonumber(redis.call('TIME')[1])

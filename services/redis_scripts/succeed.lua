@@ -61,7 +61,7 @@ if known[1] == 'failed' then
   return -1
 end
 local order = job_order(requested_at, known[2], known[3], now)
-if is_forgotten(forgotten_key, order) then
+if is_forgotten_meanwhile(forgotten_key, order, requested_at, known[3]) then
   return -2
 end
 local refused = refused_items(refused_key)
