@@ -17,6 +17,7 @@ from config.settings import MEMORY_URL, Settings
 from core.errors import DependencyUnavailable
 from core.fitted_collaborative import MODEL_KIND
 from core.schedule import TaskRun
+from models.notice import Notice, NoticeKind
 from services.call_budgets import spend_key, usd_of
 from services.event_log import SqlEventLog
 from services.redis_client import redis_errors
@@ -57,12 +58,18 @@ def clean_up() -> None:
     run(step)
 
 
-def digest(*, as_json: AsJson = False) -> None:
+def digest(
+    *,
+    as_json: AsJson = False,
+    tell: Annotated[bool, typer.Option("--tell", help="Tell those too whom NOTICE_... names.")] = False,
+) -> None:
     """Say in a few lines how the site is: queues, dead letters, model, spend, and tasks that failed."""
 
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
             found = await _digest(parts)
+            if tell:
+                await parts.notices.tell(Notice(kind=NoticeKind.DIGEST, text="\n".join(found)))
         if as_json:
             typer.echo(orjson.dumps(asdict(found)))
         else:

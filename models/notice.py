@@ -13,6 +13,7 @@ class NoticeKind(StrEnum):
     REFRESH_FINISHED = "refresh_finished"
     CHECK_FAILED = "check_failed"
     BUDGET_REACHED = "budget_reached"
+    DIGEST = "digest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

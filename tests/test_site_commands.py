@@ -23,6 +23,7 @@ from services.task_runs import SqlTaskRuns
 from tests.support.catalogue import connection, create_all_tables, insert_songs, record_event
 from tests.support.command import run_here
 from tests.support.messaging import delete_topology
+from tests.support.notice_servers import hook_server
 from tests.support.waiting import until
 from tests.support.worker_process import WorkerProcess
 from workers.topology import build_topology
@@ -142,6 +143,17 @@ async def test_the_digest_tells_of_spend_failed_tasks_and_dead_letters(site: Sit
     lines = (await run_here("digest", environment=environment)).out
     assert lines.startswith("task fit failed: scipy is missing\nwaiting: 0 in ")
     assert "1.2500 of 2.00 USD today" in lines
+
+
+async def test_a_digest_that_is_to_be_told_goes_to_those_who_are_named(site: Site) -> None:
+    async with hook_server() as hooks:
+        told = {**site.environment, "NOTICE_WEBHOOK": hooks.url}
+        await run_here("digest", environment=told)
+        assert hooks.bodies == []
+        assert (await run_here("digest", "--tell", environment=told)).code == 0
+    [notice] = hooks.bodies
+    assert notice["kind"] == "digest"
+    assert notice["text"].startswith("waiting: 0 in ")
 
 
 async def test_a_broker_that_is_away_is_part_of_the_digest(site: Site) -> None:

@@ -17,7 +17,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "clean_up": ("clean-up",),
     "refresh": ("refresh",),
     "fit": ("fit",),
-    "digest": ("digest",),
+    "digest": ("digest", "--tell"),
 }
 
 _LINES_KEPT = 20
