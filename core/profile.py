@@ -104,8 +104,8 @@ def _farthest_first(vectors: Floats, weights: Floats, n: int) -> list[int]:
 
 
 def _means(vectors: Floats, weights: Floats, labels: Labels, n: int) -> Floats:
-    sums = np.zeros((n, vectors.shape[1]), dtype=np.float32)
-    np.add.at(sums, labels, vectors * weights[:, None])
+    shares = np.where(labels == np.arange(n)[:, None], weights, np.float32(0))
+    sums = shares @ vectors
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     means: Floats = np.divide(sums, norms, out=np.zeros_like(sums), where=norms > 0)
     return means
