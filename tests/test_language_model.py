@@ -507,7 +507,9 @@ async def test_a_senseless_wait_is_replaced_by_the_clients_own(
 
 
 @pytest.mark.parametrize(
-    "header", ["inf", "1e300", format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)]
+    "header",
+    ["inf", "1e300", format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)],
+    ids=["infinite", "long", "date"],
 )
 async def test_a_wait_beyond_the_time_limit_is_not_begun_in_whatever_form(
     open_model: Opener, llm_server: LLMServer, header: str
