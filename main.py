@@ -7,6 +7,7 @@ from commands import (
     check,
     dead_letters,
     demo,
+    imports,
     jobs,
     members,
     models,
@@ -38,6 +39,7 @@ for panel, commands in PANELS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 app.add_typer(dead_letters.dead_letters, name="dead-letters", rich_help_panel="Jobs")
+app.add_typer(imports.imports, name="import", rich_help_panel="Catalogue")
 app.add_typer(models.models, name="models", rich_help_panel="Quality")
 
 if __name__ == "__main__":

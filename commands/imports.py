@@ -1,0 +1,208 @@
+"""The commands that fill a catalogue that is ours from other services and databases."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy.engine import URL
+
+from commands.catalogue import mapped_profile, mapping_of
+from commands.running import MISCONFIGURED, complaints, console, progress_bar, run, stop
+from config.settings import Settings
+from core.errors import ConfigurationError
+from core.ports import RowSource
+from services.clock import SystemClock
+from services.database import Database, open_database, parse_url
+from services.import_cursors import SqlImportCursors
+from services.ingest_store import SqlIngestStore
+from services.list_store import SqlListStore
+from services.other_catalogue import TableSource, list_source
+from services.paced_calls import PacedCalls
+from training.imports import (
+    Importing,
+    ImportReport,
+    copying_layouts,
+    import_items,
+    import_likes,
+    import_lists,
+    layout_of,
+)
+from workers.runtime.parts import Parts, open_parts
+
+imports = typer.Typer(
+    no_args_is_help=True,
+    help="Fill a catalogue that is ours from a service or another database; what broke off is gone on with.",
+)
+
+Limit = Annotated[int | None, typer.Option(min=1, help="How many to import at the most, this time.")]
+Afresh = Annotated[bool, typer.Option("--afresh", help="Begin anew, whatever was read before.")]
+Mapping = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="TOML that says what becomes of what the service has."),
+]
+
+
+@imports.command()
+def spotify(
+    playlist: Annotated[str, typer.Option(metavar="ID", help="A playlist that anybody may read.")] = "",
+    search: Annotated[str, typer.Option(metavar="QUERY", help="What Spotify's search finds, a thousand at most.")] = "",
+    limit: Limit = None,
+    mapping: Mapping = None,
+    afresh: Afresh = False,
+) -> None:
+    """Import tracks of a playlist or a search; needs SPOTIFY_CLIENT_ID and SPOTIFY_CLIENT_SECRET."""
+    if bool(playlist) == bool(search):
+        stop("give either --playlist or --search", MISCONFIGURED)
+
+    async def step(settings: Settings) -> None:
+        from services.spotify import Spotify  # noqa: PLC0415 - seldom asked for
+        from services.spotify_tracks import SpotifySource  # noqa: PLC0415
+
+        calls = _calls("Spotify", settings)
+        client = Spotify(settings.spotify_client_id, settings.spotify_client_secret, calls, _tell)
+        source = SpotifySource(client, playlist=playlist, query=search)
+        await _import_service(settings, "spotify", source, mapping, limit=limit, afresh=afresh)
+
+    run(step)
+
+
+@imports.command()
+def rawg(
+    search: Annotated[str, typer.Option(metavar="QUERY", help="Only games that RAWG's search finds.")] = "",
+    limit: Limit = None,
+    mapping: Mapping = None,
+    afresh: Afresh = False,
+) -> None:
+    """Import games, those first that most people have; needs RAWG_API_KEY."""
+
+    async def step(settings: Settings) -> None:
+        import httpx  # noqa: PLC0415 - seldom asked for
+
+        from services.rawg import RawgSource  # noqa: PLC0415
+
+        async with httpx.AsyncClient() as http:
+            source = RawgSource(http, settings.rawg_api_key, _calls("RAWG", settings), query=search)
+            await _import_service(settings, "rawg", source, mapping, limit=limit, afresh=afresh)
+
+    run(step)
+
+
+@imports.command()
+def backend(
+    url: Annotated[str, typer.Option("--from", metavar="URL", help="The other database; -: it is asked for.")],
+    name: Annotated[
+        str, typer.Option(max=64, help="What its ids are known under; as a rule host and database say.")
+    ] = "",
+    afresh: Afresh = False,
+) -> None:
+    """Copy items, likes and lists from a database with the tables of the catalogue profile; it is only read."""
+    url = typer.prompt("URL", hide_input=True) if url == "-" else url
+
+    async def step(settings: Settings) -> None:
+        source = name or _name_of(_checked(url))
+        async with open_parts(settings) as parts, _open_other(url, parts) as other:
+            await _copy(parts, other, source, afresh=afresh)
+
+    run(step)
+
+
+async def _import_service(
+    settings: Settings, name: str, source: RowSource, mapping: Path | None, *, limit: int | None, afresh: bool
+) -> None:
+    async with open_parts(settings) as parts:
+        profile = mapped_profile(parts.profile, mapping_of(mapping))
+        layout, store = layout_of(profile, name), SqlIngestStore(parts.database, profile)
+        items = profile.words_in("en").items
+        await _shown(
+            parts, source, items, lambda importing: import_items(importing, layout, store), limit=limit, afresh=afresh
+        )
+
+
+async def _copy(parts: Parts, other: Database, source: str, *, afresh: bool) -> None:
+    profile, store = parts.profile, SqlIngestStore(parts.database, parts.profile)
+    items, likes = copying_layouts(profile, source)
+    optional = [profile.item.active] if profile.item.active else []
+    tables = TableSource(other, source, profile.item.table, items.needed, optional=optional)
+    words = profile.words_in("en").items
+    await _shown(parts, tables, words, lambda importing: import_items(importing, items, store), afresh=afresh)
+    liked = TableSource(other, source, profile.likes.table, likes.needed)
+    await _shown(parts, liked, "likes", lambda importing: import_likes(importing, likes, store), afresh=afresh)
+    if listed := list_source(other, source, profile):
+        lists = SqlListStore(parts.database, profile)
+        await _shown(
+            parts,
+            listed,
+            f"{words} of lists",
+            lambda importing: import_lists(importing, profile, source, store, lists),
+            afresh=afresh,
+        )
+
+
+async def _shown(
+    parts: Parts,
+    source: RowSource,
+    what: str,
+    step: Callable[[Importing], Awaitable[ImportReport]],
+    *,
+    limit: int | None = None,
+    afresh: bool,
+) -> None:
+    """Take the step with a bar of progress, and say what became of it."""
+    with progress_bar() as progress:
+        task = progress.add_task(what, total=limit, visible=False)
+        importing = Importing(
+            source=source,
+            cursors=SqlImportCursors(parts.database),
+            n_rows=limit,
+            afresh=afresh,
+            progress=lambda n: progress.update(task, completed=n, visible=True),
+        )
+        report = await step(importing)
+    _tell_all(report.problems)
+    went_on = ", going on from where it was" if report.went_on else ""
+    console.print(
+        f"{report.n_rows} rows{went_on}: {report.n_inserted} {what} new, {report.n_updated} changed, "
+        f"{report.n_unchanged} as they were; {report.n_left_out} rows left out"
+    )
+
+
+def _calls(name: str, settings: Settings) -> PacedCalls:
+    return PacedCalls(name, SystemClock(), per_s=settings.import_calls_per_s)
+
+
+def _tell(sentence: str) -> None:
+    complaints.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _tell_all(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        _tell(sentence)
+
+
+# --- the other database ---
+
+
+def _checked(url: str, ca_file: str = "") -> URL:
+    try:
+        return parse_url(url, ca_file=ca_file)
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error).replace("DATABASE_URL", "--from")) from None
+
+
+def _name_of(url: URL) -> str:
+    where = f"{url.host or ''}:{url.port or ''}/{url.database or ''}"
+    return f"backend-{blake2b(where.encode(), digest_size=8).hexdigest()}"
+
+
+@asynccontextmanager
+async def _open_other(url: str, parts: Parts) -> AsyncIterator[Database]:
+    settings = parts.settings
+    ca_file = settings.database_ca_file
+    other, ours = _checked(url, ca_file), parts.database.sync_url
+    if (other.host, other.port, other.database) == (ours.host, ours.port, ours.database):
+        raise ConfigurationError("--from is the database of this site itself")
+    async with open_database(url, pool_size=2, timeout_s=settings.dependency_timeout_s, ca_file=ca_file) as database:
+        yield database
