@@ -9,6 +9,8 @@ MAX_CHARS = 65_536
 
 _MAX_DEPTH = 16
 _CLOSER = {"{": "}", "[": "]"}
+# A brace of the words before it is none.
+_START = re.compile(r'\{\s*["}]')
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"|["{}\[\]]', re.DOTALL)
 _DECODER = json.JSONDecoder()
 
@@ -20,10 +22,9 @@ def read_object(text: str) -> tuple[Json, bool]:
 
     Words around the object (a code fence, a greeting) do not matter. Raises ``ValueError`` where there is no object.
     """
-    start = text.find("{")
-    if start < 0:
+    if (start := _START.search(text)) is None:
         raise ValueError("no JSON object")
-    text = text[start : start + MAX_CHARS]
+    text = text[start.start() : start.start() + MAX_CHARS]
     if (whole := _decode(text)) is not None:
         return whole, True
     ends = _closable_ends(text)

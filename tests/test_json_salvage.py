@@ -27,6 +27,10 @@ def test_words_around_an_object_do_not_matter(document: dict[str, object], befor
     assert read_object(f"{before}{json.dumps(document)}{after}") == (document, True)
 
 
+def test_a_brace_in_the_words_before_it_starts_no_object() -> None:
+    assert read_object('I choose {five} of {these: {"groups": [1]}}') == ({"groups": [1]}, True)
+
+
 @given(st.lists(OBJECTS, min_size=1, max_size=6), st.data())
 def test_of_an_object_that_is_cut_short_all_that_was_complete_is_kept(
     entries: list[dict[str, object]], data: st.DataObject
