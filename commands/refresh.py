@@ -149,7 +149,6 @@ async def _refresh_by_batch(parts: Parts, api: BatchApi, n_members: int) -> None
             purse=RedisBatchPurse(
                 parts.redis, parts.clock, daily_usd=settings.llm_daily_usd, time_zone=settings.time_zone
             ),
-            observer=parts.metrics,
             clock=parts.clock,
             config=config,
             show=lambda what, done, total: progress.update(tasks[what], completed=done, total=total, visible=True),

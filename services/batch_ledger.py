@@ -5,9 +5,9 @@ from datetime import UTC, date
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Row
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.ports import BatchPart, BatchQuestion
+from core.ports import BATCH_OUTCOMES, BatchPart, BatchQuestion, BatchTotals, BatchUsage
+from services.call_budgets import nano_usd, usd_of
 from services.database import Database
 from services.schema import refresh_part, refresh_question
 
@@ -15,6 +15,12 @@ from services.schema import refresh_part, refresh_question
 _ROWS = 200
 # A statement that may read or write all 50,000 questions of a part takes longer than a round trip.
 _ALL_TRIPS = 10
+
+_SUMMED = (
+    *("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano_usd"),
+    *(f"n_{outcome}" for outcome in BATCH_OUTCOMES),
+)
+_SUMS = sa.select(*(sa.func.sum(refresh_part.c[name]).label(name) for name in _SUMMED))
 
 
 class SqlBatchLedger:
@@ -58,7 +64,8 @@ class SqlBatchLedger:
     async def drop(self, key: str) -> None:
         """See ``BatchLedger.drop``."""
         async with self._database.begin(n_round_trips=_ALL_TRIPS) as connection:
-            await _remove(connection, [key])
+            for table in (refresh_question, refresh_part):
+                await connection.execute(sa.delete(table).where(table.c.part_key == key))
 
     async def note_file(self, key: str, file_id: str) -> bool:
         """See ``BatchLedger.note_file``."""
@@ -108,30 +115,55 @@ class SqlBatchLedger:
         outcome, n = refresh_question.c.outcome, sa.func.count()
         counts = sa.select(outcome, n).where(refresh_question.c.part_key == key).group_by(outcome)
         async with self._database.begin(n_round_trips=_ALL_TRIPS) as connection:
-            await connection.execute(
-                sa.update(refresh_part).where(refresh_part.c.part_key == key).values(status=status)
-            )
-            return {str(row[0]): int(row[1]) for row in await connection.execute(counts)}
+            counted = {str(row[0]): int(row[1]) for row in await connection.execute(counts)}
+            # Not of one that is closed: its questions may be forgotten by now, and its counts are not.
+            closed = sa.update(refresh_part).where(refresh_part.c.part_key == key, refresh_part.c.status.is_(None))
+            each = {f"n_{outcome}": counted.get(outcome, 0) for outcome in BATCH_OUTCOMES}
+            await connection.execute(closed.values(status=status, **each))
+            return counted
+
+    async def note_usage(self, key: str, usage: BatchUsage) -> None:
+        """See ``BatchLedger.note_usage``."""
+        part = refresh_part.c
+        noted = sa.update(refresh_part).where(part.part_key == key, part.cost_nano_usd.is_(None))
+        used = {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "cost_nano_usd": nano_usd(usage.cost_usd),
+        }
+        async with self._database.connect() as connection:
+            await connection.execute(noted.values(used))
+
+    async def totals(self) -> BatchTotals:
+        """See ``BatchLedger.totals``; of integers, whose sums do not depend on their order."""
+        async with self._database.connect() as connection:
+            sums = (await connection.execute(_SUMS)).one()._mapping
+        found = {name: int(sums[name] or 0) for name in sums}
+        usage = BatchUsage(
+            prompt_tokens=found["prompt_tokens"],
+            completion_tokens=found["completion_tokens"],
+            cached_tokens=found["cached_tokens"],
+            cost_usd=usd_of(found["cost_nano_usd"]),
+        )
+        return BatchTotals(usage, {outcome: found[f"n_{outcome}"] for outcome in BATCH_OUTCOMES})
 
     async def forget(self, before: date) -> int:
         """See ``BatchLedger.forget``."""
-        old = sa.select(refresh_part.c.part_key).where(
-            refresh_part.c.status.is_not(None), refresh_part.c.run_on < before
+        old = (
+            sa.select(refresh_part.c.part_key)
+            .where(refresh_part.c.status.is_not(None), refresh_part.c.run_on < before)
+            .where(sa.exists().where(refresh_question.c.part_key == refresh_part.c.part_key))
         )
         async with self._database.begin(n_round_trips=_ALL_TRIPS) as connection:
             keys = list(await connection.scalars(old))
-            await _remove(connection, keys)
+            await connection.execute(sa.delete(refresh_question).where(refresh_question.c.part_key.in_(keys)))
         return len(keys)
 
     async def _questions(self, *conditions: sa.ColumnElement[bool]) -> Sequence[BatchQuestion]:
         query = sa.select(refresh_question).where(*conditions).order_by(refresh_question.c.custom_id)
         async with self._database.connect(n_round_trips=_ALL_TRIPS) as connection:
             return [_question(row) for row in await connection.execute(query)]
-
-
-async def _remove(connection: AsyncConnection, keys: Sequence[str]) -> None:
-    for table in (refresh_question, refresh_part):
-        await connection.execute(sa.delete(table).where(table.c.part_key.in_(keys)))
 
 
 def _part(row: Row[tuple[object, ...]]) -> BatchPart:

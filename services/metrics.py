@@ -5,7 +5,7 @@ an item's or a job's id. All children exist from the start, so that a rate or a 
 """
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import product
@@ -23,11 +23,13 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from config.schedule import TASK_NAMES
 from core.errors import LANGUAGE_MODEL_FAILURES
 from core.llm_share import Arm
-from core.ports import BatchUsage, Clock
+from core.ports import BatchTotals, Clock
 from core.schedule import TaskOutcome
 from core.wish_stage import NOT_EMBEDDED
 from models.event import EventType
@@ -61,7 +63,6 @@ DROP_CAUSES = (
 ARMS = (*(arm.value for arm in Arm), OTHER)
 ANSWER_KINDS = ("new", "degraded", "reused", OTHER)
 GUARD_PARTS = ("breaker", "budgets", OTHER)
-BATCH_OUTCOMES = ("merged", "stale", "failed", "unusable", "unanswered", "online", OTHER)
 BREAKER_STATES = ("closed", "half_open", "open")
 EVENT_KINDS = (*(kind.value for kind in EventType), OTHER)
 EVENT_OUTCOMES = ("kept", "late", "invalid", "failed", OTHER)
@@ -328,35 +329,39 @@ class _GuardMetrics:
         self._guard_unavailable.labels(_bounded(part, GUARD_PARTS)).inc()
 
 
-class _BatchMetrics:
-    """What batches of LLM requests came to."""
+class _BatchMetrics(Collector):
+    """What batches of LLM requests came to, by the books that all workers share.
+
+    Before they are read there is no series: one that began with zero would look like a reset, and all that was ever
+    counted like new.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._batch_requests = _labelled(
-            Counter(
-                "songs_ai_llm_batch_requests_total",
-                "Requests of ended batches by what became of their answers.",
-                ["outcome"],
-                registry=registry,
-            ),
-            BATCH_OUTCOMES,
-        )
-        self._batch_tokens = _labelled(
-            Counter("songs_ai_llm_batch_tokens_total", "Tokens that batches used.", ["kind"], registry=registry),
-            ("prompt", "completion", "cached"),
-        )
-        self._batch_cost = Counter(
-            "songs_ai_llm_batch_cost_usd_total", "What batches cost, by the prices in the settings.", registry=registry
-        )
+        self._batch_totals: BatchTotals | None = None
+        registry.register(self)
 
-    def batch_merged(self, outcomes: Mapping[str, int], usage: BatchUsage) -> None:
-        """A batch has ended and all of it is settled."""
-        for outcome, n in outcomes.items():
-            self._batch_requests.labels(_bounded(outcome, BATCH_OUTCOMES)).inc(n)
-        self._batch_tokens.labels("prompt").inc(usage.prompt_tokens)
-        self._batch_tokens.labels("completion").inc(usage.completion_tokens)
-        self._batch_tokens.labels("cached").inc(usage.cached_tokens)
-        self._batch_cost.inc(usage.cost_usd)
+    def batches_totalled(self, totals: BatchTotals) -> None:
+        """All batches since the beginning of the books."""
+        self._batch_totals = totals
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The families, as a registry asks for them."""
+        requests = CounterMetricFamily(
+            "songs_ai_llm_batch_requests",
+            "Requests of ended batches by what became of their answers.",
+            labels=["outcome"],
+        )
+        tokens = CounterMetricFamily("songs_ai_llm_batch_tokens", "Tokens that batches used.", labels=["kind"])
+        cost = CounterMetricFamily(
+            "songs_ai_llm_batch_cost_usd", "What batches cost, by the prices in the settings.", labels=[]
+        )
+        if (totals := self._batch_totals) is not None:
+            for outcome, n in totals.outcomes.items():
+                requests.add_metric([outcome], n)
+            for kind in ("prompt", "completion", "cached"):
+                tokens.add_metric([kind], getattr(totals.usage, f"{kind}_tokens"))
+            cost.add_metric([], totals.usage.cost_usd)
+        yield from (requests, tokens, cost)
 
 
 class _WorkerMetrics:

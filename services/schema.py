@@ -14,6 +14,7 @@ from sqlalchemy.dialects import mysql
 
 from config.catalogue_profile import CatalogueProfile, ItemTable, JoinedInteractionTable
 from core.errors import ConfigurationError
+from core.ports import BATCH_OUTCOMES
 from services.database import Database
 
 OWN_PREFIX = "songs_ai_"
@@ -251,6 +252,9 @@ refresh_part = sa.Table(
     sa.Column("file_id", sa.String(191), comment="at the provider; NULL: not known to be uploaded"),
     sa.Column("batch_id", sa.String(191), comment="at the provider; NULL: not known to be created"),
     sa.Column("status", sa.String(32), comment="how the batch ended; NULL: something is left to do"),
+    *(sa.Column(f"{kind}_tokens", sa.BigInteger) for kind in ("prompt", "completion", "cached")),
+    sa.Column("cost_nano_usd", sa.BigInteger, comment="NULL: not known yet"),
+    *(sa.Column(f"n_{outcome}", sa.Integer) for outcome in BATCH_OUTCOMES),
     **_IN_MYSQL,
 )
 

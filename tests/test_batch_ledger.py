@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from core.errors import ConfigurationError
-from core.ports import BatchPart, BatchQuestion
+from core.ports import BATCH_OUTCOMES, BatchPart, BatchQuestion, BatchTotals, BatchUsage
 from services.batch_ledger import SqlBatchLedger
 from services.database import Database
 from tests.support.catalogue import OnMySql, OnSqlite, WithTables, execute
 
 TODAY = date(2026, 3, 1)
+USAGE = BatchUsage(prompt_tokens=2**40, completion_tokens=300, cached_tokens=5, cost_usd=0.3)
 NOW = datetime(2026, 2, 28, 20, 0, 0, 123456, tzinfo=UTC)
 
 
@@ -102,6 +103,60 @@ class LedgerTests(WithTables):
         await ledger.drop("a")
         assert [each.key for each in await ledger.open_parts()] == ["b"]
         assert await ledger.asked_members(TODAY) == {9}
+
+    async def test_totals_are_sums_over_all_parts_that_were_ever_closed(self, ledger: SqlBatchLedger) -> None:
+        assert await ledger.totals() == BatchTotals(BatchUsage(), dict.fromkeys(BATCH_OUTCOMES, 0))
+        for key, outcome in (("a", "merged"), ("b", "stale")):
+            await ledger.add(part(key), QUESTIONS)
+            await ledger.note_usage(key, USAGE)
+            await ledger.settle_rest(key, outcome)
+            await ledger.close(key, "completed")
+        await ledger.add(part("open"), QUESTIONS)
+        await ledger.settle_rest("open", "merged")
+        totals = await ledger.totals()
+        assert totals.usage == BatchUsage(2 * 2**40, 2 * 300, 2 * 5, 0.6)
+        assert totals.outcomes == {**dict.fromkeys(BATCH_OUTCOMES, 0), "merged": 3, "stale": 3}
+
+    async def test_totals_are_the_same_after_a_restart_and_in_every_worker(
+        self, ledger: SqlBatchLedger, database: Database, url: str
+    ) -> None:
+        await ledger.add(part(), QUESTIONS)
+        await ledger.note_usage("k", USAGE)
+        await ledger.close("k", "completed")
+        another = Database(url)
+        try:
+            assert await SqlBatchLedger(another).totals() == await ledger.totals()
+        finally:
+            await another.close()
+
+    async def test_what_is_noted_a_second_time_counts_once(self, ledger: SqlBatchLedger) -> None:
+        await ledger.add(part(), QUESTIONS)
+        await ledger.settle_rest("k", "merged")
+        await ledger.note_usage("k", USAGE)
+        await ledger.note_usage("k", BatchUsage())  # a run that was killed after it deleted the answers
+        await ledger.close("k", "completed")
+        once = await ledger.totals()
+        await ledger.note_usage("k", USAGE)
+        await ledger.settle_rest("k", "stale")
+        await ledger.close("k", "lost")
+        assert await ledger.totals() == once
+        assert (once.usage, once.outcomes["merged"]) == (USAGE, 3)
+
+    async def test_totals_do_not_fall_where_old_questions_are_forgotten(self, ledger: SqlBatchLedger) -> None:
+        await ledger.add(part(run_on=TODAY - timedelta(days=20)), QUESTIONS)
+        await ledger.settle_rest("k", "merged")
+        await ledger.note_usage("k", USAGE)
+        await ledger.close("k", "completed")
+        before = await ledger.totals()
+        assert await ledger.forget(TODAY) == 1
+        assert await ledger.questions("k", ["c1", "c3"]) == []
+        await ledger.close("k", "completed")  # said once more: it has nothing to count any longer
+        assert await ledger.totals() == before
+
+    async def test_parts_from_before_there_were_sums_count_nothing(self, ledger: SqlBatchLedger, url: str) -> None:
+        await ledger.add(part("old"), QUESTIONS)
+        execute(url, "UPDATE songs_ai_refresh_part SET status = 'completed'")
+        assert (await ledger.totals()).usage == BatchUsage()
 
     async def test_only_closed_parts_of_earlier_days_are_forgotten(self, ledger: SqlBatchLedger) -> None:
         for key, days, closed in (("old", 2, True), ("open", 2, False), ("new", 0, True)):

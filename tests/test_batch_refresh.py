@@ -493,9 +493,9 @@ async def test_the_days_spend_is_what_the_answers_cost_at_the_price_of_batches(s
     whole = PRICE.cost_usd(prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens)
     assert usage.cost_usd == pytest.approx(whole / 2)
     assert await site.spend_usd() == pytest.approx(whole / 2, abs=1e-8)
-    said = site.parts.metrics.expose("")[0].decode()
-    assert f'songs_ai_llm_batch_requests_total{{outcome="merged"}} {N_MEMBERS}.0' in said
-    assert f'songs_ai_llm_batch_tokens_total{{kind="prompt"}} {usage.prompt_tokens}.0' in said
+    totals = await site.ledger.totals()
+    assert (totals.usage.prompt_tokens, totals.outcomes["merged"]) == (usage.prompt_tokens, N_MEMBERS)
+    assert totals.usage.cost_usd == pytest.approx(usage.cost_usd, abs=1e-9)
 
 
 async def test_a_ceiling_lets_as_many_be_asked_as_it_can_pay_for(site: BatchSite) -> None:
@@ -597,7 +597,7 @@ async def test_killed_at_any_step_and_run_again_nothing_is_paid_twice_and_nobody
     settings = settings_of(llm_server, tmp_path)
     url = settings.database_url.get_secret_value()
     async with open_batch_site(settings, llm_server, url, n_members=2) as site:
-        n, site.config = 0, replace(site.config, max_questions=1)
+        n, site.config, totals = 0, replace(site.config, max_questions=1), await site.ledger.totals()
         while True:
             n += 1
             site.llm.batches.paid.clear()
@@ -610,6 +610,9 @@ async def test_killed_at_any_step_and_run_again_nothing_is_paid_twice_and_nobody
             assert [result is not None and not result["degraded"] for result in answered] == [True] * 2, f"step {n}"
             usd = sum(result["usage"]["cost_usd"] for result in answered if result)
             assert await site.spend_usd() == pytest.approx(usd, abs=1e-5), f"step {n}"
+            totals, before = await site.ledger.totals(), totals
+            assert totals.usage.cost_usd - before.usage.cost_usd == pytest.approx(usd, abs=1e-5), f"step {n}"
+            assert totals.outcomes["merged"] - before.outcomes["merged"] == 2, f"step {n}"
             assert site.llm.batches.files == {}, f"step {n}"
             if not was_killed:
                 break

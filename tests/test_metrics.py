@@ -19,7 +19,7 @@ from api.health import DependencyObserver
 from config.prompt_texts import ClaimWords, load_prompt_texts
 from core.llm_share import Arm
 from core.model_answer import Answer, AnswerGroup, Choice, only_true, only_written_in, parse_answer
-from core.ports import Clock, Observer
+from core.ports import BatchTotals, BatchUsage, Clock, Observer
 from core.reranking import INCOMPLETE, MALFORMED
 from core.script import Script
 from core.truth import ClaimRules, Truth
@@ -56,6 +56,7 @@ from workers.observer import KNOWN_SOURCES, WorkerObserver, source_label
 from workers.queue_watch import QueueObserver
 from workers.topology import build_topology
 
+TOKEN_KINDS = ("prompt", "completion", "cached")
 DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
 _ROW = re.compile(r"^\| `([a-z_]+)` \| (\w+) \| ([^|]*) \| [^|]{10,} \|$", re.MULTILINE)
 
@@ -505,6 +506,25 @@ def test_loop_lag_is_a_histogram(bench: Bench) -> None:
     assert bench.value("songs_ai_event_loop_lag_seconds_bucket", le="0.05") == 1
 
 
+# --- batches ---
+
+
+def test_what_batches_came_to_is_what_was_read_last(bench: Bench) -> None:
+    for n in (3, 5):
+        bench.metrics.batches_totalled(BatchTotals(BatchUsage(100 * n, 10 * n, n, n / 4), {"merged": n, "stale": 1}))
+    assert bench.value("songs_ai_llm_batch_requests_total", outcome="merged") == 5
+    assert bench.value("songs_ai_llm_batch_requests_total", outcome="stale") == 1
+    tokens = {kind: bench.value("songs_ai_llm_batch_tokens_total", kind=kind) for kind in TOKEN_KINDS}
+    assert tokens == {"prompt": 500, "completion": 50, "cached": 5}
+    assert bench.value("songs_ai_llm_batch_cost_usd_total") == 1.25
+
+
+def test_batches_that_were_not_read_yet_are_not_taken_for_none(bench: Bench) -> None:
+    said = bench.metrics.expose("")[0].decode()
+    assert "# TYPE songs_ai_llm_batch_requests_total counter" in said
+    assert not re.search("^songs_ai_llm_batch", said, re.MULTILINE)
+
+
 # --- the document ---
 
 
@@ -524,6 +544,7 @@ def test_the_document_tells_of_every_metric_and_of_no_other() -> None:
     bench.metrics.index_loaded(version="v", embedder_name="e", n_items=1, recall=0.995)
     bench.metrics.collaborative_loaded(version="m", n_items=1, recall=1.0)
     bench.metrics.task_succeeded("refresh", HandClock().now())
+    bench.metrics.batches_totalled(BatchTotals(BatchUsage(), {"merged": 0}))
     documented = {name: (kind, labels) for name, kind, labels in _ROW.findall(DOCUMENT.read_text(encoding="utf-8"))}
     assert documented == exposed(bench)
 

@@ -82,6 +82,25 @@ class MigrationTests:
             "ix_songs_ai_interaction_time",
         ]
 
+    def test_books_of_batches_from_before_their_sums_were_kept_go_forward_and_back(self, url: str) -> None:
+        migrations.upgrade(url, "0009")
+        part = "INSERT INTO songs_ai_refresh_part (part_key, run_on, created_at, n_questions, status) VALUES "
+        question = (
+            "INSERT INTO songs_ai_refresh_question (part_key, custom_id, member_id, taste_mark, shown_ids) VALUES "
+        )
+        execute(url, part + "('k', '2026-03-01', '2026-03-01', 1, 'completed')", question + "('k', 'c', 1, 't', '[]')")
+        migrations.upgrade(url)
+        execute(url, part + "('forgotten', '2026-01-01', '2026-01-01', 1, 'completed')")
+        with connection(url) as opened:
+            found = opened.exec_driver_sql("SELECT cost_nano_usd, n_merged FROM songs_ai_refresh_part").all()
+            assert found == [(None, None)] * 2
+        migrations.downgrade(url, "0009")
+        with connection(url) as opened:
+            # A program of that time removes a part with its questions.
+            assert opened.exec_driver_sql("SELECT part_key FROM songs_ai_refresh_part").scalars().all() == ["k"]
+        migrations.upgrade(url)
+        assert migrations.current(url) == NEWEST
+
     def test_workers_that_migrate_at_once_all_succeed(self, url: str) -> None:
         n = 4
         together = threading.Barrier(n)

@@ -8,6 +8,7 @@ from typing import Literal
 from core.errors import LanguageModelFailed, MemberForgotten
 from core.pipeline import RecommendationPipeline
 from core.ports import (
+    BATCH_OUTCOMES,
     AnswerCache,
     BatchApi,
     BatchLedger,
@@ -24,7 +25,7 @@ from core.refresh_job import refresh_job
 from training.batch_questions import AT_ONCE
 from training.online_refresh import WINDOW, submit_refreshes
 
-MERGED, STALE, FAILED, UNUSABLE, UNANSWERED, ONLINE = "merged", "stale", "failed", "unusable", "unanswered", "online"
+MERGED, STALE, FAILED, UNUSABLE, UNANSWERED, ONLINE = BATCH_OUTCOMES
 
 # The failure of which something may be left: the complete picks of an answer that reached its length.
 _CUT_SHORT = "truncated"

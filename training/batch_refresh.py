@@ -21,13 +21,11 @@ from zoneinfo import ZoneInfo
 import structlog
 
 from core.errors import DependencyUnavailable
-from core.observing import unfailing
 from core.ports import (
     ActiveMembers,
     AnswerCache,
     BatchApi,
     BatchLedger,
-    BatchObserver,
     BatchPart,
     BatchPurse,
     BatchQuestion,
@@ -93,7 +91,6 @@ class BatchRefresh:
         api: BatchApi,
         ledger: BatchLedger,
         purse: BatchPurse,
-        observer: BatchObserver,
         clock: Clock,
         config: BatchRefreshConfig,
         show: Show = lambda _what, _done, _total: None,
@@ -105,7 +102,6 @@ class BatchRefresh:
         self._api = api
         self._ledger = ledger
         self._purse = purse
-        self._observer = observer
         self._clock = clock
         self._config = config
         self._show = show
@@ -259,6 +255,7 @@ class BatchRefresh:
     async def _ended(self, part: BatchPart, state: BatchState, report: Report) -> None:
         """Merge, pay, clean up at the provider, and only then close the part."""
         usage = await self._merger.merge(part, state)
+        await self._ledger.note_usage(part.key, usage)
         if state.status != LOST:
             # Of a batch that the provider has forgotten nobody knows the price: what was reserved stays spent.
             await self._purse.settle(part.key, usage.cost_usd)
@@ -270,8 +267,6 @@ class BatchRefresh:
         report.statuses[state.status] += 1
         report.outcomes += outcomes
         report.usage.add(usage)
-        with unfailing():
-            self._observer.batch_merged(outcomes, usage)
 
 
 class _Draft:

@@ -114,7 +114,6 @@ class BatchSite:
             api=self.api,
             ledger=self.ledger,
             purse=self.purse,
-            observer=self.parts.metrics,
             clock=self.clock,
             config=self.config,
         )

@@ -13,6 +13,8 @@ from config.settings import Settings
 from core.errors import ConfigurationError, DependencyUnavailable
 from core.lanes import Lane
 from models.log_event import LogEvent
+from services.batch_ledger import SqlBatchLedger
+from services.batch_totals import watch_batch_totals
 from services.loop_lag import watch_loop
 from services.redis_client import appendonly_enabled
 from workers.consumer import Consumer
@@ -91,6 +93,7 @@ async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
         parts.collaborative.run,
         lambda: watch_loop(parts.metrics, clock=parts.clock),
         lambda: watch_queues(parts.broker, parts.metrics),
+        lambda: watch_batch_totals(SqlBatchLedger(parts.database), parts.metrics),
     )
     with short_collections():
         async with background:
