@@ -13,7 +13,7 @@ import pytest_asyncio
 from config.prompt_texts import load_prompt_texts
 from core.explanation import Explainer
 from core.pipeline import RecommendationPipeline
-from core.ports import Catalogue, ItemIndex
+from core.ports import Catalogue, Claim, ItemIndex
 from core.profile import ProfileConfig
 from core.question import PipelineConfig
 from core.reranking import Reranker
@@ -255,7 +255,9 @@ async def test_a_refresh_that_no_queue_takes_is_published_later_as_the_same_job(
     assert (watched.outcomes, school.publisher.main) == (["failed"], [])
     school.publisher.refused_members = set()
     await published(school, watched, 2)
-    assert [job.job_id for job in school.publisher.main] == [school.publisher.refused[0].job_id]
+    [job] = school.publisher.main
+    assert job.job_id == school.publisher.refused[0].job_id
+    assert await school.results.claim(job, token="t") is Claim.GRANTED  # it had not ended when it was refused
 
 
 @pytest.mark.parametrize("kind", [EventType.PLAY, EventType.SKIP, EventType.RATING])

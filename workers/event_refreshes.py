@@ -93,5 +93,6 @@ class RequestedRefreshes:
         if not refresh.is_sure and not await self._taste.has_moved(refresh.member_id):
             return "not_needed"
         now_ns = (self._clock.now() - _EPOCH) // timedelta(microseconds=1) * 1000
-        await submit(refresh.job(requested_at_ns=now_ns), results=self._results, publisher=self._publisher)
+        job = refresh.job(requested_at_ns=now_ns)
+        await submit(job, results=self._results, publisher=self._publisher, comes_again=True)
         return "published"
