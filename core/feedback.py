@@ -41,8 +41,11 @@ class TakenIn:
 class Feedback(Protocol):
     """Acts on events: what was refused disappears from what is cached, and refreshes become due."""
 
-    async def take_in(self, events: Sequence[Event]) -> TakenIn:
-        """All of it in one step; a second time it changes nothing. Raises ``DependencyUnavailable``."""
+    async def take_in(self, events: Sequence[Event], *, arrived_at: datetime) -> TakenIn:
+        """All of it in one step; a second time it changes nothing, nor what was before its member was forgotten.
+
+        Raises ``DependencyUnavailable``.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,17 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol, cast
 
 from redis.asyncio import Redis
 
-from core.feedback import TakenIn, refused_ids
+from core.feedback import TakenIn, happened_at, refused_ids
 from models.event import Event, EventType
 from services.redis_client import RedisScript
 from services.refresh_requests import BURST_PREFIX, DUE_KEY, LIKES_PREFIX, RedisRefreshRequests
+from services.result_cache import FORGOTTEN_PREFIX, REFUSED_PREFIX, SHOWN_PREFIX, sortable_at
 
-SHOWN_PREFIX = "songs_ai:shown:"
-REFUSED_PREFIX = "songs_ai:refused:"
+_OF_A_MEMBER = (SHOWN_PREFIX, REFUSED_PREFIX, BURST_PREFIX, LIKES_PREFIX, FORGOTTEN_PREFIX)
 
 
 class Shelves(Protocol):
@@ -35,7 +36,7 @@ class RedisFeedback:
         self._times_us = requests.times_us
         self._refused_ttl_s = refused_ttl_s
 
-    async def take_in(self, events: Sequence[Event]) -> TakenIn:
+    async def take_in(self, events: Sequence[Event], *, arrived_at: datetime) -> TakenIn:
         """See ``Feedback.take_in``."""
         by_member: defaultdict[int, list[Event]] = defaultdict(list)
         for event in events:
@@ -45,8 +46,8 @@ class RedisFeedback:
         keys = [DUE_KEY]
         arguments: list[str | int] = [self._refused_ttl_s, *self._times_us]
         for member_id, own in by_member.items():
-            keys += [f"{prefix}{member_id}" for prefix in (SHOWN_PREFIX, REFUSED_PREFIX, BURST_PREFIX, LIKES_PREFIX)]
-            arguments += [str(member_id), len(own), *(part for event in own for part in _told(event))]
+            keys += [f"{prefix}{member_id}" for prefix in _OF_A_MEMBER]
+            arguments += [str(member_id), len(own), *(part for event in own for part in _told(event, arrived_at))]
         told = iter(cast("list[bytes]", await self._feedback(keys, arguments)))
         taken = _taken_in(by_member, told)
         # After the script: a result that is saved from here on is cleaned by whoever saves it.
@@ -55,13 +56,16 @@ class RedisFeedback:
         return taken
 
 
-def _told(event: Event) -> tuple[str, str]:
-    return event.type.value, "" if event.item_id is None else str(event.item_id)
+def _told(event: Event, arrived_at: datetime) -> tuple[str, str, str]:
+    item = "" if event.item_id is None else str(event.item_id)
+    return event.type.value, item, sortable_at(happened_at(event, arrived_at))
 
 
 def _taken_in(by_member: dict[int, list[Event]], told: Iterator[bytes]) -> TakenIn:
-    n_begun, reacted = 0, list[tuple[int, EventType]]()
+    n_begun, n_in_all, reacted = 0, 0, list[tuple[int, EventType]]()
     for member_id, own in by_member.items():
         n_begun += next(told) == b"1"
-        reacted += [(member_id, event.type) for event in own if next(told) == b"1"]
-    return TakenIn(n_asked=n_begun, n_debounced=sum(map(len, by_member.values())) - n_begun, reacted=reacted)
+        outcomes = [(event.type, next(told)) for event in own]
+        n_in_all += sum(outcome != b"" for _, outcome in outcomes)
+        reacted += [(member_id, kind) for kind, outcome in outcomes if outcome == b"1"]
+    return TakenIn(n_asked=n_begun, n_debounced=n_in_all - n_begun, reacted=reacted)

@@ -55,8 +55,7 @@ class MemberForgetting:
         """See ``Forgetting.forget``."""
         rows = await self._forget_rows(member_id, naive(at))
         names = [DUE_KEY if prefix is None else f"{prefix}{member_id}" for prefix in _OF_A_MEMBER]
-        instant = keys.sortable(int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1000)
-        counts = await self._forget(names, [instant, self._mark_s, str(member_id), *_OF_A_JOB])
+        counts = await self._forget(names, [keys.sortable_at(at), self._mark_s, str(member_id), *_OF_A_JOB])
         return Remains(places={**rows, **dict(zip(REDIS_PLACES, cast("list[int]", counts), strict=True))})
 
     async def _forget_rows(self, member_id: int, at: datetime) -> dict[str, int]:

@@ -70,6 +70,11 @@ def sortable(at_ns: int) -> str:
     return f"{within:%Y-%m-%dT%H:%M:%S}.{fraction_ns:09d}"
 
 
+def sortable_at(at: datetime) -> str:
+    """The same of an aware instant from 1970 on, to the microsecond."""
+    return sortable(int(at.timestamp()) * _NS_PER_S + at.microsecond * 1000)
+
+
 def requested_at(job: Job) -> str:
     """The instant of the request as the scripts compare it, or an empty text."""
     return "" if job.requested_at_ns is None else sortable(job.requested_at_ns)

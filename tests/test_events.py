@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
@@ -288,6 +288,17 @@ class EventContract:
             await site.results.claim(JOB, token="t")
         await save(site, Job(job_id="later", member_id=42, requested_at_ns=NOW_NS + MINUTE_NS), 1)
         assert await shown_in(site, "recommend:42") == ([1], [1])
+
+    async def test_events_whose_member_is_forgotten_between_their_writes_leave_nothing(self, site: EventSite) -> None:
+        """One worker writes the rows of events, another forgets their member, and the first goes on."""
+        events = [event(EventType.DISLIKE, 1, at_ns=NOW_NS), event(EventType.LIKE, 2, at_ns=NOW_NS + 1000)]
+        arrived_at = datetime.fromtimestamp(NOW_NS // 10**9, UTC) + timedelta(minutes=1)
+        await site.intake.take_in([event(EventType.FORGET, None, at_ns=NOW_NS)])
+        taken = await site.feedback.take_in(events[:1], arrived_at=arrived_at)
+        assert (taken.n_asked, taken.n_debounced, list(taken.reacted)) == (0, 0, [])
+        assert (await site.forgetting.remains(42)).n == 0
+        assert (await site.feedback.take_in(events, arrived_at=arrived_at)).n_asked == 1
+        assert not await site.redis.exists("songs_ai:refused:42")
 
     async def test_the_next_fit_does_not_know_a_forgotten_member(self, site: EventSite) -> None:
         insert_songs(site.database.sync_url, {"song_id": 1}, {"song_id": 2})

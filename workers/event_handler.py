@@ -98,7 +98,7 @@ class EventIntake:
         late = await self._events.write(others, arrived_at=arrived_at) if others else frozenset()
         over = await self._forget(ends, arrived_at)
         late |= {each.event_id for each in others if happened_at(each, arrived_at) <= over.get(each.member_id, _EPOCH)}
-        await self._act_on([event for event in others if event.event_id not in late])
+        await self._act_on([event for event in others if event.event_id not in late], arrived_at)
         return late
 
     async def _forget(self, ends: Sequence[Event], arrived_at: datetime) -> dict[int, datetime]:
@@ -111,8 +111,8 @@ class EventIntake:
             log.info(LogEvent.MEMBER_FORGOTTEN)
         return over
 
-    async def _act_on(self, events: Sequence[Event]) -> None:
-        taken = await self._feedback.take_in(events)
+    async def _act_on(self, events: Sequence[Event], arrived_at: datetime) -> None:
+        taken = await self._feedback.take_in(events, arrived_at=arrived_at)
         self._observer.refreshes_asked(n_begun=taken.n_asked, n_debounced=taken.n_debounced)
         for member_id, kind in taken.reacted:
             self._observer.reaction(arm=self._arm_of(member_id).value, kind=kind.value)

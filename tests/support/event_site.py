@@ -54,6 +54,7 @@ class EventSite:
     impressions: RedisImpressions
     forgetting: WholeForgetting
     shelves: RedisShelves
+    feedback: RedisFeedback
     intake: EventIntake
     metrics: PrometheusMetrics
     registry: CollectorRegistry
@@ -105,6 +106,7 @@ async def event_site(
         stack.push_async_callback(broker.close)
         requests = RedisRefreshRequests(redis, quiet_s=quiet_s, drift_s=drift_s, lease_s=0.2)
         shelves = RedisShelves(redis, CLEAN)
+        feedback = RedisFeedback(redis, shelves, requests, refused_ttl_s=600)
         forgetting = WholeForgetting(MemberForgetting(database, redis, max_age_s=3600), broker)
         yield EventSite(
             broker=broker,
@@ -115,9 +117,10 @@ async def event_site(
             impressions=RedisImpressions(redis, clock, time_zone="UTC"),
             forgetting=forgetting,
             shelves=shelves,
+            feedback=feedback,
             intake=EventIntake(
                 SqlEventLog(database),
-                RedisFeedback(redis, shelves, requests, refused_ttl_s=600),
+                feedback,
                 forgetting,
                 arm_of=lambda member_id: Arm.LLM if member_id % 2 else Arm.RANKING,
                 clock=clock,
