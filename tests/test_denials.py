@@ -48,6 +48,11 @@ sad or calm songs                            | calm sad
 no problem, happy songs                      | happy
 rock and jazz, no metal                      | jazz rock
 a sad song that is not slow                  | sad
+I don't want to be sad                       |
+I do not want to feel so sad, play jazz      | jazz
+rock is not what I want, jazz is             | jazz
+sad songs aren't what I want today           |
+rap isn’t my thing                           |
 """
 KOREAN = """
 슬픈 노래는 싫어요                           |
@@ -83,6 +88,8 @@ KOREAN = """
 보컬 없는 재즈                               | jazz
 """
 JAPANESE = """
+静かすぎない曲                               |
+静かすぎないロック                           | rock
 悲しい曲じゃなくて明るい曲                   | bright
 悲しい曲以外                                 |
 悲しい曲は嫌                                 |
