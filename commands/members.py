@@ -27,6 +27,13 @@ def forget(
                 _tell("removed", await _forget(parts, member, has_broker=has_broker))
             left = await _remains(parts, member, has_broker=has_broker)
             _tell("kept" if look else "left", left)
+            unseen = await _unseen(parts) if has_broker else []
+            for queue in unseen:
+                console.print(
+                    f"{queue} holds too many messages to be looked through: look again once it is shorter",
+                    highlight=False,
+                    soft_wrap=True,
+                )
             if look:
                 return
             at = await parts.forgetting.forgotten_at(member)
@@ -36,7 +43,7 @@ def forget(
                 highlight=False,
                 soft_wrap=True,
             )
-            if left.n:
+            if left.n or unseen:
                 raise typer.Exit(FAILED)
 
     run(step)
@@ -54,6 +61,10 @@ async def _remains(parts: Parts, member: int, *, has_broker: bool) -> Remains:
     if has_broker:
         left |= await MemberMessages(parts.broker).count(member, all_queues(parts.broker.topology))
     return Remains(places=left)
+
+
+async def _unseen(parts: Parts) -> list[str]:
+    return await MemberMessages(parts.broker).too_long(all_queues(parts.broker.topology))
 
 
 def _tell(what: str, found: Remains) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import orjson
+import pytest
 import pytest_asyncio
 
 from models.event import EventType
@@ -107,3 +108,18 @@ async def test_a_member_of_whom_nothing_is_known_is_forgotten_too(office: Office
     assert outcome.code == 0
     again = await run_here("forget", "--member", "999", environment=office.environment)
     assert again.code == 0
+
+
+async def test_a_queue_that_is_too_long_to_be_looked_through_is_named_and_nothing_is_said_to_be_proven(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(office.site)
+    monkeypatch.setattr("workers.member_messages.MAX_BROWSED", 1)
+    main = office.site.broker.topology.main
+    outcome = await run_here("forget", "--member", str(ME), environment=office.environment)
+    assert outcome.code == 1, outcome.out + outcome.err
+    assert f"{main.queue} holds too many messages" in outcome.out
+    monkeypatch.setattr("workers.member_messages.MAX_BROWSED", 2)
+    again = await run_here("forget", "--member", str(ME), environment=office.environment)
+    assert again.code == 0
+    assert "too many" not in again.out

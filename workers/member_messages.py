@@ -29,6 +29,10 @@ class MemberMessages:
         """How many there are, by queue. Raises ``DependencyUnavailable``."""
         return await self._look(member_id, queues, removes=False)
 
+    async def too_long(self, queues: Sequence[str]) -> list[str]:
+        """Those that ``remove`` and ``count`` leave out. Raises ``DependencyUnavailable``."""
+        return [queue for queue, n in (await self._broker.waiting(queues)).items() if n > MAX_BROWSED]
+
     async def _look(self, member_id: int, queues: Sequence[str], *, removes: bool) -> dict[str, int]:
         found: dict[str, int] = {}
         for queue, n_waiting in (await self._broker.waiting(queues)).items():
