@@ -14,6 +14,9 @@ from core.wish import TIME, Wish
 MAX_WORDS_CHARS = 200
 MAX_FITTING = 60
 
+# Those of full width read like the fence, too.
+_ANGLES = str.maketrans("<>＜＞﹤﹥", "()()()")
+
 
 def with_wish(prompt: Prompt, handles: Handles, wish: Wish | None, texts: WishTexts) -> Prompt:
     """``prompt`` with ``wish`` and the handles of what was measured to fulfil it; as it is where there is none.
@@ -55,4 +58,4 @@ def _block(wish: Wish, fitting: Sequence[int]) -> list[str]:
 
 
 def _shown(text: str) -> str:
-    return plain_line(text.replace("<", "(").replace(">", ")"), MAX_WORDS_CHARS)
+    return plain_line(text.translate(_ANGLES), MAX_WORDS_CHARS)
