@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
@@ -129,6 +130,11 @@ class EventContract:
         await site.intake.take_in([event(EventType.DISLIKE, 7)])
         found = orjson.loads(await site.redis.get("recommend:42") or b"")
         assert found["groups"] == [{"label": "g8", "songs": [{"song_id": 8, "rank": 1}]}]
+
+    async def test_an_event_of_the_first_instant_that_there_is_counts_too(self, site: EventSite) -> None:
+        await save(site, JOB, 1, 2)
+        assert await site.intake.take_in([replace(event(EventType.DISLIKE, 1), occurred_at_ns=0)]) == frozenset()
+        assert await shown_in(site, "recommend:42") == ([2], [2])
 
     async def test_another_members_results_and_other_events_leave_what_is_cached(self, site: EventSite) -> None:
         await save(site, JOB, 1, 2, 3)

@@ -24,6 +24,7 @@ from models.job import Job, JobStatus
 from services.answer_cache import RedisAnswerCache
 from services.impressions import RedisImpressions
 from services.listener_store import SqlListenerStore
+from services.refresh_requests import DUE_KEY
 from services.result_cache import RedisResultCache
 from tests.support.builders import ArrayIndex, make_item
 from tests.support.catalogue import SONGS, insert_songs, like
@@ -258,6 +259,24 @@ async def test_a_refresh_that_no_queue_takes_is_published_later_as_the_same_job(
     [job] = school.publisher.main
     assert job.job_id == school.publisher.refused[0].job_id
     assert await school.results.claim(job, token="t") is Claim.GRANTED  # it had not ended when it was refused
+
+
+async def test_a_refresh_that_meets_a_bug_is_given_up_and_the_others_are_made(
+    school: School, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails_for_me(publisher: object, job: Job, *, batch: bool = False) -> None:
+        if job.member_id == ME:
+            raise ZeroDivisionError
+        published_for.append(job.member_id)
+
+    published_for: list[int] = []
+    monkeypatch.setattr(type(school.publisher), "publish_job", fails_for_me)
+    watched = Watched()
+    await school.site.requests.ask(ME)
+    await school.site.requests.ask(ME + 1)
+    await published(school, watched, 2)
+    assert (sorted(watched.outcomes), published_for) == (["failed", "published"], [ME + 1])
+    assert not await school.site.redis.zcard(DUE_KEY)
 
 
 @pytest.mark.parametrize("kind", [EventType.PLAY, EventType.SKIP, EventType.RATING])

@@ -19,7 +19,7 @@ from workers.event_batches import EventBatches
 
 log = structlog.get_logger()
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before all events
+_NEVER = datetime.min.replace(tzinfo=UTC)  # earlier than any event
 
 
 class EventObserver(Protocol):
@@ -97,7 +97,7 @@ class EventIntake:
         others = [event for event in events if not event.forgets_the_member]
         late = await self._events.write(others, arrived_at=arrived_at) if others else frozenset()
         over = await self._forget(ends, arrived_at)
-        late |= {each.event_id for each in others if happened_at(each, arrived_at) <= over.get(each.member_id, _EPOCH)}
+        late |= {each.event_id for each in others if happened_at(each, arrived_at) <= over.get(each.member_id, _NEVER)}
         await self._act_on([event for event in others if event.event_id not in late], arrived_at)
         return late
 
@@ -105,7 +105,7 @@ class EventIntake:
         """When each of the members was forgotten."""
         over: dict[int, datetime] = {}
         for end in ends:
-            over[end.member_id] = max(happened_at(end, arrived_at), over.get(end.member_id, _EPOCH))
+            over[end.member_id] = max(happened_at(end, arrived_at), over.get(end.member_id, _NEVER))
         for member_id, at in over.items():
             await self._forgetting.forget(member_id, at)
             log.info(LogEvent.MEMBER_FORGOTTEN)

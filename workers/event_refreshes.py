@@ -86,6 +86,10 @@ class RequestedRefreshes:
                 # It falls due again: whoever took it is taken for dead then.
                 log.warning(LogEvent.REFRESH_NOT_PUBLISHED, error=str(error))
                 outcome = "failed"
+            except Exception:  # the entry point of every requested refresh: a bug must neither end the worker nor loop
+                log.exception(LogEvent.UNEXPECTED_ERROR_CAUGHT)
+                await self._requests.done(refresh)
+                outcome = "failed"
             self._observer.requested_refresh(outcome=outcome)
         return len(due)
 
