@@ -37,6 +37,8 @@ imports = typer.Typer(
     help="Fill a catalogue that is ours from a service or another database; what broke off is gone on with.",
 )
 
+_MAX_NAME_CHARS = 64
+
 Limit = Annotated[int | None, typer.Option(min=1, help="How many to import at the most, this time.")]
 Afresh = Annotated[bool, typer.Option("--afresh", help="Begin anew, whatever was read before.")]
 Mapping = Annotated[
@@ -93,12 +95,12 @@ def rawg(
 @imports.command()
 def backend(
     url: Annotated[str, typer.Option("--from", metavar="URL", help="The other database; -: it is asked for.")],
-    name: Annotated[
-        str, typer.Option(max=64, help="What its ids are known under; as a rule host and database say.")
-    ] = "",
+    name: Annotated[str, typer.Option(help="What its ids are known under; as a rule host and database say.")] = "",
     afresh: Afresh = False,
 ) -> None:
     """Copy items, likes and lists from a database with the tables of the catalogue profile; it is only read."""
+    if len(name) > _MAX_NAME_CHARS:
+        stop(f"--name is longer than {_MAX_NAME_CHARS} characters", MISCONFIGURED)
     url = typer.prompt("URL", hide_input=True) if url == "-" else url
 
     async def step(settings: Settings) -> None:

@@ -56,7 +56,7 @@ class TableSource:
                 rows = (await connection.execute(page)).mappings().all()
             if not rows:
                 return
-            last = [rows[-1][f"key_{place}"] for place in range(len(key))]
+            last = self._place([rows[-1][f"key_{place}"] for place in range(len(key))])
             yield RowPage([self._cells(row) for row in rows], json.dumps(last))
 
     def _query(self, connection: sa.Connection) -> tuple[sa.Select[Any], list[sa.ColumnElement[Any]]]:
@@ -76,6 +76,12 @@ class TableSource:
         owner = sa.table(name, sa.column(shared), sa.column(of_interest))
         joined = table.join(owner, owner.c[shared] == table.c[shared])
         return query.add_columns(owner.c[of_interest]).select_from(joined), list(key)
+
+    def _place(self, last: list[Any]) -> list[Any]:
+        """What a cursor can hold."""
+        if not all(isinstance(value, int | str) for value in last):
+            raise ConfigurationError(f"--from: the primary key of table {self._name!r} is neither number nor text")
+        return last
 
     def _found(self, inspector: sa.Inspector) -> set[str]:
         try:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import sqlalchemy as sa
@@ -154,6 +155,44 @@ class BackendImportTests:
         assert outcome.code == 1
         assert "--from: table 'song' has no column 'mood'" in outcome.err
 
+    async def test_a_table_may_have_a_key_of_several_columns(self, url: str, site: str) -> None:
+        fill(url)
+        columns = "song_id BIGINT, member_id BIGINT, created_at TIMESTAMP NULL"
+        execute(
+            url,
+            "DROP TABLE song_like",
+            f"CREATE TABLE song_like ({columns}, PRIMARY KEY (song_id, member_id))",
+            *(
+                f"INSERT INTO song_like (song_id, member_id) VALUES ({5 * n}, {n % 7})"
+                for n in range(1, N_SONGS + 1, 5)
+            ),
+        )
+        with patch("services.other_catalogue._PAGE", 100):
+            assert told(await copy(site, url))[1].startswith("240 rows: 240 likes new")
+        assert table(site, LIKES) == table(url, LIKES)
+        execute(url, "INSERT INTO song_like (song_id, member_id) VALUES (6000, 8)")
+        assert told(await copy(site, url))[1].startswith("1 rows, going on from where it was: 1 likes new")
+
+    @pytest.mark.parametrize(
+        ("key", "sentence"),
+        [("", "has no primary key to read it by"), ("BINARY(16) PRIMARY KEY", "is neither number nor text")],
+    )
+    async def test_a_table_that_cannot_be_gone_on_with_is_refused(
+        self, key: str, sentence: str, url: str, site: str
+    ) -> None:
+        fill(url)
+        own = f"id {key}, " if key else ""
+        execute(
+            url,
+            "DROP TABLE song_like",
+            f"CREATE TABLE song_like ({own}song_id BIGINT, member_id BIGINT, created_at TIMESTAMP NULL)",
+            f"INSERT INTO song_like ({'id, ' if key else ''}song_id, member_id) VALUES "
+            f"({'X' + repr('00' * 16) + ', ' if key else ''}5, 1)",
+        )
+        outcome = await copy(site, url)
+        assert outcome.code == 1
+        assert sentence in outcome.err
+
     async def test_a_column_of_active_songs_may_be_missing(self, url: str, site: str) -> None:
         fill(url)
         execute(url, "ALTER TABLE song DROP COLUMN is_active")
@@ -234,3 +273,16 @@ async def test_ids_of_two_backends_are_not_mixed(site: str, tmp_path: Path) -> N
     insert_songs(two, {"song_id": 9001, "title_en": "New"})
     moved = told(await copy(site, two, "--name", name))
     assert moved[0].startswith("1 rows, going on from where it was: 1 songs new"), "one that has moved has its name"
+
+
+async def test_a_name_that_is_too_long_is_refused(site: str, tmp_path: Path) -> None:
+    outcome = await copy(site, f"sqlite:///{tmp_path / 'other.db'}", "--name", "n" * 65)
+    assert (outcome.code, outcome.err.strip()) == (2, "--name is longer than 64 characters")
+
+
+async def test_the_url_may_be_asked_for(site: str, tmp_path: Path) -> None:
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    fill(other)
+    with patch("typer.prompt", return_value=other) as prompt:
+        assert told(await copy(site, "-"))[0].startswith(f"{N_SONGS} rows: {N_SONGS} songs new")
+    assert prompt.call_args.kwargs == {"hide_input": True}
