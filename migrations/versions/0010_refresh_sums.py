@@ -35,8 +35,10 @@ def downgrade() -> None:
         if column.name in present:
             op.drop_column(PART, column.name)
     # Before 0010 a part went with its questions.
-    has_questions = "SELECT part_key FROM songs_ai_refresh_question"
-    op.execute(f"DELETE FROM {PART} WHERE status IS NOT NULL AND part_key NOT IN ({has_questions})")  # noqa: S608
+    op.execute(
+        "DELETE FROM songs_ai_refresh_part WHERE status IS NOT NULL"
+        " AND part_key NOT IN (SELECT part_key FROM songs_ai_refresh_question)"
+    )
 
 
 def present_columns() -> set[str]:
