@@ -167,7 +167,9 @@ class Settings(BaseSettings):
         "memory", description="where candidates are searched for; database: MySQL or MariaDB, for small workers"
     )
     index_refresh_s: float = Field(
-        30.0, gt=0, description="seconds until a new or changed item, or a newly fitted model, counts"
+        30.0,
+        gt=0,
+        description="seconds from one look for new or changed items, and for a newly fitted model, to the next",
     )
 
     # Training and checks of data

@@ -13,6 +13,8 @@ from services.overlaid_index import MeasuredIndex
 
 _log = structlog.get_logger()
 
+_LEAST_SHARE = 0.2
+
 
 class IndexObserver(Protocol):
     """Is told which index is in force."""
@@ -95,10 +97,16 @@ def tell_of(
 async def refresh_for_ever(
     refresh: Callable[[], Awaitable[None]], refresh_s: float, tell: Callable[[SongsAIError], None]
 ) -> None:
-    """Refresh every ``refresh_s`` seconds until cancelled; a refresh that fails is told of, and the next one comes."""
+    """Refresh every ``refresh_s`` seconds until cancelled; a refresh that fails is told of, and the next one comes.
+
+    From the beginning of one to that of the next; after one that took as long or longer, a fifth of it is waited.
+    """
+    loop, took_s = asyncio.get_running_loop(), 0.0
     while True:
-        await asyncio.sleep(refresh_s)
+        await asyncio.sleep(max(refresh_s - took_s, _LEAST_SHARE * refresh_s))
+        began_s = loop.time()
         try:
             await refresh()
         except SongsAIError as error:
             tell(error)
+        took_s = loop.time() - began_s

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -12,6 +13,7 @@ import pytest
 from core.embedding import HashingEmbedder
 from core.errors import DependencyUnavailable
 from core.ports import Floats, Ids, IndexChanges, IndexMark, IndexRows, ItemsMark
+from services.index_watch import refresh_for_ever
 from services.refreshing_index import RefreshingIndex
 from tests.support.hand_clock import HandClock
 from tests.support.index_rows import make_rows
@@ -166,6 +168,29 @@ async def test_a_store_that_was_away_is_followed_again_when_it_is_back() -> None
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+@pytest.mark.parametrize(("takes_s", "least_s", "most_s"), [(0.1, 0.2, 0.3), (0.25, 0.29, 0.45)])
+async def test_the_time_that_a_refresh_takes_is_not_waited_for_again(
+    takes_s: float, least_s: float, most_s: float
+) -> None:
+    """Every 0.2 s, from beginning to beginning; after one that takes longer than that, there is a pause too."""
+    loop, began_s = asyncio.get_running_loop(), list[float]()
+
+    async def refresh() -> None:
+        began_s.append(loop.time())
+        await asyncio.sleep(takes_s)
+
+    async def began_often() -> bool:
+        return len(began_s) >= 5
+
+    running = asyncio.create_task(refresh_for_ever(refresh, 0.2, Mock()))
+    await until(began_often)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    # A busy machine makes single rounds longer, but none shorter.
+    assert 0.95 * least_s <= min(after - before for before, after in pairwise(began_s)) < most_s
 
 
 async def test_refreshing_begins_even_where_the_first_load_failed() -> None:
