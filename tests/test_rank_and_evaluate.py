@@ -14,6 +14,7 @@ import pytest
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from core.collaborative import Floats, Indices, Likes
 from core.errors import ConfigurationError
 from core.splits import Interactions
 from tests.support.command import run_command
@@ -170,6 +171,30 @@ def test_progress_is_told_up_to_the_last_query(files: Path) -> None:
     assert told[-1] == "ranking for query 1 of 5"
 
 
+def test_queries_are_ranked_in_portions_by_how_many_items_there_are(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million items times a thousand queries would take gigabytes."""
+    at_once: list[int] = []
+    whole = Ranker.top
+
+    def noted(self: Ranker, likes: Likes, n: int) -> tuple[Indices, Floats]:
+        at_once.append(likes.n_rows)
+        return whole(self, likes, n)
+
+    monkeypatch.setattr(Ranker, "top", noted)
+    report, lists = ranked(files)
+    assert at_once == [5]
+    at_once.clear()
+    monkeypatch.setattr("training.rank._MAX_SCORES", 2 * (N_ITEMS + N_GENRES) + 1)
+    assert ranked(files) == (report, lists)
+    assert at_once == [2, 2, 1]
+    at_once.clear()
+    monkeypatch.setattr("training.rank._MAX_SCORES", 1)
+    assert ranked(files) == (report, lists)
+    assert at_once == [1] * 5
+
+
 def test_what_stops_half_way_leaves_the_file_that_was_there(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -288,6 +313,14 @@ def test_a_file_without_a_header_may_say_when(tmp_path: Path) -> None:
 def test_cold_items_need_to_be_described(files: Path) -> None:
     with pytest.raises(ConfigurationError, match="give --items"):
         evaluate(files / "train.csv", "cold", budget_s=0)
+
+
+@pytest.mark.parametrize("lines", [["item_id", "i0", "i1"], ["item_id,genre", "i0,", "elsewhere,rock"]])
+def test_a_file_of_items_that_says_nothing_of_them_is_not_asked_for_again(files: Path, lines: list[str]) -> None:
+    write(files / "bare.csv", lines)
+    with pytest.raises(ConfigurationError, match="content columns beside item_id") as refused:
+        evaluate(files / "train.csv", "cold", items=files / "bare.csv", budget_s=0)
+    assert "give --items" not in str(refused.value)
 
 
 def test_data_of_which_nobody_is_left_to_ask_is_refused(files: Path) -> None:

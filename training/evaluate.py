@@ -279,8 +279,13 @@ def _cold_methods(
     data: Interactions, split: Split, counts: Matrix | None, k: int, budget_s: float, seed: int, tell: Tell
 ) -> Methods:
     """Among the cold items alone. Nobody has them, so of the baselines only content and chance can rank them."""
-    if counts is None or not counts.nnz:
+    if counts is None:
         raise ConfigurationError("protocol cold ranks items by what they are: give --items")
+    if not counts.nnz:
+        raise ConfigurationError(
+            "protocol cold ranks items by what they are, and the file of items says nothing of them: it needs content "
+            "columns beside item_id, filled for items of the interactions"
+        )
     train, cold = train_matrix(data, split), np.unique(data.items[split.targets])
     config = tune_cold(train, counts, budget_s=budget_s, seed=seed + 1, tell=tell)
     tell("fitting on the whole training part")

@@ -19,7 +19,9 @@ from training.tuning import DEFAULTS, Parameters, fit, tune
 from training.validation import interaction_matrix, validation_of
 from training.weighing import Weighing, choose_weighing, weighed, weighed_likes
 
-_QUERIES_AT_ONCE = 1000
+# Scores that are held at once, 4 bytes each and twice.
+_MAX_SCORES = 1 << 24
+_MAX_QUERIES_AT_ONCE = 1000
 # Users enough to choose parameters by: what is chosen on more of them takes longer and is hardly ever another.
 _MAX_USERS_TUNED_ON = 20_000
 
@@ -161,9 +163,10 @@ def _write(out: Path, queries: Queries, item_ids: list[str], ranker: Ranker, n: 
         with partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("query_id", "rank", "item_id", "score"))
-            for start in range(0, queries.likes.n_rows, _QUERIES_AT_ONCE):
+            step = max(1, min(_MAX_QUERIES_AT_ONCE, _MAX_SCORES // max(1, len(item_ids))))
+            for start in range(0, queries.likes.n_rows, step):
                 tell(f"ranking for query {start + 1} of {queries.likes.n_rows}")
-                places, scores = ranker.top(queries.likes.rows(start, start + _QUERIES_AT_ONCE), n)
+                places, scores = ranker.top(queries.likes.rows(start, start + step), n)
                 for query, row, row_scores in zip(queries.query_ids[start:], places, scores, strict=False):
                     writer.writerows(_ranked(query, row, row_scores, item_ids))
         partial.replace(out)
