@@ -231,33 +231,33 @@ async def test_an_error_that_is_not_of_redis_goes_through() -> None:
 
 async def test_a_full_memory_is_an_outage(private_redis: BreakableServer) -> None:
     async with open_redis(private_redis.url, max_connections=1, timeout_s=2) as client:
-        queue = RedisScript(client, "queue")
+        take = RedisScript(client, "lease_take")
         with administered(private_redis) as admin:
             admin.config_set("maxmemory", 1)
             with pytest.raises(DependencyUnavailable, match="maxmemory"):
-                await queue(["job:status:full"], ["2026-01-01T00:00:00.000Z", 60])
-        assert await queue(["job:status:full"], ["2026-01-01T00:00:00.000Z", 60]) == 1
+                await take(["songs_ai:lease:full"], ["token", 60_000])
+        assert await take(["songs_ai:lease:full"], ["token", 60_000]) == 1
 
 
 async def test_a_replica_and_a_primary_without_replicas_are_outages(private_redis: BreakableServer) -> None:
     async with open_redis(private_redis.url, max_connections=1, timeout_s=2) as client:
-        queue = RedisScript(client, "queue")
+        take = RedisScript(client, "lease_take")
         with administered(private_redis) as admin:
             admin.config_set("min-replicas-to-write", 1)
             with pytest.raises(DependencyUnavailable, match="NOREPLICAS"):
-                await queue(["job:status:a"], ["now", 60])
+                await take(["songs_ai:lease:a"], ["token", 60_000])
             admin.config_set("min-replicas-to-write", 0)
             admin.replicaof("127.0.0.1", str(free_port()))
             with pytest.raises(DependencyUnavailable, match="ReadOnly"):
-                await queue(["job:status:a"], ["now", 60])
+                await take(["songs_ai:lease:a"], ["token", 60_000])
 
 
 async def test_a_restarted_server_is_found_again_by_the_very_next_command(private_redis: BreakableServer) -> None:
     async with open_redis(private_redis.url, max_connections=2, timeout_s=2) as client:
-        queue = RedisScript(client, "queue")
-        assert await queue(["job:status:before"], ["now", 60]) == 1
+        take = RedisScript(client, "lease_take")
+        assert await take(["songs_ai:lease:before"], ["token", 60_000]) == 1
         await asyncio.to_thread(private_redis.restart)
-        assert await queue(["job:status:after"], ["now", 60]) == 1
+        assert await take(["songs_ai:lease:after"], ["token", 60_000]) == 1
 
 
 async def test_a_dead_server_is_an_outage_until_it_lives_again(private_redis: BreakableServer) -> None:
@@ -313,10 +313,10 @@ async def test_a_cancellation_is_not_lost_at_any_step_of_a_command(backend: str,
 @pytest.mark.parametrize("backend", ["redis", "memory"])
 async def test_a_script_outlives_that_the_server_forgets_it(backend: str, redis_url: str) -> None:
     async with open_redis(redis_url if backend == "redis" else "memory://", max_connections=1, timeout_s=2) as client:
-        queue = RedisScript(client, "queue")
-        assert await queue(["job:status:a"], ["now", 60]) == 1
+        take = RedisScript(client, "lease_take")
+        assert await take(["songs_ai:lease:a"], ["token", 60_000]) == 1
         await client.script_flush()
-        assert await queue(["job:status:b"], ["now", 60]) == 1
+        assert await take(["songs_ai:lease:b"], ["token", 60_000]) == 1
 
 
 async def test_a_script_outlives_a_server_that_forgets_it_as_soon_as_it_is_loaded() -> None:
@@ -324,7 +324,7 @@ async def test_a_script_outlives_a_server_that_forgets_it_as_soon_as_it_is_loade
         return ":1" if command == b"EVAL" else "-NOSCRIPT No matching script. Please use EVAL."
 
     async with answering_by(answer_to) as url, open_redis(url, max_connections=1, timeout_s=2) as client:
-        assert await RedisScript(client, "queue")(["job:status:a"], ["now", 60]) == 1
+        assert await RedisScript(client, "lease_take")(["songs_ai:lease:a"], ["token", 60_000]) == 1
 
 
 # --- persistence ---

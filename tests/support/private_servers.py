@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import random
+import secrets
 import shutil
 import signal
 import socket
@@ -36,9 +36,10 @@ def free_port() -> int:
     """A port that nothing listens on, outside the range that the kernel gives to outgoing connections.
 
     A port inside that range may be taken by a client while its server is down, and the server could not come back.
+    Drawn by the system: ``random`` is seeded alike in all processes of a test run.
     """
     while True:
-        port = random.choice(_BELOW_EPHEMERAL_PORTS)
+        port = secrets.choice(_BELOW_EPHEMERAL_PORTS)
         with socket.socket() as candidate, contextlib.suppress(OSError):
             candidate.bind(("127.0.0.1", port))
             return port
