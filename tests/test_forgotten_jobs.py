@@ -1,6 +1,6 @@
-"""Jobs that tell no instant, and whose member is forgotten while they are under way."""
+"""Jobs whose member is forgotten while they are asked for, wait or are under way."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,12 +8,62 @@ import pytest
 import pytest_asyncio
 
 from core.errors import MemberForgotten
+from core.feedback import DueRefresh, RefreshRequests
 from models.job import Job
 from services.answer_cache import RedisAnswerCache
+from services.clock import SystemClock
 from tests.support.event_site import EventSite, documents_of, event_site
+from tests.support.waiting import until
+from workers.event_refreshes import RequestedRefreshes
 
 JOB = Job(job_id="job-1", member_id=42)
 A_SECOND = timedelta(seconds=1)
+
+
+class ForgetsOnceTaken:
+    """Refresh requests whose member is forgotten between their taking and their job's publishing."""
+
+    def __init__(self, site: EventSite) -> None:
+        self._site = site
+        self.ask, self.done = site.requests.ask, site.requests.done
+
+    async def take(self, n: int) -> Sequence[DueRefresh]:
+        taken = await self._site.requests.take(n)
+        for each in taken:
+            await self._site.forgetting.forget(each.member_id, datetime.now(UTC))
+        return taken
+
+
+class AlwaysMoved:
+    async def has_moved(self, member_id: int) -> bool:
+        return True
+
+
+class Published:
+    """Keeps the jobs that are published."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    async def publish_job(self, job: Job, *, batch: bool = False) -> None:
+        self.jobs.append(job)
+
+
+class SilentRefreshes:
+    def requested_refresh(self, *, outcome: str) -> None:
+        pass
+
+
+def refreshing(site: EventSite, requests: RefreshRequests, published: Published) -> RequestedRefreshes:
+    return RequestedRefreshes(
+        requests,
+        AlwaysMoved(),
+        results=site.results,
+        publisher=published,
+        clock=SystemClock(),
+        observer=SilentRefreshes(),
+        poll_s=0.01,
+    )
 
 
 class ForgottenJobs:
@@ -47,6 +97,19 @@ class ForgottenJobs:
         await site.results.claim(JOB, token="t")
         await site.redis.flushdb()
         assert await site.results.succeed(JOB, documents_of(1, 2), token="t")
+
+    async def test_the_job_of_a_refresh_that_was_taken_before_is_not_begun(self, site: EventSite) -> None:
+        published = Published()
+        refreshes = refreshing(site, ForgetsOnceTaken(site), published)
+        await site.requests.ask(42, [1, 2])
+
+        async def is_published() -> bool:
+            await refreshes.publish_due()
+            return bool(published.jobs)
+
+        await until(is_published, within_s=10)
+        with pytest.raises(MemberForgotten):
+            await site.results.claim(published.jobs[0], token="t")
 
 
 class TestInMemory(ForgottenJobs):

@@ -77,10 +77,12 @@ class RequestedRefreshes:
 
     async def publish_due(self) -> int:
         """Publish what is due now; how many there were. Raises ``DependencyUnavailable`` where nobody can say."""
+        # Before any is taken: a member who is forgotten from here on was forgotten after their job was asked for.
+        asked_ns = (self._clock.now() - _EPOCH) // timedelta(microseconds=1) * 1000
         due = await self._requests.take(AT_ONCE)
         for refresh in due:
             try:
-                outcome = await self._outcome(refresh)
+                outcome = await self._outcome(refresh, asked_ns)
                 await self._requests.done(refresh)
             except (DependencyUnavailable, ConfigurationError) as error:
                 # It falls due again: whoever took it is taken for dead then.
@@ -93,10 +95,9 @@ class RequestedRefreshes:
             self._observer.requested_refresh(outcome=outcome)
         return len(due)
 
-    async def _outcome(self, refresh: DueRefresh) -> str:
+    async def _outcome(self, refresh: DueRefresh, asked_ns: int) -> str:
         if not refresh.is_sure and not await self._taste.has_moved(refresh.member_id):
             return "not_needed"
-        now_ns = (self._clock.now() - _EPOCH) // timedelta(microseconds=1) * 1000
-        job = refresh.job(requested_at_ns=now_ns)
+        job = refresh.job(requested_at_ns=asked_ns)
         await submit(job, results=self._results, publisher=self._publisher, comes_again=True)
         return "published"
