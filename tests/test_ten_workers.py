@@ -75,13 +75,13 @@ def test_ten_processes_are_never_over_the_limits_in_any_window(redis_url: str, r
 
 
 def test_after_one_process_opens_the_breaker_no_other_calls(redis_url: str) -> None:
-    plan = Plan(redis_url=redis_url, seed=0, run_s=2.0, window_s=60, requests=0, tokens=0)
-    logs = run(plan, fails_after_s=0.4)
+    plan = Plan(redis_url=redis_url, seed=0, run_s=4.0, window_s=60, requests=0, tokens=0)
+    logs = run(plan, fails_after_s=1.5)  # by when even the last process of a busy machine has begun
     sent = sorted(call.at_s for log in logs for call in log)
     began_s, ended_s = sent[0], sent[-1]
     assert sum(map(bool, logs)) == N_WORKERS
-    # What was under way when it opened has ended a call later; all ten had more than a second left to call in.
-    assert ended_s - began_s < 1
+    # What was under way when it opened has ended a call later; all ten had two seconds left to call in.
+    assert ended_s - began_s < 2
 
 
 # --- with the client that ships, whose requests break off and are sent again ---
