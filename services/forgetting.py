@@ -55,7 +55,8 @@ class MemberForgetting:
         """See ``Forgetting.forget``."""
         rows = await self._forget_rows(member_id, naive(at))
         names = [DUE_KEY if prefix is None else f"{prefix}{member_id}" for prefix in _OF_A_MEMBER]
-        counts = await self._forget(names, [keys.sortable_at(at), self._mark_s, str(member_id), *_OF_A_JOB])
+        marks = [keys.sortable_at(at), self._mark_s, str(member_id), keys.FORGOTTEN_JOB_PREFIX]
+        counts = await self._forget(names, [*marks, *_OF_A_JOB])
         return Remains(places={**rows, **dict(zip(REDIS_PLACES, cast("list[int]", counts), strict=True))})
 
     async def _forget_rows(self, member_id: int, at: datetime) -> dict[str, int]:

@@ -32,6 +32,7 @@ DEAD_LETTER_DUE_PREFIX = "songs_ai:dead_letter_due:"
 REFUSED_PREFIX = "songs_ai:refused:"
 SHOWN_PREFIX = "songs_ai:shown:"
 FORGOTTEN_PREFIX = "songs_ai:forgotten:"
+FORGOTTEN_JOB_PREFIX = "songs_ai:forgotten_job:"
 INDEX_PREFIX = "songs_ai:of_member:"
 
 MAX_SHOWN = 128
@@ -150,6 +151,7 @@ class RedisResultCache:
         """
         keys = [prefix + job.job_id for prefix in (STATUS_PREFIX, LEASE_PREFIX, DEAD_LETTER_DUE_PREFIX)]
         keys += [f"{prefix}{job.member_id}" for prefix in (FORGOTTEN_PREFIX, INDEX_PREFIX)]
+        keys.append(FORGOTTEN_JOB_PREFIX + job.job_id)
         if job.idempotency_key:
             keys.append(f"{IDEMPOTENCY_PREFIX}{job.member_id}:{in_a_name(job.idempotency_key)}")
         prefixes = [STATUS_PREFIX, RESULT_PREFIX, LEASE_PREFIX, VIEWS_PREFIX]

@@ -1,6 +1,8 @@
 """Jobs whose member is forgotten while they are asked for, wait or are under way."""
 
+import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest_asyncio
 
 from core.errors import MemberForgotten
 from core.feedback import DueRefresh, RefreshRequests
+from core.ports import Claim
 from models.job import Job
 from services.answer_cache import RedisAnswerCache
 from services.clock import SystemClock
@@ -97,6 +100,29 @@ class ForgottenJobs:
         await site.results.claim(JOB, token="t")
         await site.redis.flushdb()
         assert await site.results.succeed(JOB, documents_of(1, 2), token="t")
+
+    async def test_one_that_waits_for_a_retry_is_not_run_again(self, site: EventSite) -> None:
+        await site.results.claim(JOB, token="t")
+        await site.results.release(JOB, token="t")
+        await site.forgetting.forget(42, datetime.now(UTC))
+        with pytest.raises(MemberForgotten):
+            await site.results.claim(replace(JOB, attempt=2), token="u")
+
+    async def test_one_that_was_only_submitted_is_not_begun(self, site: EventSite) -> None:
+        await site.results.mark_queued(JOB)
+        await site.forgetting.forget(42, datetime.now(UTC))
+        with pytest.raises(MemberForgotten):
+            await site.results.claim(JOB, token="t")
+
+    async def test_one_that_says_that_it_was_asked_for_later_is_run_though_it_was_begun_before(
+        self, site: EventSite
+    ) -> None:
+        """The word that the member was to be forgotten came late."""
+        later = replace(JOB, requested_at_ns=time.time_ns())
+        await site.results.claim(later, token="t")
+        await site.results.release(later, token="t")
+        await site.forgetting.forget(42, datetime.now(UTC) - timedelta(minutes=1))
+        assert await site.results.claim(later, token="u") is Claim.GRANTED
 
     async def test_the_job_of_a_refresh_that_was_taken_before_is_not_begun(self, site: EventSite) -> None:
         published = Published()

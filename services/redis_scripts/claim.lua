@@ -2,13 +2,14 @@
 -- that repeats a finished one the answer is {result, cached view, preference, '1' where they are degraded}, and nothing
 -- is written, but that a failed one runs again.
 -- A job of a member who was forgotten since it was asked for is 'forgotten'. job_order.lua goes before this.
--- KEYS: job:status, lease, the mark that a dead letter is due, when the member was forgotten, the member's index and, for a
--- job with an idempotency key, the key that names that key's owner.
+-- KEYS: job:status, lease, the mark that a dead letter is due, when the member was forgotten, the member's index, the mark
+-- that the job was forgotten and, for a job with an idempotency key, the key that names that key's owner.
 -- ARGV: job id, token, number of the replay (0: none), now, lease in ms, lifetime in s, and the prefixes of status, result, lease and
 -- views: the owner's own keys are known only once its id has been read, which Redis Cluster would not allow; and the instant
 -- of the request (sortable, or empty), and how often the job may come back (0: without limit). A worker that dies with its
 -- job leaves it running without a lease: a job that is found so was returned by its queue, which need not count that itself.
-local status_key, lease_key, due_key, forgotten_key, index_key, owner_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local status_key, lease_key, due_key, forgotten_key, index_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local forgotten_job_key, owner_key = KEYS[6], KEYS[7]
 local job_id, token, replay, now, lease_ms, ttl_s = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 local status_prefix, result_prefix, lease_prefix, views_prefix = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 
@@ -34,7 +35,9 @@ if holder and holder ~= token then
   return 'running_elsewhere'
 end
 
-if is_forgotten(forgotten_key, job_order(ARGV[11], known[3], known[4], now)) then
+-- A job that tells its instant is of before or not by that alone.
+local is_marked = ARGV[11] == '' and redis.call('EXISTS', forgotten_job_key) == 1
+if is_marked or is_forgotten(forgotten_key, job_order(ARGV[11], known[3], known[4], now)) then
   return 'forgotten'
 end
 
