@@ -42,7 +42,7 @@ class MemberForgetting:
 
     The database first: from there on no event of before is written, however late it comes. Then Redis: from there on no
     job of before is saved; that mark lives as long as such a job may (``max_age_s``; 0, which is without end: a week).
-    Where either is away, doing it all again does the rest.
+    Where either is away, doing it all again does the rest: each is done in one step, and has a mark from then on.
     """
 
     def __init__(self, database: Database, client: Redis, *, max_age_s: float) -> None:
@@ -53,7 +53,10 @@ class MemberForgetting:
 
     async def forget(self, member_id: int, at: datetime) -> Remains:
         """See ``Forgetting.forget``."""
-        rows = await self._forget_rows(member_id, naive(at))
+        known = await self.forgotten_at(member_id)
+        # Said again, however late: what there is now is of after it.
+        is_done = known is not None and known >= at
+        rows = dict.fromkeys((EVENTS, QUESTIONS), 0) if is_done else await self._forget_rows(member_id, naive(at))
         names = [DUE_KEY if prefix is None else f"{prefix}{member_id}" for prefix in _OF_A_MEMBER]
         marks = [keys.sortable_at(at), self._mark_s, str(member_id), keys.FORGOTTEN_JOB_PREFIX]
         counts = await self._forget(names, [*marks, *_OF_A_JOB])

@@ -11,6 +11,7 @@ from typing import cast
 import orjson
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 import structlog
 
 from core.errors import DependencyUnavailable, MemberForgotten
@@ -23,6 +24,7 @@ from models.log_event import LogEvent
 from services.clock import SystemClock
 from services.event_log import SqlEventLog
 from services.interaction_log import SqlInteractionLog
+from services.schema import refresh_question
 from tests.support.catalogue import SONGS, insert_songs, like
 from tests.support.event_site import EventSite, consuming, documents_of, event, event_site
 from tests.support.messaging import eventually, open_wire
@@ -271,6 +273,30 @@ class EventContract:
         assert [row.item_id for row in await site.rows()] == [2]
         assert await site.n_waiting() == 0
         assert site.value("songs_ai_events_total", kind="like", outcome="late") == 1
+
+    async def test_the_word_that_a_member_is_forgotten_leaves_what_is_newer_when_it_comes_again(
+        self, site: EventSite
+    ) -> None:
+        end = event(EventType.FORGET, None, at_ns=NOW_NS)
+        await fill(site)
+        await site.intake.take_in([end])
+        await save(site, Job(job_id="later", member_id=42, requested_at_ns=NOW_NS + MINUTE_NS), 1)
+        await site.results.claim(replace(JOB, job_id="under way", requested_at_ns=NOW_NS + MINUTE_NS), token="t")
+        await site.intake.take_in([event(EventType.LIKE, at_ns=NOW_NS + MINUTE_NS)])
+        asked = sa.insert(refresh_question).values(
+            part_key="p", custom_id="c", member_id=42, taste_mark="m", shown_ids={}
+        )
+        async with site.database.begin() as connection:
+            await connection.execute(asked)
+        before = await site.forgetting.remains(42)
+        assert {place for place, n in before.places.items() if n} == {
+            "events", "questions of batches", "cached results", "jobs", "shown and refused items",
+            "refreshes asked for",
+        }  # fmt: skip
+        await site.intake.take_in([end])
+        assert await site.forgetting.remains(42) == before
+        await site.intake.take_in([event(EventType.FORGET, None, at_ns=NOW_NS + 2 * MINUTE_NS)])
+        assert (await site.forgetting.remains(42)).n == 0
 
     async def test_within_one_batch_the_end_counts_for_what_was_before_it(self, site: EventSite) -> None:
         batch = [

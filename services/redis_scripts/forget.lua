@@ -7,10 +7,11 @@
 -- be of before by its status alone, which goes: it is marked.
 local forgotten_key, index_key, due_key = KEYS[1], KEYS[2], KEYS[3]
 local known = redis.call('GET', forgotten_key)
-if not known or known < ARGV[1] then
-  redis.call('SET', forgotten_key, ARGV[1])
+-- Said again, however late: all of before is gone since the mark is there, and what there is now is of after it.
+if known and known >= ARGV[1] then
+  return {0, 0, 0, 0, 0}
 end
-redis.call('EXPIRE', forgotten_key, ARGV[2])
+redis.call('SET', forgotten_key, ARGV[1], 'EX', ARGV[2])
 
 local n_jobs, n_others = 0, 0
 for _, entry in ipairs(redis.call('ZRANGE', index_key, 0, -1)) do
