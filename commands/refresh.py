@@ -23,6 +23,8 @@ from training.batch_refresh import OVER_SPEND, BatchRefresh, BatchRefreshConfig,
 from training.online_refresh import submit_refreshes
 from workers.runtime.parts import Parts, open_parts
 
+_UNPRICED = "at a price that LLM_PRICES does not say"
+
 
 def refresh(
     members: Annotated[int, typer.Option(min=1, help="How many members at the most, the most active first.")] = 1000,
@@ -76,6 +78,10 @@ async def _batches(settings: Settings, *, by_batch: bool) -> AsyncIterator[Any]:
         await api.aclose()
 
 
+def _is_priced(settings: Settings) -> bool:
+    return settings.llm_strategies.default.model in settings.llm_prices
+
+
 def _today(parts: Parts) -> date:
     return parts.clock.now().astimezone(ZoneInfo(parts.settings.time_zone)).date()
 
@@ -95,7 +101,8 @@ async def _estimate_refresh(parts: Parts, api: BatchApi, n_members: int, *, by_b
     )
     say(
         f"{found.n_requests} LLM calls, {found.n_bytes / 1e6:.1f} MB; about {found.rough_prompt_tokens:,} prompt "
-        f"tokens, at most {found.max_completion_tokens:,} completion tokens; at most about {found.usd:.4f} USD"
+        f"tokens, at most {found.max_completion_tokens:,} completion tokens; "
+        + (f"at most about {found.usd:.4f} USD" if _is_priced(parts.settings) else _UNPRICED)
     )
     if by_batch and (parts_left := await ledger.open_parts()):
         say(f"{len(parts_left)} batches of an earlier run are open and would be brought to their end first")
@@ -153,13 +160,15 @@ async def _refresh_by_batch(parts: Parts, api: BatchApi, n_members: int) -> None
             config=config,
             show=lambda what, done, total: progress.update(tasks[what], completed=done, total=total, visible=True),
         ).run(n_members)
-    for line in _told_of(report):
+    for line in _told_of(report, is_priced=_is_priced(settings)):
         console.print(line, highlight=False, soft_wrap=True)
     await _tell_people(parts, report)
 
 
 async def _tell_people(parts: Parts, report: Report) -> None:
-    figures = {"sent": report.n_sent, "resumed": report.n_resumed, "USD": round(report.usage.cost_usd, 4)}
+    figures: dict[str, float] = {"sent": report.n_sent, "resumed": report.n_resumed}
+    if _is_priced(parts.settings):
+        figures["USD"] = round(report.usage.cost_usd, 4)
     finished = Notice(
         kind=NoticeKind.REFRESH_FINISHED,
         text="a refresh by batches has finished",
@@ -172,14 +181,14 @@ async def _tell_people(parts: Parts, report: Report) -> None:
         await parts.notices.tell(Notice(kind=NoticeKind.BUDGET_REACHED, text=text, figures=figures))
 
 
-def _told_of(report: Report) -> Iterator[str]:
+def _told_of(report: Report, *, is_priced: bool) -> Iterator[str]:
     """What ``refresh --batch`` prints at its end."""
     yield f"batches: {report.n_sent} sent, {report.n_resumed} resumed; {_counted(report.statuses)}"
     yield f"questions: {_counted(report.outcomes)}; members not asked about: {_counted(report.skipped)}"
     usage = report.usage
     yield (
         f"paid: {usage.prompt_tokens:,} prompt tokens ({usage.cached_tokens:,} cached), "
-        f"{usage.completion_tokens:,} completion tokens, {usage.cost_usd:.4f} USD"
+        f"{usage.completion_tokens:,} completion tokens, {f'{usage.cost_usd:.4f} USD' if is_priced else _UNPRICED}"
     )
 
 

@@ -118,7 +118,7 @@ class LanguageModelFailed(SongsAIError):
         self.cached_tokens = cached_tokens
         self.n_requests = n_requests
         self.n_calls = 1
-        self.cost_usd = 0.0
+        self.cost_usd: float | None = 0.0
         self.model = ""
 
 

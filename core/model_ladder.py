@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from core.errors import LanguageModelFailed
 from core.lanes import LaneSlots
 from core.ports import CallGuard, CallUse, Clock, Completion, Prompt, TimedLanguageModel
+from models.recommendation import sum_usd
 
 FINAL_REASONS = frozenset({"quota_exhausted", "truncated", "over_spend"})
 """Failures after which no other model is asked: one account and purse are behind all of them, and of an answer that was
@@ -145,15 +146,15 @@ class _Ledger:
     completion_tokens: int = 0
     cached_tokens: int = 0
     n_requests: int = 0
-    cost_usd: float = 0.0
+    cost_usd: float | None = 0.0
 
-    def add(self, use: CallUse, cost_usd: float) -> None:
+    def add(self, use: CallUse, cost_usd: float | None) -> None:
         self.n_calls += 1
         self.prompt_tokens += use.prompt_tokens
         self.completion_tokens += use.completion_tokens
         self.cached_tokens += use.cached_tokens
         self.n_requests += use.n_requests
-        self.cost_usd += cost_usd
+        self.cost_usd = sum_usd(self.cost_usd, cost_usd)
 
     def completed(self, completion: Completion) -> Completion:
         return replace(

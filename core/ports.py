@@ -523,7 +523,7 @@ class Completion:
     """The model's answer as text that should be JSON by the prompt's schema, and what it used.
 
     ``cached_tokens`` are those of ``prompt_tokens`` that the provider had in its cache. ``n_requests`` were sent for
-    it, in ``n_calls`` of models, at ``cost_usd`` where prices are known.
+    it, in ``n_calls`` of models, at ``cost_usd``; None where the price of one of them is not known.
     """
 
     text: str
@@ -533,7 +533,7 @@ class Completion:
     cached_tokens: int = 0
     n_requests: int = 1
     n_calls: int = 1
-    cost_usd: float = 0.0
+    cost_usd: float | None = None
 
 
 class LanguageModel(Protocol):
@@ -596,8 +596,8 @@ class CallGuard(Protocol):
         Raises ``LanguageModelFailed`` alone: ``breaker_open``, ``over_budget`` or ``over_spend``.
         """
 
-    async def settle(self, admission: Admission, outcome: str, use: CallUse) -> float:
-        """What the call cost in USD, 0 where its price is not known; raises nothing.
+    async def settle(self, admission: Admission, outcome: str, use: CallUse) -> float | None:
+        """What the call cost in USD, None where that is not known; raises nothing.
 
         ``outcome`` is ``ok``, ``cancelled`` or the reason of ``LanguageModelFailed``.
         """
@@ -632,7 +632,7 @@ class BatchReply:
 
 @dataclass(slots=True)
 class BatchUsage:
-    """What the answers of a batch used; ``cost_usd`` at the price of batches."""
+    """What the answers of a batch used; ``cost_usd`` at the price of batches, of those whose price is known."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -644,7 +644,7 @@ class BatchUsage:
         self.prompt_tokens += other.prompt_tokens
         self.completion_tokens += other.completion_tokens
         self.cached_tokens += other.cached_tokens
-        self.cost_usd += other.cost_usd
+        self.cost_usd += other.cost_usd or 0.0
 
 
 class BatchApi(Protocol):

@@ -86,7 +86,7 @@ def _documents(finished: Finished, profile: CatalogueProfile, *, provisional: bo
             "prompt_tokens": reranked.usage.prompt_tokens,
             "completion_tokens": reranked.usage.completion_tokens,
             "cached_tokens": reranked.usage.cached_tokens,
-            "cost_usd": round(reranked.usage.cost_usd, 6),
+            "cost_usd": None if reranked.usage.cost_usd is None else round(reranked.usage.cost_usd, 6),
         },
         "versions": dict(finished.versions),
         "fingerprint": finished.fingerprint,

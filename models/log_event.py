@@ -40,6 +40,7 @@ class LogEvent(StrEnum):
     WISH_NOT_EMBEDDED = "wish_not_embedded"
     LLM_ACCESS_REFUSED = "llm_access_refused"
     LLM_REQUEST_ADAPTED = "llm_request_adapted"
+    LLM_PRICE_UNKNOWN = "llm_price_unknown"
     LLM_GUARD_UNAVAILABLE = "llm_guard_unavailable"
     BATCH_SENT = "batch_sent"
     BATCH_ENDED = "batch_ended"

@@ -110,15 +110,20 @@ class TasteSummary:
     favorite_creators: tuple[str, ...] = ()
 
 
+def sum_usd(first: float | None, second: float | None) -> float | None:
+    """Both costs together; None where one of them is not known."""
+    return None if first is None or second is None else first + second
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenUsage:
-    """What the LLM calls of one job used."""
+    """What the LLM calls of one job used; ``cost_usd`` is None where the price of one of them is not known."""
 
     n_calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    cost_usd: float = 0.0
+    cost_usd: float | None = 0.0
 
     def __add__(self, other: "TokenUsage") -> "TokenUsage":
         return TokenUsage(
@@ -126,7 +131,7 @@ class TokenUsage:
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
             completion_tokens=self.completion_tokens + other.completion_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
-            cost_usd=self.cost_usd + other.cost_usd,
+            cost_usd=sum_usd(self.cost_usd, other.cost_usd),
         )
 
 

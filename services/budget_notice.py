@@ -33,6 +33,6 @@ class TellingGuard:
                 )
             raise
 
-    async def settle(self, admission: Admission, outcome: str, use: CallUse) -> float:
+    async def settle(self, admission: Admission, outcome: str, use: CallUse) -> float | None:
         """See ``CallGuard.settle``."""
         return await self._guard.settle(admission, outcome, use)

@@ -100,7 +100,8 @@ class RedisCallBudgets:
 
         Raises ``LanguageModelFailed`` (``over_budget``, ``over_spend``) and ``DependencyUnavailable``.
         """
-        cost_usd = self.cost_usd(model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+        # Where there is a ceiling every model has its price.
+        cost_usd = self.cost_usd(model, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens) or 0.0
         max_tokens = self._requests_per_call * (prompt_tokens + completion_tokens)
         ask = _Ask(model, token, max_tokens, cost_usd)
         began_s, batch_key = self._clock.monotonic_s(), None
@@ -199,11 +200,13 @@ class RedisCallBudgets:
     def _batch_scope(self) -> "_Scope":
         return _Scope(share=self._batch_share, infix=BATCH_INFIX, by=" by the batch")
 
-    def cost_usd(self, model: str, *, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
-        """By the table of prices; 0 for a model that is not in it."""
+    def cost_usd(
+        self, model: str, *, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0
+    ) -> float | None:
+        """By the table of prices; None for a model that is not in it."""
         price = self._prices.get(model)
         if price is None:
-            return 0.0
+            return None
         return price.cost_usd(
             prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cached_tokens=cached_tokens
         )

@@ -24,7 +24,10 @@ class GuardObserver(Protocol):
         """These models are asked, for at most so much a day (0: no limit)."""
 
     def llm_cost(self, model: str, usd: float, *, spend_usd: float | None) -> None:
-        """A call cost so much; ``spend_usd`` is what all workers spent today, None where that could not be asked."""
+        """A call cost so much by its price; ``spend_usd`` is what all workers spent today.
+
+        That is None where it could not be asked. What has no price is not told of.
+        """
 
     def llm_breaker(self, model: str, state: str) -> None:
         """The breaker of a model is ``closed``, ``half_open`` or ``open``, as this worker last heard."""
@@ -70,22 +73,23 @@ class RedisCallGuard:
             max_completion_tokens=max_completion_tokens,
         )
 
-    async def settle(self, admission: Admission, outcome: str, use: CallUse) -> float:
+    async def settle(self, admission: Admission, outcome: str, use: CallUse) -> float | None:
         """See ``CallGuard.settle``. Each request that nothing is told of counts as the most that it can have used."""
         await self._tell_breaker(admission.model, admission.token, outcome)
         reservation = self._reservations.pop(admission.token, None)
         if self._budgets is None or reservation is None:
-            return 0.0
+            return _unpriced(use)
         tokens, cost_usd = _spent(self._budgets, admission, use)
         spend_usd = None
         try:
             spend_usd = await self._budgets.settle(
-                reservation, n_requests=use.n_requests, tokens=tokens, cost_usd=cost_usd
+                reservation, n_requests=use.n_requests, tokens=tokens, cost_usd=cost_usd or 0.0
             )
         except DependencyUnavailable as error:
             self._unavailable("budgets", error)
-        with unfailing():
-            self._observer.llm_cost(admission.model, cost_usd, spend_usd=spend_usd)
+        if cost_usd is not None:
+            with unfailing():
+                self._observer.llm_cost(admission.model, cost_usd, spend_usd=spend_usd)
         return cost_usd
 
     async def _pass_breaker(self, model: str, token: str) -> None:
@@ -145,7 +149,7 @@ class RedisCallGuard:
             self._observer.llm_guard_unavailable(part)
 
 
-def _spent(budgets: RedisCallBudgets, admission: Admission, use: CallUse) -> tuple[int, float]:
+def _spent(budgets: RedisCallBudgets, admission: Admission, use: CallUse) -> tuple[int, float | None]:
     """Tokens and USD of a call: as told, and the most for each request of which nothing is told.
 
     Of those that are told of, no more counts than they can have used: a senseless number would close the day's purse.
@@ -164,4 +168,11 @@ def _spent(budgets: RedisCallBudgets, admission: Admission, use: CallUse) -> tup
     )
     n_told = use.n_requests - use.n_untold
     tokens = min(use.prompt_tokens + use.completion_tokens, n_told * most_tokens) + use.n_untold * most_tokens
+    if told_usd is None or most_usd is None:
+        return tokens, _unpriced(use)
     return tokens, min(told_usd, n_told * most_usd) + use.n_untold * most_usd
+
+
+def _unpriced(use: CallUse) -> float | None:
+    """Without a price what a call cost is known only where nothing was used."""
+    return None if use.prompt_tokens or use.completion_tokens or use.n_untold else 0.0

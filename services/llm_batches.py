@@ -202,9 +202,10 @@ class OpenAIBatches:
             return end
         return replace(end, cost_usd=cost_usd)
 
-    def _cost_usd(self, end: Completion | LanguageModelFailed) -> float:
+    def _cost_usd(self, end: Completion | LanguageModelFailed) -> float | None:
+        """None where tokens were used and their price is not known."""
         if self._price is None:
-            return 0.0
+            return None if end.prompt_tokens + end.completion_tokens else 0.0
         return self._price_factor * self._price.cost_usd(
             prompt_tokens=end.prompt_tokens,
             completion_tokens=end.completion_tokens,

@@ -721,6 +721,14 @@ async def test_a_dry_run_says_what_it_would_cost_and_does_nothing(
     assert float(online.out.split("at most about ")[1].split(" USD")[0]) == pytest.approx(2 * usd, rel=0.02)
 
 
+async def test_a_dry_run_without_a_price_does_not_say_that_it_costs_nothing(environment: dict[str, str]) -> None:
+    unpriced = {**environment, "LLM_PRICES": "{}", "LLM_DAILY_USD": "0"}
+    outcome = await run_command("refresh", "--batch", "--members", "2", "--dry-run", environment=unpriced)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "completion tokens; at a price that LLM_PRICES does not say" in outcome.out
+    assert "USD" not in outcome.out
+
+
 async def test_people_are_told_what_a_refresh_came_to_and_whom_it_could_not_pay_for(
     environment: dict[str, str], llm_server: LLMServer
 ) -> None:

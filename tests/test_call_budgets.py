@@ -293,6 +293,7 @@ class CallBudgetsContract:
         assert int(await client.get(f"{SPEND_PREFIX}2026-03-01") or 0) == 800_000
         assert await refusal(each, prompt=300) == "over_spend"
         cost_usd = each.cost_usd("small", prompt_tokens=600, completion_tokens=50, cached_tokens=400)
+        assert cost_usd is not None
         assert cost_usd == pytest.approx(0.0005)
         assert await each.settle(first, n_requests=1, tokens=650, cost_usd=cost_usd) == pytest.approx(0.0005)
         await reserved(each, "b", prompt=300)
@@ -307,9 +308,12 @@ class CallBudgetsContract:
         keys = set(await client.keys(SPEND_PREFIX + "*"))
         assert keys == {f"{SPEND_PREFIX}2026-03-0{day}".encode() for day in (1, 2)}
 
-    async def test_a_model_without_a_price_costs_nothing(self, client: Redis, clock: HandClock) -> None:
+    async def test_what_a_model_without_a_price_costs_is_not_known(self, client: Redis, clock: HandClock) -> None:
         each = budgets(client, clock, daily_usd=0.0001)
-        assert each.cost_usd("unknown", prompt_tokens=10**9, completion_tokens=10**9) == 0
+        assert each.cost_usd("unknown", prompt_tokens=10**9, completion_tokens=10**9) is None
+        free = budgets(client, clock)
+        reservation = await free.reserve("unknown", "t", prompt_tokens=9, completion_tokens=9, patience_s=0)
+        assert reservation.model == "unknown"
 
     async def test_all_that_it_keeps_goes_away_by_itself(self, client: Redis, clock: HandClock) -> None:
         each = budgets(client, clock, requests_per_minute=5, daily_usd=1)

@@ -201,6 +201,53 @@ async def test_the_price_of_an_answer_is_told_and_spent(open_ladder: Opener, llm
     assert seen.spend_usd == pytest.approx(completion.cost_usd)
 
 
+async def test_what_a_call_without_a_price_cost_is_not_told_as_nothing(
+    open_ladder: Opener, llm_server: LLMServer, client: Redis, seen: Seen
+) -> None:
+    async with open_ladder(models=("unpriced",)) as ladder:
+        completion = await ladder.complete(PROMPT)
+    assert completion.prompt_tokens == llm_server.stats.prompt_tokens > 0
+    assert (completion.cost_usd, seen.costs) == (None, [])
+    window = cast("dict[bytes, bytes]", await client.hgetall(WINDOW_PREFIX + "unpriced"))
+    assert sum(int(amount) for field, amount in window.items() if field.startswith(b"t")) > 0
+
+
+async def test_of_an_answer_that_two_models_were_paid_for_one_price_is_too_few(
+    open_ladder: Opener, llm_server: LLMServer, seen: Seen
+) -> None:
+    llm_server.fail(Fault.GATEWAY_TIMEOUT, times=1)
+    async with open_ladder(models=("unpriced", "second")) as ladder:
+        completion = await ladder.complete(PROMPT)
+    assert (completion.model, completion.cost_usd) == ("second", None)
+    assert [model for model, _ in seen.costs] == ["second"]
+
+
+async def test_what_was_turned_away_by_a_model_without_a_price_is_known_to_cost_nothing(
+    open_ladder: Opener, llm_server: LLMServer
+) -> None:
+    llm_server.fail(Fault.QUOTA_EXHAUSTED)
+    async with open_ladder(models=("unpriced",)) as ladder:
+        with pytest.raises(LanguageModelFailed) as failed:
+            await ladder.complete(PROMPT)
+    assert failed.value.cost_usd == 0
+
+
+@pytest.mark.parametrize(
+    ("use", "cost_usd"),
+    [
+        (CallUse(n_requests=1), 0),
+        (CallUse(n_requests=1, prompt_tokens=1), None),
+        (CallUse(n_requests=1, n_untold=1), None),
+    ],
+)
+async def test_without_budgets_no_price_is_known(
+    client: Redis, seen: Seen, use: CallUse, cost_usd: float | None
+) -> None:
+    each = guard(client, seen, with_budgets=False)
+    admission = await each.admit("first", max_prompt_tokens=1, max_completion_tokens=1, patience_s=0)
+    assert await each.settle(admission, "ok", use) == cost_usd
+
+
 async def test_a_call_that_hangs_costs_the_most_that_it_can(
     open_ladder: Opener, llm_server: LLMServer, seen: Seen
 ) -> None:

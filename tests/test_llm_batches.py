@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from config.token_price import TokenPrice
 from core.errors import ConfigurationError, DependencyUnavailable, LanguageModelFailed
-from core.ports import BatchReply, BatchState, Completion, Prompt
+from core.ports import BatchReply, BatchState, BatchUsage, Completion, Prompt
 from services.llm_batches import LOST, MARK, OpenAIBatches
 from tests.support.llm_batches import BatchPlan
 from tests.support.llm_server import LLMServer
@@ -45,7 +45,7 @@ async def api(llm_server: LLMServer) -> AsyncIterator[OpenAIBatches]:
 
 
 @asynccontextmanager
-async def answering(status: int, body: object) -> AsyncIterator[OpenAIBatches]:
+async def answering(status: int, body: object, **more: Any) -> AsyncIterator[OpenAIBatches]:
     """A client of a server that answers everything so; ``body``: JSON, or bytes as they are."""
 
     async def handle(_: web.Request) -> web.Response:
@@ -57,7 +57,7 @@ async def answering(status: int, body: object) -> AsyncIterator[OpenAIBatches]:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    opened = client(f"http://127.0.0.1:{runner.addresses[0][1]}/v1")
+    opened = client(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", **more)
     try:
         yield opened
     finally:
@@ -88,11 +88,11 @@ def line(body: object, *, status: int = 200, error: object = None) -> dict[str, 
     return {"id": "r", "custom_id": "q", "response": {"status_code": status, "body": body}, "error": error}
 
 
-async def read(*lines: object) -> Sequence[BatchReply]:
+async def read(*lines: object, **more: Any) -> Sequence[BatchReply]:
     """What the client makes of a file of such lines; a str stands as it is."""
     content = "\n".join(each if isinstance(each, str) else json.dumps(each, ensure_ascii=False) for each in lines)
     state = BatchState(batch_id="b", status="completed", has_ended=True, file_ids=("f",))
-    async with answering(200, content.encode()) as api:
+    async with answering(200, content.encode(), **more) as api:
         return [reply async for reply in api.replies(state)]
 
 
@@ -132,6 +132,16 @@ def test_method_and_temperature_are_those_of_the_settings() -> None:
 def test_prices_are_those_of_calls_times_the_factor_and_nothing_where_there_are_none() -> None:
     assert client("http://127.0.0.1:9/v1").max_cost_usd(1_000_000, 1_000_000) == 1.5
     assert client("http://127.0.0.1:9/v1", price=None).max_cost_usd(1_000_000, 1_000_000) == 0
+
+
+async def test_what_an_answer_cost_is_not_known_without_a_price() -> None:
+    replies = await read(line(said("{}")), line(said("{}"), status=500), price=None)
+    assert [reply.end.cost_usd for reply in replies] == [None, 0]
+    usage = BatchUsage()
+    for reply in replies:
+        usage.add(reply.end)
+    assert usage.cost_usd == 0
+    assert usage.prompt_tokens > 0
 
 
 # --- from file to answers ---
@@ -326,7 +336,7 @@ async def test_an_answer_that_is_none_has_the_name_that_an_online_call_would_giv
     end = await read_one(body)
     assert isinstance(end, LanguageModelFailed)
     assert (end.reason, end.partial_text) == (reason, partial)
-    assert (end.cost_usd > 0) is (isinstance(body, Mapping) and "usage" in body)
+    assert ((end.cost_usd or 0) > 0) is (isinstance(body, Mapping) and "usage" in body)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -16,6 +17,7 @@ from config.catalogue_profile import load_profile
 from config.llm_strategies import DEFAULT_STRATEGIES, MAX_CALLS, StrategyLimits, StrategyTable
 from config.prompt_texts import load_prompt_texts
 from config.settings import Settings
+from config.token_price import TokenPrice
 from core.errors import LanguageModelFailed
 from core.explanation import Explainer
 from core.ports import Prompt
@@ -31,7 +33,7 @@ from tests.support.builders import make_candidate, make_item
 from tests.support.llm_faults import Fault
 from tests.support.llm_server import LLMServer
 from tests.support.scripted_language_model import RecordingObserver, ScriptedLanguageModel
-from workers.runtime.language_model import open_language_model
+from workers.runtime.language_model import open_language_model, warn_of_unpriced_models
 
 PROFILE, TEXTS = load_profile("songs"), load_prompt_texts()
 LIKED = [make_item(1000, title="Liked", creator="Idol")]
@@ -390,6 +392,23 @@ def asked(server: LLMServer) -> list[object]:
 
 
 ROWS = table(default={"model": "small", "fallback_model": "spare"}, deep={"model": "large", "fallback_model": "small"})
+
+
+@pytest.mark.parametrize(
+    ("more", "unpriced"),
+    [
+        ({}, ["small", "spare", "large"]),
+        ({"llm_prices": {"small": TokenPrice(input=1, output=1)}}, ["spare", "large"]),
+        ({"llm_prices": dict.fromkeys(["small", "spare", "large"], TokenPrice(input=0, output=0))}, None),
+        ({"openai_api_key": ""}, None),
+    ],
+)
+def test_a_worker_says_once_which_models_have_no_price(more: dict[str, Any], unpriced: list[str] | None) -> None:
+    settings = Settings(_env_file=None, **{"openai_api_key": "sk", "llm_strategies": ROWS, **more})
+    with structlog.testing.capture_logs() as lines:
+        warn_of_unpriced_models(settings)
+    told = [(line["event"], line["log_level"], set(line["models"])) for line in lines]
+    assert told == ([("llm_price_unknown", "warning", set(unpriced))] if unpriced else [])
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -191,6 +191,13 @@ def test_what_made_the_result_is_told_beside_it() -> None:
     assert (document["fingerprint"], document["versions"]) == ("f" * 32, {"index": "1"})
 
 
+def test_a_cost_that_nobody_knows_is_null_and_not_nothing() -> None:
+    priced, unpriced = TokenUsage(n_calls=1, cost_usd=0.5), TokenUsage(n_calls=1, cost_usd=None)
+    for usage, told in [(unpriced, None), (priced + unpriced, None), (priced + priced, 1.0), (TokenUsage(), 0)]:
+        document = result(replace(finished(), reranked=replace(finished().reranked, usage=usage)))
+        assert document["usage"]["cost_usd"] == told
+
+
 def test_a_degraded_result_says_so_and_why() -> None:
     degraded = replace(finished(), reranked=replace(finished().reranked, degraded="timeout"))
     assert documents(degraded).degraded

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
+import structlog
 from redis.asyncio import Redis
 
 from config.catalogue_profile import CatalogueProfile
@@ -13,6 +14,7 @@ from core.explanation import Explainer
 from core.model_ladder import ModelLadder
 from core.ports import CallGuard, LanguageModel, Notices
 from core.reranking import Reranker
+from models.log_event import LogEvent
 from services.budget_notice import TellingGuard
 from services.call_budgets import RedisCallBudgets
 from services.call_guard import RedisCallGuard
@@ -22,6 +24,8 @@ from services.metrics import PrometheusMetrics
 
 if TYPE_CHECKING:
     from services.language_model import OpenAILanguageModel
+
+log = structlog.get_logger()
 
 
 @asynccontextmanager
@@ -57,6 +61,13 @@ async def open_language_model(
             patience_s=patience_s,
             max_concurrency=settings.llm_max_concurrency,
         )
+
+
+def warn_of_unpriced_models(settings: Settings) -> None:
+    """Say once of which models ``LLM_PRICES`` has no price, so that nobody knows what their calls cost."""
+    unpriced = [model for model in settings.llm_strategies.models if model not in settings.llm_prices]
+    if settings.llm_enabled and unpriced:
+        log.warning(LogEvent.LLM_PRICE_UNKNOWN, models=unpriced)
 
 
 def reranker_of(

@@ -13,6 +13,7 @@ from models.log_event import LogEvent
 from workers.consumer import Consumer
 from workers.runtime.consuming import patiently, prepare, running_consumers, stop_all
 from workers.runtime.http import serving_http
+from workers.runtime.language_model import warn_of_unpriced_models
 from workers.runtime.parts import VERSION, open_parts
 
 log = structlog.get_logger()
@@ -31,6 +32,7 @@ async def run_worker(settings: Settings) -> None:
             return
         async with running_consumers(parts) as consumers:
             log.info(LogEvent.WORKER_STARTED, version=VERSION, n_items=len(parts.index.current()))
+            warn_of_unpriced_models(settings)
             await signals.next()
             await drain_all(consumers, settings.shutdown_grace_s, signals)
     log.info(LogEvent.WORKER_STOPPED)
