@@ -41,6 +41,7 @@ SOURCES = ("login", "manual", "refresh", "http", "favorites", "replay", "none", 
 JOB_OUTCOMES = ("succeeded", "retried", "dead_lettered", "cancelled", OTHER)
 ROUTES = ("main", "batch", "events", OTHER)
 JOB_ROUTES = ("main", "batch")
+DEAD_LETTER_KINDS = ("jobs", "events")
 SETTLED_REASONS = {
     "acked": ("succeeded", "succeeded_before", "failed_before", "stale", "forgotten"),
     "retried": ("dependency_unavailable", "timed_out", "running_elsewhere", "outcome_not_recorded"),
@@ -420,8 +421,11 @@ class _WorkerMetrics:
         self._waiting = Gauge(
             "songs_ai_jobs_waiting", "Jobs in a retry queue, as last seen.", ["route", "delay"], registry=registry
         )
-        self._dead_letters = Gauge(
-            "songs_ai_dead_letters", "Messages in the dead-letter queue of jobs, as last seen.", registry=registry
+        self._dead_letters = _labelled(
+            Gauge(
+                "songs_ai_dead_letters", "Messages in a dead-letter queue, as last seen.", ["kind"], registry=registry
+            ),
+            DEAD_LETTER_KINDS,
         )
         self._delays: tuple[str, ...] = ()
         self.retries_watched(())
@@ -472,9 +476,9 @@ class _WorkerMetrics:
         """So many jobs wait in the retry queue of ``delay``."""
         self._waiting.labels(_bounded(route, ROUTES), _bounded(delay, self._delays)).set(n)
 
-    def dead_letters(self, n: int) -> None:
-        """So many messages are in the dead-letter queue of jobs."""
-        self._dead_letters.set(n)
+    def dead_letters(self, *, kind: str, n: int) -> None:
+        """So many messages are in the dead-letter queue of ``kind``."""
+        self._dead_letters.labels(_bounded(kind, (*DEAD_LETTER_KINDS, OTHER))).set(n)
 
     def delivery_not_settled(self, *, route: str) -> None:
         """The broker could not be told; it will deliver again."""

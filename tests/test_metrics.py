@@ -305,10 +305,11 @@ def test_retries_and_what_waits_for_one_are_told_by_delay(bench: Bench) -> None:
             assert bench.value("songs_ai_jobs_waiting", route=route, delay=delay) == 0
     bench.metrics.delivery_retried(route="batch", delay="30s")
     bench.metrics.jobs_waiting(route="main", delay="120s", n=7)
-    bench.metrics.dead_letters(3)
+    bench.metrics.dead_letters(kind="jobs", n=3)
     assert bench.value("songs_ai_retries_total", route="batch", delay="30s") == 1
     assert bench.value("songs_ai_jobs_waiting", route="main", delay="120s") == 7
-    assert bench.value("songs_ai_dead_letters") == 3
+    assert bench.value("songs_ai_dead_letters", kind="jobs") == 3
+    assert bench.value("songs_ai_dead_letters", kind="events") == 0
 
 
 def test_the_labels_are_those_that_the_worker_uses() -> None:

@@ -22,15 +22,15 @@ class Noticeboard:
 
     def __init__(self) -> None:
         self.waiting: dict[tuple[str, str], int] = {}
-        self.n_dead = -1
+        self.dead: dict[str, int] = {}
         self.n_looks = 0
 
     def jobs_waiting(self, *, route: str, delay: str, n: int) -> None:
         self.waiting[route, delay] = n
 
-    def dead_letters(self, n: int) -> None:
-        self.n_dead = n
-        self.n_looks += 1
+    def dead_letters(self, *, kind: str, n: int) -> None:
+        self.dead[kind] = n
+        self.n_looks += kind == "jobs"
 
 
 @pytest.fixture(params=["memory", "rabbitmq"])
@@ -59,10 +59,10 @@ async def test_each_retry_queue_of_each_route_is_told_of_by_its_delay(broker: Br
     main, batch, board = broker.topology.main, broker.topology.batch, Noticeboard()
     short, long = main.retries
     await publish(broker, *[short.routing_key] * 3, long.routing_key, batch.retries[1].routing_key)
-    await publish(broker, *[main.dead_letter_key] * 2)
+    await publish(broker, *[main.dead_letter_key] * 2, broker.topology.events.dead_letter_key)
     await look_at_queues(broker, board)
     expected = {("main", "3600s"): 3, ("main", "7200s"): 1, ("batch", "3600s"): 0, ("batch", "7200s"): 1}
-    assert (board.waiting, board.n_dead) == (expected, 2)
+    assert (board.waiting, board.dead) == (expected, {"jobs": 2, "events": 1})
 
 
 async def test_a_queue_that_a_site_does_not_have_holds_nothing(amqp_url: str) -> None:

@@ -20,8 +20,8 @@ class QueueObserver(Protocol):
     def jobs_waiting(self, *, route: str, delay: str, n: int) -> None:
         """So many jobs of ``route`` wait in the retry queue of ``delay``, such as ``5s``."""
 
-    def dead_letters(self, n: int) -> None:
-        """So many messages are in the dead-letter queue of jobs."""
+    def dead_letters(self, *, kind: str, n: int) -> None:
+        """So many messages are in the dead-letter queue of ``kind``, ``jobs`` or ``events``."""
 
 
 async def watch_queues(broker: Broker, observer: QueueObserver, *, interval_s: float = INTERVAL_S) -> None:
@@ -38,7 +38,9 @@ async def look_at_queues(broker: Broker, observer: QueueObserver) -> None:
     """Look once. A queue that is not there holds nothing."""
     main, batch = broker.topology.main, broker.topology.batch
     steps = [(route.name, step) for route in (main, batch) for step in route.retries]
-    counts = await broker.waiting([*(step.queue for _, step in steps), main.dead_letter_queue])
+    dead = {"jobs": main.dead_letter_queue, "events": broker.topology.events.dead_letter_queue}
+    counts = await broker.waiting([*(step.queue for _, step in steps), *dead.values()])
     for route, step in steps:
         observer.jobs_waiting(route=route, delay=step.label, n=counts.get(step.queue, 0))
-    observer.dead_letters(counts.get(main.dead_letter_queue, 0))
+    for kind, queue in dead.items():
+        observer.dead_letters(kind=kind, n=counts.get(queue, 0))
