@@ -20,7 +20,9 @@ from workers import dead_letter_text
 from workers.dead_letters import DeadLetters, Fate, Letter
 from workers.runtime.parts import Parts, open_parts
 
-dead_letters = typer.Typer(no_args_is_help=True, help="Look at jobs that were given up; send them back, or drop them.")
+dead_letters = typer.Typer(
+    no_args_is_help=True, help="Look at jobs or events that were given up; send jobs back, or drop them."
+)
 
 JobIds = Annotated[list[str] | None, typer.Argument(metavar="JOB_ID", help="Ids, as `list` prints them.")]
 Where = Annotated[
@@ -31,6 +33,7 @@ Where = Annotated[
     ),
 ]
 All = Annotated[bool, typer.Option("--all", help="All of them, as far as --where does not say otherwise.")]
+OfEvents = Annotated[bool, typer.Option("--events", help="The dead letters of events, not of jobs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON for each.")]
 
 _FATES_TOLD = {
@@ -53,13 +56,14 @@ def list_dead_letters(
     where: Where = None,
     limit: Annotated[int, typer.Option(min=1, help="Lines at the most.")] = 50,
     offset: Annotated[int, typer.Option(min=0, help="How many to skip.")] = 0,
+    events: OfEvents = False,
     as_json: AsJson = False,
 ) -> None:
     """List dead letters, the oldest first; nothing changes."""
 
     async def step(settings: Settings) -> None:
         wanted = dead_letter_text.wanted((), where or ())
-        async with _open_dead_letters(settings) as (letters, parts), letters.those(wanted) as found:
+        async with _open_dead_letters(settings, of_events=events) as (letters, parts), letters.those(wanted) as found:
             now, shown, n = parts.clock.now(), Table(*dead_letter_text.ROW), 0
             async for letter in found:
                 n += 1
@@ -76,6 +80,7 @@ def list_dead_letters(
 @dead_letters.command(epilog=_examples("show 7c9e6679-7425-40de-944b-e07fc1f90ae7", "show body-1f3870be274f"))
 def show(
     job_id: Annotated[str, typer.Argument(help="The id, as `list` prints it.")],
+    events: OfEvents = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a dead letter whole: body, headers, last error; secrets are masked, and nothing changes."""
@@ -83,7 +88,7 @@ def show(
     async def step(settings: Settings) -> None:
         n = 0
         wanted = dead_letter_text.wanted((job_id,), ())
-        async with _open_dead_letters(settings) as (letters, parts), letters.those(wanted) as found:
+        async with _open_dead_letters(settings, of_events=events) as (letters, parts), letters.those(wanted) as found:
             async for letter in found:
                 n += 1
                 now = parts.clock.now()
@@ -130,6 +135,7 @@ def purge(
     job_ids: JobIds = None,
     everything: All = False,
     where: Where = None,
+    events: OfEvents = False,
     to: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write each to the end of this file first, as JSON, unmasked.")
     ] = None,
@@ -144,6 +150,7 @@ def purge(
             where,
             everything=everything,
             step=lambda letters, wanted, tell: letters.purge(wanted, tell, keep),
+            of_events=events,
             ending=f"; kept in {to}" if to else "",
         )
 
@@ -174,6 +181,7 @@ def _each_letter(
     everything: bool,
     step: Callable[..., Coroutine[Any, Any, Mapping[Fate, int]]],
     ending: str,
+    of_events: bool = False,
 ) -> None:
     if not (job_ids or where or everything):
         raise typer.BadParameter("say which ones: JOB_ID..., --where or --all")
@@ -182,7 +190,7 @@ def _each_letter(
 
     async def deal(settings: Settings) -> None:
         wanted = dead_letter_text.wanted(job_ids or (), where or ())
-        async with _open_dead_letters(settings) as (letters, _):
+        async with _open_dead_letters(settings, of_events=of_events) as (letters, _):
             with progress_bar(complaints) as progress:
                 task = progress.add_task("dead letters", total=None, visible=complaints.is_terminal)
 
@@ -205,9 +213,9 @@ def _each_letter(
 
 
 @asynccontextmanager
-async def _open_dead_letters(settings: Settings) -> AsyncIterator[tuple[DeadLetters, Parts]]:
+async def _open_dead_letters(settings: Settings, *, of_events: bool) -> AsyncIterator[tuple[DeadLetters, Parts]]:
     if settings.broker_url.get_secret_value() == MEMORY_URL:
         raise ConfigurationError("BROKER_URL is memory://, where dead letters end with the process")
     async with open_parts(settings) as parts:
         await parts.broker.start()
-        yield DeadLetters(parts.broker, parts.results, parts.clock), parts
+        yield DeadLetters(parts.broker, parts.results, parts.clock, of_events=of_events), parts

@@ -58,7 +58,7 @@ class MemberForgetting:
         is_done = known is not None and known >= at
         rows = dict.fromkeys((EVENTS, QUESTIONS), 0) if is_done else await self._forget_rows(member_id, naive(at))
         names = [DUE_KEY if prefix is None else f"{prefix}{member_id}" for prefix in _OF_A_MEMBER]
-        marks = [keys.sortable_at(at), self._mark_s, str(member_id), keys.FORGOTTEN_JOB_PREFIX]
+        marks: list[str | bytes | int] = [keys.sortable_at(at), self._mark_s, str(member_id), keys.FORGOTTEN_JOB_PREFIX]
         counts = await self._forget(names, [*marks, *_OF_A_JOB])
         return Remains(places={**rows, **dict(zip(REDIS_PLACES, cast("list[int]", counts), strict=True))})
 

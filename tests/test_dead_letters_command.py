@@ -138,6 +138,26 @@ async def test_letters_are_listed_in_pages_for_people_and_for_programs(queue: Qu
     assert await queue.n_ready(4, 0)
 
 
+async def test_letters_of_events_are_listed_shown_and_purged_apart_from_those_of_jobs(queue: Queue) -> None:
+    await queue.put_failed("a")
+    events, body = queue.topology.events, b'{"eventId":"e","memberId":7,"type":"sing"}'
+    letter = OutgoingMessage(
+        exchange=events.dead_letter_exchange,
+        routing_key=events.dead_letter_key,
+        body=body,
+        headers={"x-dead-letter-reason": "invalid", "x-last-error": "type: must be one of like"},
+    )
+    await queue.broker.publish(letter)
+    [row] = [json.loads(line) for line in (await queue.run("list", "--events", "--json")).out.splitlines()]
+    assert (row["id"], row["reason"]) == (read_letter_id(body), "invalid")
+    shown = await queue.run("show", "--events", row["id"])
+    assert "type: must be one of like" in shown.out
+    assert '"type":"sing"' in shown.out
+    assert (await queue.run("purge", "--events", "--all", "--yes")).out == "1 purged\n"
+    assert await queue.waiting(events.dead_letter_queue) == []
+    assert await queue.waiting(queue.dead) == ["a"]
+
+
 async def test_a_letter_is_shown_whole_without_its_secrets_and_harmless_to_a_terminal(queue: Queue) -> None:
     await queue.put_failed("a")
     await queue.put(POISON)

@@ -134,13 +134,14 @@ Tell = Callable[[Letter, Fate], None]
 
 
 class DeadLetters:
-    """The dead-letter queue of jobs at one broker."""
+    """The dead-letter queue of jobs at one broker, or with ``of_events`` that of events, of which none is replayed."""
 
-    def __init__(self, broker: Broker, results: ResultCache, clock: Clock) -> None:
+    def __init__(self, broker: Broker, results: ResultCache, clock: Clock, *, of_events: bool = False) -> None:
         self._broker = broker
         self._results = results
         self._clock = clock
-        self._queue = broker.topology.main.dead_letter_queue
+        topology = broker.topology
+        self._queue = (topology.events if of_events else topology.main).dead_letter_queue
 
     async def n_waiting(self) -> int:
         """How many letters there are by now."""
