@@ -19,13 +19,19 @@ from config.settings import Settings
 from core.errors import SongsAIError
 from services.logs import LogLevel, configure_logging
 
-console = Console()
-complaints = Console(stderr=True)
+# Where no terminal says how wide it is: for every figure of a table, and sentences that no reader of a log finds cut.
+WIDTH = 180
+
+
+def _console(*, stderr: bool) -> Console:
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(stderr=stderr, width=WIDTH)
+
+
+console = _console(stderr=False)
+complaints = _console(stderr=True)
 
 Step = Callable[[Settings], Coroutine[Any, Any, None]]
-
-# Wide enough for every figure where no terminal says how wide it is.
-TABLE_WIDTH = 180
 
 FAILED = 1
 MISCONFIGURED = 2
@@ -73,12 +79,11 @@ def stop(sentence: str, code: int = FAILED) -> NoReturn:
 
 def tell_all(found: Iterable[Any]) -> None:
     """Print sentences and tables."""
-    wide = console if console.is_terminal else Console(width=TABLE_WIDTH)
     for part in found:
         if isinstance(part, str):
             typer.echo(part)
         else:
-            wide.print(part)
+            console.print(part)
 
 
 def progress_bar(on: Console = console) -> Progress:

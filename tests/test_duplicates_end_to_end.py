@@ -54,10 +54,17 @@ async def test_when_a_worker_is_killed_the_redelivery_wins_once_its_lease_is_ove
         await all_succeeded(site, [job])
         assert LEASE_S / 2 < time.monotonic() - killed_s < LEASE_S + 8
         await until(lambda: queues_are_empty(site), within_s=20)
+
+        async def all_are_counted() -> bool:
+            told = await survivor.metrics()
+            return all(
+                f'songs_ai_deliveries_settled_total{{outcome="acked",reason="{reason}",route="main"}} {n}.0' in told
+                for reason, n in (("succeeded", 1), ("succeeded_before", 10))
+            )
+
+        await until(all_are_counted, within_s=10)
         metrics = await survivor.metrics()
     assert site.llm.n_calls == 2
-    assert 'songs_ai_deliveries_settled_total{outcome="acked",reason="succeeded",route="main"} 1.0' in metrics
-    assert 'songs_ai_deliveries_settled_total{outcome="acked",reason="succeeded_before",route="main"} 10.0' in metrics
     assert counted(metrics, 'songs_ai_retries_total{delay="0.2s",route="main"}') >= 10
 
 

@@ -164,4 +164,5 @@ def test_no_bytes_after_the_header_stop_the_reading(tmp_path_factory: pytest.Tem
     file = CsvFile(path)
     rows: list[Any] = list(file.rows(file.layout_among([LAYOUT]).item))
     assert all(isinstance(row, SourceItem | RowProblem) for row in rows)
-    assert rows[-1].source_id == "last"
+    if b'"' not in content:  # an open quote goes on into the next line, as RFC 4180 has it
+        assert rows[-1].source_id == "last"
