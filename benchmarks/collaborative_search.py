@@ -1,6 +1,6 @@
 """How fast a fitted collaborative model finds candidates, and how many of the true ones.
 
-    python -m benchmarks.collaborative_search --n 17493 200000 1000000 [--cluster 50]
+    python -m benchmarks.collaborative_search --n 17493 200000 1000000 [--cluster 50] [--memory]
 
 takes models of seeded vectors as wide as those that are fitted (a regression and factors side by side): items in
 clusters, as tastes are, and of very different lengths, as popular and unpopular ones are. A million items need some
@@ -11,7 +11,8 @@ import argparse
 import asyncio
 import resource
 import time
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import faiss
@@ -27,6 +28,7 @@ LINEAR_DIM, FACTOR_DIM = 192, 128
 N_LISTENERS, N_LIKES = 200, 12
 N_FOUND, N_EXCLUDED = 300, 60
 CHUNK = 50_000
+MANY_LIKES = (1, 12, 100, 500, 1000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,31 @@ async def measure(n: int, cluster: int) -> Row:
     )
 
 
+async def memory_of(source: InMemoryCollaborativeSource, likes: Mapping[int, float]) -> int:
+    """Bytes that one listener takes at the most: folded in, searched for, and what content found scored."""
+    content = np.arange(1, N_FOUND + 1)
+    tracemalloc.start()
+    try:
+        listener = source.listener(likes)
+        assert listener is not None  # noqa: S101 - for the type checker
+        await source.search(listener, N_FOUND, excluded=set(likes))
+        source.scores(listener, content)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+async def measure_memory(n: int, cluster: int) -> str:
+    """Of a model of ``n`` items, all of which are scored, and of listeners of more and more likes."""
+    fitted = model_of(n, cluster)
+    source = InMemoryCollaborativeSource(fitted, exact_below=n + 1)
+    await memory_of(source, {1: 1.0})  # what is made once is none of a listener's
+    sizes = [(n_likes, await memory_of(source, dict.fromkeys(range(1, n_likes + 1), 1.0))) for n_likes in MANY_LIKES]
+    listeners = ", ".join(f"{size / 1000:.0f} kB of {n_likes} likes" for n_likes, size in sizes)
+    stored, held = len(fitted.to_bytes()) / n, fitted.model.nbytes / n
+    return f"{n} items: {stored:.0f} bytes an item stored, {held:.0f} in memory; one listener: {listeners}"
+
+
 def recall_of(fitted: FittedCollaborative, listeners: Floats, found: Sequence[tuple[Hits, set[int]]]) -> float:
     """The mean share of the true best that was found, with nothing that was left out."""
     _, places = faiss.knn(listeners, fitted.model.item_vectors, N_FOUND + N_EXCLUDED, metric=faiss.METRIC_INNER_PRODUCT)
@@ -133,7 +160,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, nargs="+", default=[17_493, 200_000], help="numbers of items")
     parser.add_argument("--cluster", type=int, default=500, help="items in a cluster")
+    parser.add_argument("--memory", action="store_true", help="measure that alone, at the first of these numbers")
     arguments = parser.parse_args()
+    if arguments.memory:
+        print(asyncio.run(measure_memory(arguments.n[0], arguments.cluster)))
+        return
     print(f"{N_FOUND} candidates, {N_EXCLUDED} left out, {LINEAR_DIM + FACTOR_DIM + 1} dimensions, one thread; ms")
     print(
         f"{'items':>9} {'built s':>8} {'fold in':>8} {'p50':>7} {'p99':>7} {'scores':>7} {'recall':>7} {'its own':>7}"

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import lastfm
 from benchmarks.plot import Points, line_chart, write_chart
-from core.collaborative import CollaborativeModel, Floats, Indices, Likes, as_arrays, top_items
+from core.collaborative import CollaborativeModel, Floats, Indices, Likes, top_items
 from core.evaluation import (
     Interval,
     Quality,
@@ -88,8 +88,10 @@ def measure(data: Path, protocol: str, budget_s: float, pictures: Path | None) -
 
 
 def _size(model: CollaborativeModel) -> str:
-    n_bytes = sum(array.nbytes // 2 for block in model.blocks for array in as_arrays(block).values())
-    return f"{n_bytes / len(model.popularity):.0f} bytes of model per item at 16 bits"
+    n_items = len(model.popularity)
+    return (
+        f"{len(model.to_bytes()) / n_items:.0f} bytes of model per item stored, {model.nbytes / n_items:.0f} in memory"
+    )
 
 
 def _speed(model: CollaborativeModel, inputs: Likes) -> str:
