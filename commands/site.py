@@ -7,6 +7,7 @@ from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import orjson
+import structlog
 import typer
 from apscheduler.triggers.cron import CronTrigger
 from rich.table import Table
@@ -17,12 +18,15 @@ from config.settings import MEMORY_URL, Settings
 from core.errors import DependencyUnavailable
 from core.fitted_collaborative import MODEL_KIND
 from core.schedule import TaskRun
+from models.log_event import LogEvent
 from models.notice import Notice, NoticeKind
 from services.call_budgets import spend_key, usd_of
 from services.event_log import SqlEventLog
 from services.redis_client import redis_errors
 from services.task_runs import SqlTaskRuns
 from workers.runtime.parts import Parts, open_parts
+
+log = structlog.get_logger()
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
@@ -49,6 +53,7 @@ def clean_up() -> None:
         async with open_parts(settings) as parts:
             oldest = parts.clock.now() - timedelta(days=settings.event_retention_days)
             n_events = await SqlEventLog(parts.database).delete_before(oldest)
+            log.info(LogEvent.EVENTS_CLEANED_UP, n_events=n_events, before=oldest.isoformat())
             typer.echo(f"{n_events} events deleted, of more than {settings.event_retention_days} days ago")
             pruned = await parts.models.prune(settings.model_versions_kept)
             typer.echo(

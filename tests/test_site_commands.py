@@ -14,6 +14,7 @@ import pytest_asyncio
 import sqlalchemy as sa
 
 from core.schedule import TaskOutcome, TaskRun
+from models.log_event import LogEvent
 from services.call_budgets import nano_usd, spend_key
 from services.clock import SystemClock
 from services.database import Database
@@ -22,7 +23,7 @@ from services.redis_client import open_redis
 from services.schema import ai_model, interaction
 from services.task_runs import SqlTaskRuns
 from tests.support.catalogue import connection, create_all_tables, insert_songs, record_event
-from tests.support.command import run_here
+from tests.support.command import run_command, run_here
 from tests.support.messaging import delete_topology
 from tests.support.notice_servers import hook_server
 from tests.support.waiting import until
@@ -127,8 +128,11 @@ async def test_clean_up_deletes_old_events_and_surplus_models_and_nothing_else(s
     with connection(site.url) as opened:
         assert opened.scalars(sa.select(interaction.c.event_id)).all() == ["new"]
         assert sorted(opened.scalars(sa.select(ai_model.c.version))) == ["2", "3", "4"]
-    again = await run_here("clean-up", environment={**site.environment, **settings})
-    assert again.out.startswith("0 events deleted, of more than 30 days ago\n0 versions of models deleted")
+    environment = {**site.environment, **settings, "LOG_FORMAT": "json", "LOG_LEVEL": "INFO"}
+    again = await run_command("clean-up", environment=environment)
+    assert "0 events deleted, of more than 30 days ago\n0 versions of models deleted" in again.out
+    [line] = [each for each in (again.out + again.err).splitlines() if LogEvent.EVENTS_CLEANED_UP in each]
+    assert json.loads(line)["n_events"] == 0
 
 
 async def test_the_digest_tells_of_spend_failed_tasks_and_dead_letters(site: Site, redis_url: str) -> None:

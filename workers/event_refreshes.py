@@ -34,7 +34,7 @@ class RefreshObserver(Protocol):
     """Sees refreshes that fell due."""
 
     def requested_refresh(self, *, outcome: str) -> None:
-        """One was ``published``, ``not_needed`` or ``failed``, and then is due again."""
+        """One was ``published``, ``not_needed`` or ``failed``, and then is due again unless by a bug."""
 
 
 class RequestedRefreshes:
