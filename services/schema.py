@@ -199,7 +199,7 @@ task_run = sa.Table(
     own_metadata,
     sa.Column("task", sa.String(32), primary_key=True),
     sa.Column("covered_to", _INSTANT, nullable=False, comment="UTC; its scheduled times until then are done with"),
-    sa.Column("fence", sa.BigInteger, nullable=False, comment="term of the leader that began the last run"),
+    sa.Column("fence", sa.BigInteger, nullable=False, comment="term of the last leader that took over"),
     sa.Column("started_at", _INSTANT, comment="UTC; NULL: has not run yet"),
     sa.Column("ended_at", _INSTANT, comment="UTC"),
     sa.Column("outcome", sa.String(16), comment="NULL: under way, or its leader died"),

@@ -20,7 +20,7 @@ def upgrade() -> None:
         "songs_ai_task_run",
         sa.Column("task", sa.String(32), nullable=False),
         sa.Column("covered_to", instant, nullable=False, comment="UTC; its scheduled times until then are done with"),
-        sa.Column("fence", sa.BigInteger, nullable=False, comment="term of the leader that began the last run"),
+        sa.Column("fence", sa.BigInteger, nullable=False, comment="term of the last leader that took over"),
         sa.Column("started_at", instant, comment="UTC; NULL: has not run yet"),
         sa.Column("ended_at", instant, comment="UTC"),
         sa.Column("outcome", sa.String(16), comment="NULL: under way, or its leader died"),
