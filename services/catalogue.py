@@ -156,9 +156,7 @@ class _ItemReader:
             for row, share in zip(map(tuple, rows), shares.tolist(), strict=True)
         ]
 
-    def shown(
-        self, row: Sequence[Any], features: Mapping[str, float] | None = None, popularity: float = 0.0
-    ) -> Item:
+    def shown(self, row: Sequence[Any], features: Mapping[str, float] | None = None, popularity: float = 0.0) -> Item:
         texts = [None if place is None else _text(row[place]) for place in self._texts]
         creator, creator_local, genres, moods, language = texts
         return Item(
