@@ -10,7 +10,6 @@ import typer
 from threadpoolctl import threadpool_limits
 
 from commands.running import (
-    FAILED,
     MISCONFIGURED,
     complaints,
     offline_step,
@@ -19,9 +18,9 @@ from commands.running import (
     stop,
     tell_all,
     telling,
+    told_errors,
 )
 from config.settings import Settings
-from core.errors import SongsAIError
 from services.collaborative_source import InMemoryCollaborativeSource
 from services.item_index import InMemoryItemIndex
 from workers.runtime.judge import open_judge
@@ -86,12 +85,9 @@ def evaluate(
 def _quality(step: str, *arguments: object, **options: object) -> None:
     """Run a step of ``training`` on files."""
     module = offline_step(step)
-    try:
-        # most of the algebra is of small matrices, which a second BLAS thread makes many times slower
-        with threadpool_limits(1, user_api="blas"), telling() as tell:
-            found = list(getattr(module, step)(*arguments, **options, tell=tell))
-    except SongsAIError as error:
-        stop(f"{type(error).__name__}: {error}", FAILED)
+    # most of the algebra is of small matrices, which a second BLAS thread makes many times slower
+    with told_errors(), threadpool_limits(1, user_api="blas"), telling() as tell:
+        found = list(getattr(module, step)(*arguments, **options, tell=tell))
     tell_all(found)
 
 
@@ -127,11 +123,8 @@ def _uplift(
     run(try_to_open)
     uplift, first_stage, kept_answers = map(offline_step, ("uplift", "first_stage", "kept_answers"))
     with threadpool_limits(1, user_api="blas"):
-        try:
-            with telling() as tell:
-                study = first_stage.prepare(dataset, protocol, **options, tell=tell)
-        except SongsAIError as error:
-            stop(f"{type(error).__name__}: {error}", FAILED)
+        with told_errors(), telling() as tell:
+            study = first_stage.prepare(dataset, protocol, **options, tell=tell)
         run(measure, log_level="ERROR")
     tell_all(found[0])
     if json_out is not None:

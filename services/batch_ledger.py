@@ -1,7 +1,7 @@
 """What a refresh in batches has sent and what became of it, in tables of ours: a process that dies loses nothing."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, date
+from datetime import date
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Row
@@ -10,6 +10,7 @@ from core.ports import BATCH_OUTCOMES, BatchPart, BatchQuestion, BatchTotals, Ba
 from services.call_budgets import nano_usd, usd_of
 from services.database import Database
 from services.schema import refresh_part, refresh_question
+from services.stored_instants import aware, naive
 
 # Some 200 kB a statement, far below the smallest max_allowed_packet that servers are found with (4 MB).
 _ROWS = 200
@@ -50,7 +51,7 @@ class SqlBatchLedger:
         row = {
             "part_key": part.key,
             "run_on": part.run_on,
-            "created_at": part.created_at.astimezone(UTC).replace(tzinfo=None),
+            "created_at": naive(part.created_at),
             "n_questions": part.n_questions,
             "file_id": part.file_id,
             "batch_id": part.batch_id,
@@ -170,7 +171,7 @@ def _part(row: Row[tuple[object, ...]]) -> BatchPart:
     return BatchPart(
         key=row.part_key,
         run_on=row.run_on,
-        created_at=row.created_at.replace(tzinfo=UTC),
+        created_at=aware(row.created_at),
         n_questions=row.n_questions,
         file_id=row.file_id,
         batch_id=row.batch_id,

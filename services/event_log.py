@@ -1,7 +1,7 @@
 """Events on their way into the table of interactions, and out of it again."""
 
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -11,6 +11,7 @@ from core.feedback import happened_at
 from models.event import Event
 from services.database import Database
 from services.schema import forgotten_member, interaction
+from services.stored_instants import naive
 from services.stored_names import in_a_name
 
 _N_DELETED_AT_ONCE = 10_000
@@ -101,8 +102,3 @@ def _delete_some(instant: datetime) -> sa.Delete:
     # A derived table, since MySQL has no LIMIT in a subquery of IN.
     some = oldest.limit(_N_DELETED_AT_ONCE).subquery()
     return sa.delete(interaction).where(events.event_id.in_(sa.select(some.c.event_id)))
-
-
-def naive(instant: datetime) -> datetime:
-    """As the databases hold it: in UTC, and without saying so."""
-    return instant.astimezone(UTC).replace(tzinfo=None)

@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -23,6 +23,7 @@ from core.ports import Clock
 from models.log_event import LogEvent
 from services.database import own_errors, sync_engine
 from services.schema import lease
+from services.stored_instants import naive
 
 FIT_LEASE = "fit"
 LEASE_S = 60.0
@@ -107,4 +108,4 @@ class _Lease:
         return lease.c.name == self._name, lease.c.holder == self._holder
 
     def _now(self) -> datetime:
-        return self._clock.now().astimezone(UTC).replace(tzinfo=None)
+        return naive(self._clock.now())

@@ -1,7 +1,7 @@
 """Members are forgotten: their rows, their keys, and whatever of them is still under way."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -11,10 +11,10 @@ from sqlalchemy.dialects import mysql, sqlite
 from core.feedback import Remains
 from services import result_cache as keys
 from services.database import Database
-from services.event_log import naive
 from services.redis_client import RedisScript, redis_errors
 from services.refresh_requests import BURST_PREFIX, DUE_KEY, LIKES_PREFIX
 from services.schema import forgotten_member, interaction, refresh_question
+from services.stored_instants import aware, naive
 
 EVENTS, QUESTIONS = "events", "questions of batches"
 RESULTS, JOBS, ANSWERS, SIGNS, REFRESHES = (
@@ -87,7 +87,7 @@ class MemberForgetting:
         columns = forgotten_member.c
         async with self._database.connect() as connection:
             at = await connection.scalar(sa.select(columns.forgotten_at).where(columns.member_id == member_id))
-        return None if at is None else at.replace(tzinfo=UTC)
+        return None if at is None else aware(at)
 
     async def _keys_of(self, member_id: int) -> dict[str, int]:
         places = dict.fromkeys(REDIS_PLACES, 0)

@@ -20,6 +20,7 @@ from models.source import SourceItem, SourceListener
 from services.backend_tables import BackendTables, backend_tables
 from services.database import Database
 from services.schema import item_feature, item_source
+from services.stored_instants import naive
 
 # RFC 2606: a domain that can never be anybody's.
 _EMAIL_DOMAIN = "@listeners.invalid"
@@ -214,7 +215,7 @@ def _source_row(source: str, item: SourceItem, item_id: int, content: bytes) -> 
 def _like_row(source: InteractionTable, member_id: int, item_id: int, at: datetime | None) -> dict[str, Any]:
     row: dict[str, Any] = {source.member: member_id, source.item: item_id}
     if source.created_at:
-        row[source.created_at] = at.astimezone(UTC).replace(tzinfo=None) if at else None
+        row[source.created_at] = naive(at) if at else None
     return row
 
 

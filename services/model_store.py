@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import blake2b
 from zlib import crc32
 
@@ -19,6 +19,7 @@ from core.errors import ConfigurationError
 from core.ports import Clock, ModelOrigin, Promotion, StoredVersion
 from services.database import Database
 from services.schema import ai_model, ai_model_block, model_origin, model_promotion
+from services.stored_instants import aware, naive
 
 # A quarter of the smallest max_allowed_packet that servers are found with (4 MB).
 BLOCK_BYTES = 1 << 20
@@ -125,7 +126,7 @@ class SqlModelStore:
             StoredVersion(
                 kind=kind,
                 version=row.version,
-                created_at=row.created_at.replace(tzinfo=UTC),
+                created_at=aware(row.created_at),
                 active=bool(row.active),
                 previous=row.version == previous,
                 n_bytes=row.n_bytes,
@@ -141,7 +142,7 @@ class SqlModelStore:
             row = (await connection.execute(query)).one_or_none()
         if row is None:
             return None
-        until = row.data_until and row.data_until.replace(tzinfo=UTC)
+        until = row.data_until and aware(row.data_until)
         return ModelOrigin(recipe=json.dumps(row.recipe), data_figures=json.dumps(row.data_figures), data_until=until)
 
     async def note_origin(self, kind: str, version: str, origin: ModelOrigin) -> None:
@@ -151,7 +152,7 @@ class SqlModelStore:
             "version": version,
             "recipe": json.loads(origin.recipe),
             "data_figures": json.loads(origin.data_figures),
-            "data_until": origin.data_until and origin.data_until.astimezone(UTC).replace(tzinfo=None),
+            "data_until": origin.data_until and naive(origin.data_until),
         }
         async with self._database.begin(n_round_trips=_N_CHANGE_TRIPS) as connection:
             await _locked(connection, kind)
@@ -215,7 +216,7 @@ class SqlModelStore:
         await connection.execute(sa.insert(model_promotion), row)
 
     def _now(self) -> datetime:
-        return self._clock.now().astimezone(UTC).replace(tzinfo=None)
+        return naive(self._clock.now())
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +241,7 @@ async def _history(connection: AsyncConnection, kind: str) -> list[Promotion]:
     columns = [column for column in model_promotion.c if column.name != "number"]
     query = sa.select(*columns).where(model_promotion.c.kind == kind).order_by(model_promotion.c.number)
     rows = (await connection.execute(query)).mappings()
-    return [Promotion(**{**row, "promoted_at": row["promoted_at"].replace(tzinfo=UTC)}) for row in rows]
+    return [Promotion(**{**row, "promoted_at": aware(row["promoted_at"])}) for row in rows]
 
 
 async def _previous(connection: AsyncConnection, kind: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,6 +12,7 @@ from core.schedule import TaskOutcome, TaskRun
 from services.database import Database
 from services.logs import mask_secrets
 from services.schema import task_run
+from services.stored_instants import aware, naive
 
 _DETAIL_CHARACTERS = 1000
 
@@ -29,7 +30,7 @@ class SqlTaskRuns:
 
     async def add(self, task: str, covered_to: datetime) -> None:
         """See ``TaskRuns.add``."""
-        row = {"task": task, "covered_to": _stored(covered_to), "fence": 0, "n_tries": 0, "worker": "", "detail": ""}
+        row = {"task": task, "covered_to": naive(covered_to), "fence": 0, "n_tries": 0, "worker": "", "detail": ""}
         known = sa.select(sa.literal(1)).where(task_run.c.task == task)
         with suppress(sa.exc.IntegrityError):  # another worker was faster
             async with self._database.begin(n_round_trips=3) as connection:
@@ -47,8 +48,8 @@ class SqlTaskRuns:
         values = {
             # Set first: MySQL takes what a column was just set to for what it was.
             "n_tries": sa.case((was_open, task_run.c.n_tries + 1), else_=1),
-            "covered_to": _stored(at),
-            "started_at": _stored(at),
+            "covered_to": naive(at),
+            "started_at": naive(at),
             "ended_at": None,
             "outcome": None,
             "fence": fence,
@@ -60,7 +61,7 @@ class SqlTaskRuns:
     async def end(self, task: str, *, at: datetime, fence: int, outcome: TaskOutcome, detail: str) -> bool:
         """See ``TaskRuns.end``."""
         values = {
-            "ended_at": _stored(at),
+            "ended_at": naive(at),
             "outcome": outcome.value,
             "detail": mask_secrets(detail)[-_DETAIL_CHARACTERS:],
         }
@@ -75,20 +76,12 @@ class SqlTaskRuns:
 def _run(row: Row[Any]) -> TaskRun:
     return TaskRun(
         task=row.task,
-        covered_to=_aware(row.covered_to),
+        covered_to=aware(row.covered_to),
         fence=row.fence,
-        started_at=row.started_at and _aware(row.started_at),
-        ended_at=row.ended_at and _aware(row.ended_at),
+        started_at=row.started_at and aware(row.started_at),
+        ended_at=row.ended_at and aware(row.ended_at),
         outcome=row.outcome and TaskOutcome(row.outcome),
         n_tries=row.n_tries,
         worker=row.worker,
         detail=row.detail,
     )
-
-
-def _stored(instant: datetime) -> datetime:
-    return instant.astimezone(UTC).replace(tzinfo=None)
-
-
-def _aware(instant: datetime) -> datetime:
-    return instant.replace(tzinfo=UTC)

@@ -19,18 +19,15 @@ import pytest
 from core.fitted_collaborative import MODEL_KIND
 from services import migrations
 from services.batch_ledger import SqlBatchLedger
-from services.catalogue import SqlCatalogue
 from services.clock import SystemClock
 from services.database import Database, parse_url
-from services.ingest_store import SqlIngestStore
 from services.model_store import SqlModelStore
 from tests.support.catalogue import SONGS, connection
 from tests.support.command import run_here
 from tests.support.llm_server import LLMServer
+from tests.support.made_up_site import fill_site
 from tests.support.track_rows import KAGGLE_HEADER, KAGGLE_ROW, csv_text
 from tests.support.worker_process import ROOT
-from training.generate import SOURCE, generate_listeners, generate_songs
-from training.ingest import save_items
 
 DEPLOYED = ROOT / "deploy" / "airflow"
 DAG_FILE = DEPLOYED / "songs_ai_nightly.py"
@@ -222,11 +219,7 @@ async def a_site(url: str) -> None:
     """Songs and listeners who like them."""
     migrations.upgrade(parse_url(url))
     database = Database(url, pool_size=2, timeout_s=30)
-    store, catalogue = SqlIngestStore(database, SONGS), SqlCatalogue(database, SONGS)
-    await store.prepare()
-    await save_items(SOURCE, generate_songs(1, 300, 40), store, 300)
-    items = [item async for batch in catalogue.stream() for item in batch]
-    await store.save_listeners(generate_listeners(items, 200, 1))
+    await fill_site(database, SONGS, n_songs=300, n_creators=40, n_listeners=200)
     await database.close()
 
 

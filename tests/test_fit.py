@@ -20,18 +20,16 @@ from services import migrations
 from services.catalogue import SqlCatalogue
 from services.database import Database, parse_url
 from services.embedding_store import SqlEmbeddingStore
-from services.ingest_store import SqlIngestStore
 from services.interaction_log import SqlInteractionLog
 from services.model_store import SqlModelStore
 from tests.support.catalogue import SONGS, record_event
 from tests.support.command import run_command, run_here
 from tests.support.hand_clock import HandClock
+from tests.support.made_up_site import fill_site
 from tests.support.notice_servers import hook_server
 from training import recipe, tuning
 from training.embed import embed_catalogue
 from training.fit import FitReport, Kept, active_of, fit_on, keep
-from training.generate import SOURCE, generate_listeners, generate_songs
-from training.ingest import save_items
 from training.observations import Observed, observe
 from training.tuning import DEFAULTS
 
@@ -67,13 +65,9 @@ async def database(url: str) -> AsyncIterator[Database]:
 
 async def with_listeners(database: Database, n_listeners: int = N_LISTENERS, *, embedded: bool = True) -> None:
     """A generated catalogue, whose listeners have tastes, as ``demo`` has it."""
-    store, catalogue = SqlIngestStore(database, SONGS), SqlCatalogue(database, SONGS)
-    await store.prepare()
-    await save_items(SOURCE, generate_songs(1, N_SONGS, 60), store, N_SONGS)
-    items = [item async for batch in catalogue.stream() for item in batch]
-    await store.save_listeners(generate_listeners(items, n_listeners, 1))
+    await fill_site(database, SONGS, n_songs=N_SONGS, n_creators=60, n_listeners=n_listeners)
     if embedded:
-        await embed_catalogue(catalogue, EMBEDDER, SqlEmbeddingStore(database, SONGS))
+        await embed_catalogue(SqlCatalogue(database, SONGS), EMBEDDER, SqlEmbeddingStore(database, SONGS))
 
 
 async def observed_in(database: Database) -> Observed:

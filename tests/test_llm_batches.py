@@ -17,6 +17,7 @@ from core.ports import BatchReply, BatchState, BatchUsage, Completion, Prompt
 from services.llm_batches import LOST, MARK, OpenAIBatches
 from tests.support.llm_batches import BatchPlan
 from tests.support.llm_server import LLMServer
+from tests.support.loopback_http import serving
 from tests.support.private_servers import free_port
 
 KEY = "sk-very-secret"
@@ -54,15 +55,12 @@ async def answering(status: int, body: object, **more: Any) -> AsyncIterator[Ope
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    opened = client(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", **more)
-    try:
-        yield opened
-    finally:
-        await opened.aclose()
-        await runner.cleanup()
+    async with serving(app) as url:
+        opened = client(f"{url}/v1", **more)
+        try:
+            yield opened
+        finally:
+            await opened.aclose()
 
 
 def a_file(directory: Path, api: OpenAIBatches, n: int = 2) -> Path:

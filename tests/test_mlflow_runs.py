@@ -18,14 +18,12 @@ from services import migrations
 from services.catalogue import SqlCatalogue
 from services.database import Database, parse_url
 from services.embedding_store import SqlEmbeddingStore
-from services.ingest_store import SqlIngestStore
 from services.mlflow_runs import MlflowRuns, flattened
 from tests.support.catalogue import SONGS
 from tests.support.command import run_here
+from tests.support.made_up_site import fill_site
 from tests.support.worker_process import ROOT
 from training.embed import embed_catalogue
-from training.generate import SOURCE, generate_listeners, generate_songs
-from training.ingest import save_items
 
 INSTALL_S = 600
 
@@ -105,12 +103,8 @@ def python_with_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def a_site(url: str) -> None:
     migrations.upgrade(parse_url(url))
     database = Database(url, pool_size=2, timeout_s=30)
-    store, catalogue = SqlIngestStore(database, SONGS), SqlCatalogue(database, SONGS)
-    await store.prepare()
-    await save_items(SOURCE, generate_songs(1, 300, 40), store, 300)
-    items = [item async for batch in catalogue.stream() for item in batch]
-    await store.save_listeners(generate_listeners(items, 200, 1))
-    await embed_catalogue(catalogue, HashingEmbedder(64), SqlEmbeddingStore(database, SONGS))
+    await fill_site(database, SONGS, n_songs=300, n_creators=40, n_listeners=200)
+    await embed_catalogue(SqlCatalogue(database, SONGS), HashingEmbedder(64), SqlEmbeddingStore(database, SONGS))
     await database.close()
 
 

@@ -17,6 +17,7 @@ from core.errors import DependencyUnavailable
 from core.ports import Embedder
 from models.catalogue import Item
 from services.openai_embedder import OpenAIEmbedder, description
+from tests.support.loopback_http import serving
 
 DIM = 64
 SECRET = "sk-very-secret"
@@ -69,15 +70,10 @@ async def server() -> AsyncIterator[EmbeddingServer]:
     state.awake.set()
     app = web.Application()
     app.router.add_post("/v1/embeddings", state.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    state.url = f"http://{host}:{port}/v1"
-    yield state
-    state.awake.set()
-    await runner.cleanup()
+    async with serving(app) as url:
+        state.url = f"{url}/v1"
+        yield state
+        state.awake.set()
 
 
 @contextlib.asynccontextmanager

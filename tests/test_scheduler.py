@@ -1,7 +1,7 @@
 """One leader among many workers starts what is due, each run once, whoever dies."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
@@ -17,18 +17,13 @@ from services.leader_lease import FENCE_KEY, LEASE_KEY, RedisLeaderLease
 from services.redis_client import open_redis
 from services.task_runs import SqlTaskRuns
 from tests.support.catalogue import OnMySql, WithTables
+from tests.support.messaging import eventually
 from workers.scheduler import Ended, Scheduler
 
 LEASE_S = 0.6
 NEVER = "0 0 29 2 *"
 YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 DONE = Ended(TaskOutcome.SUCCEEDED, "done")
-
-
-async def until(condition: Callable[[], bool], within_s: float = 10) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 - what is waited for is of many kinds
-            await asyncio.sleep(0.01)
 
 
 class Watched:
@@ -141,7 +136,7 @@ class TestScheduler(OnMySql, WithTables):
         workers = [site.worker(name, {"refresh": NEVER}) for name in "abc"]
         for each in workers:
             each.run()
-        await until(lambda: any(each.observer.leads for each in workers))
+        await eventually(lambda: any(each.observer.leads for each in workers))
         for _ in range(20):
             assert sum(each.observer.leads for each in workers) == 1
             await asyncio.sleep(LEASE_S / 10)
@@ -151,10 +146,10 @@ class TestScheduler(OnMySql, WithTables):
         workers = [site.worker(name, {"refresh": passed()}) for name in "abc"]
         for each in workers:
             each.run()
-        await until(lambda: any(each.observer.ended for each in workers))
+        await eventually(lambda: any(each.observer.ended for each in workers))
         leader = next(each for each in workers if each.observer.leads)
         await leader.stop()
-        await until(lambda: any(each.observer.leads for each in workers if each is not leader))
+        await eventually(lambda: any(each.observer.leads for each in workers if each is not leader))
         assert site.started == ["refresh"]
         run = (await site.runs.last())["refresh"]
         assert (run.outcome, run.detail, run.worker) == (TaskOutcome.SUCCEEDED, "done", leader.name)
@@ -163,7 +158,7 @@ class TestScheduler(OnMySql, WithTables):
     async def test_a_task_that_is_new_waits_for_its_first_time(self, site: Site) -> None:
         worker = site.worker("a", {"refresh": passed()})
         worker.run()
-        await until(lambda: worker.observer.leads)
+        await eventually(lambda: worker.observer.leads)
         async with asyncio.timeout(5):
             while not await site.runs.last():  # noqa: ASYNC110 - a row of a database
                 await asyncio.sleep(0.01)
@@ -175,16 +170,16 @@ class TestScheduler(OnMySql, WithTables):
         a.release.clear()
         a.run()
         for victim, heir in ((a, b), (b, c)):
-            await until(lambda victim=victim: bool(victim.started))  # type: ignore[misc] # bound on purpose
+            await eventually(lambda victim=victim: bool(victim.started))  # type: ignore[misc] # bound on purpose
             heir.release.clear()
             before = asyncio.get_running_loop().time()
             await victim.die()
             heir.run()
-            await until(lambda heir=heir: heir.observer.leads)  # type: ignore[misc]
+            await eventually(lambda heir=heir: heir.observer.leads)  # type: ignore[misc]
             assert asyncio.get_running_loop().time() - before < 3 * LEASE_S
-        await until(lambda: bool(c.started))
+        await eventually(lambda: bool(c.started))
         c.release.set()
-        await until(lambda: bool(c.observer.ended))
+        await eventually(lambda: bool(c.observer.ended))
         run = (await site.runs.last())["refresh"]
         assert (run.n_tries, run.fence, run.worker, run.outcome) == (3, 3, "c", TaskOutcome.SUCCEEDED)
         assert site.started == ["refresh"] * 3
@@ -198,7 +193,7 @@ class TestScheduler(OnMySql, WithTables):
         worker = site.worker("a", {"fit": NEVER, "refresh": passed()})
         await site.runs.add("refresh", YESTERDAY - timedelta(days=1))
         worker.run()
-        await until(lambda: bool(worker.observer.ended))
+        await eventually(lambda: bool(worker.observer.ended))
         assert site.started == ["refresh"]
 
     async def test_a_leader_that_was_paused_for_too_long_stops_its_tasks_and_writes_nothing(self, site: Site) -> None:
@@ -206,13 +201,13 @@ class TestScheduler(OnMySql, WithTables):
         paused, heir = site.worker("a", {"refresh": passed()}), site.worker("b", {"refresh": passed()})
         paused.release.clear()
         paused.run()
-        await until(lambda: bool(paused.started))
+        await eventually(lambda: bool(paused.started))
         # As if it had been stopped for longer than its lease, and another had come since.
         await site.redis.set(f"{LEASE_KEY}:site", "another's token", px=200)
         heir.run()
-        await until(lambda: heir.observer.leads)
-        await until(lambda: not paused.observer.leads)
-        await until(lambda: bool(heir.observer.ended))
+        await eventually(lambda: heir.observer.leads)
+        await eventually(lambda: not paused.observer.leads)
+        await eventually(lambda: bool(heir.observer.ended))
         run = (await site.runs.last())["refresh"]
         assert (run.worker, run.fence, run.n_tries) == ("b", 2, 2)
         assert not paused.observer.ended
@@ -220,7 +215,7 @@ class TestScheduler(OnMySql, WithTables):
     async def test_from_its_election_on_a_leader_alone_may_begin_what_nobody_has_begun_yet(self, site: Site) -> None:
         old, new = site.worker("a", {"refresh": NEVER}), site.worker("b", {"refresh": NEVER})
         old.run()
-        await until(lambda: old.observer.leads)
+        await eventually(lambda: old.observer.leads)
         await old.die()
         new.run()
         async with asyncio.timeout(5):
@@ -234,7 +229,7 @@ class TestScheduler(OnMySql, WithTables):
         worker = site.worker("a", {"refresh": passed()})
         worker.release.clear()
         worker.run()
-        await until(lambda: bool(worker.started))
+        await eventually(lambda: bool(worker.started))
         asked = asyncio.Event()
 
         async def no_answer(*, above: int) -> int:
@@ -244,7 +239,7 @@ class TestScheduler(OnMySql, WithTables):
 
         worker.lease.hold = no_answer  # type: ignore[method-assign]
         await asyncio.wait_for(asked.wait(), 5)
-        await until(lambda: not worker.observer.leads, within_s=3 * LEASE_S)
+        await eventually(lambda: not worker.observer.leads, within_s=3 * LEASE_S)
         assert not worker.observer.ended
 
     async def test_a_redis_that_forgot_everything_does_not_take_fences_back(self, site: Site) -> None:
@@ -253,7 +248,7 @@ class TestScheduler(OnMySql, WithTables):
         assert await site.redis.get(f"{FENCE_KEY}:site") is None
         worker = site.worker("a", {"refresh": passed()})
         worker.run()
-        await until(lambda: bool(worker.observer.ended))
+        await eventually(lambda: bool(worker.observer.ended))
         assert (await site.runs.last())["refresh"].fence == 42
 
     async def test_a_task_that_fails_or_raises_is_written_down_and_the_others_go_on(self, site: Site) -> None:
@@ -262,7 +257,7 @@ class TestScheduler(OnMySql, WithTables):
         worker = site.worker("a", {"embed": passed(), "refresh": passed()})
         worker.ends = RuntimeError("no space left")
         worker.run()
-        await until(lambda: len(worker.observer.ended) == 2)
+        await eventually(lambda: len(worker.observer.ended) == 2)
         last = await site.runs.last()
         assert {run.outcome for run in last.values()} == {TaskOutcome.FAILED}
         assert last["embed"].detail == "RuntimeError: no space left"
@@ -271,7 +266,7 @@ class TestScheduler(OnMySql, WithTables):
     async def test_a_leader_that_stops_lets_go_at_once(self, site: Site) -> None:
         worker = site.worker("a", {"refresh": NEVER})
         worker.run()
-        await until(lambda: worker.observer.leads)
+        await eventually(lambda: worker.observer.leads)
         await worker.stop()
         assert await site.redis.get(f"{LEASE_KEY}:site") is None
         assert not worker.observer.leads
@@ -286,7 +281,7 @@ class TestScheduler(OnMySql, WithTables):
         monkeypatch.setattr("workers.scheduler.CronTrigger.from_crontab", every_second)
         worker = site.worker("a", {"digest": "* * * * *"})
         worker.run()
-        await until(lambda: len(worker.observer.ended) >= 2)
+        await eventually(lambda: len(worker.observer.ended) >= 2)
         assert set(worker.observer.ended) == {("digest", "succeeded")}
 
 

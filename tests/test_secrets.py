@@ -19,6 +19,7 @@ from aiohttp import web
 from config.settings import Settings
 from tests.support.catalogue import create_all_tables, insert_songs
 from tests.support.empty_stores import recreate_database
+from tests.support.loopback_http import serving
 from tests.support.tls_servers import TlsServers, made_up_password
 from tests.support.waiting import until
 from tests.support.worker_process import WorkerProcess, worker
@@ -67,14 +68,8 @@ class EchoingLLM:
 async def echoing_llm() -> AsyncIterator[tuple[EchoingLLM, str]]:
     llm, app = EchoingLLM(), web.Application()
     app.router.add_route("*", "/{path:.*}", llm.refuse)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield llm, f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    finally:
-        await runner.cleanup()
+    async with serving(app) as url:
+        yield llm, f"{url}/v1"
 
 
 def environment_of(servers: TlsServers, llm_url: str, keys: tuple[str, str], prefix: str) -> dict[str, str]:

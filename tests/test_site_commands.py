@@ -94,8 +94,7 @@ async def workers(site: Site, n: int, **settings: str) -> AsyncIterator[list[Wor
 async def leads(process: WorkerProcess) -> bool:
     if not process.is_running:
         return False
-    async with process.client() as client:
-        return "songs_ai_leader 1.0" in (await client.get("/metrics")).text
+    return "songs_ai_leader 1.0" in await process.metrics()
 
 
 # --- commands ---

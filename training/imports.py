@@ -7,7 +7,6 @@ Where a source goes on is kept after each page that was saved: what breaks off i
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import UTC
 from typing import TypeVar
 
 import structlog
@@ -19,7 +18,7 @@ from core.ports import ImportCursors, IngestStore, Interaction, ListedItem, List
 from models.log_event import LogEvent
 from models.source import SourceItem
 from training.csv_rows import InvalidRow, clean, integer
-from training.ingest import ItemLayout, SaveReport, save_batch, source_hash
+from training.ingest import ItemLayout, SaveReport, interaction_of, save_batch, source_hash
 from training.item_files import ItemLayout as DeclaredLayout
 from training.item_files import LikeLayout, fitting
 from training.track_files import TrackLayout
@@ -157,9 +156,7 @@ async def import_likes(importing: Importing, layout: LikeLayout, store: IngestSt
 
     def like_of(cells: Mapping[str, str]) -> Interaction:
         like = layout.like(cells)
-        at = like.liked_at.replace(tzinfo=UTC) if like.liked_at else None
-        item_id = _known(known, like.source_id)
-        return Interaction(member_id=like.member_id, item_id=item_id, weight=1.0, occurred_at=at)
+        return interaction_of(like, _known(known, like.source_id))
 
     async def save(rows: Sequence[Mapping[str, str]]) -> Saved:
         likes, problems = _read(rows, layout.needed, like_of)

@@ -21,7 +21,7 @@ from config.source_files import SourceMapping
 from core.errors import ConfigurationError
 from core.ports import IngestStore, Interaction
 from models.log_event import LogEvent
-from models.source import SourceItem
+from models.source import SourceItem, SourceLike
 from training.csv_rows import InvalidRow, Layout, RowProblem
 from training.item_files import LikeLayout, fitting, item_layouts, like_layouts
 from training.row_files import RowFile, open_rows
@@ -247,5 +247,10 @@ def _like_of(layout: LikeLayout, cells: Mapping[str, str], known: Mapping[str, i
     like = layout.like(cells)
     if like.source_id not in known:
         raise InvalidRow(f"{layout.file.item} {like.source_id!r} is no item of {layout.source}")
+    return interaction_of(like, known[like.source_id])
+
+
+def interaction_of(like: SourceLike, item_id: int) -> Interaction:
+    """The like, of the item as the catalogue knows it."""
     at = like.liked_at.replace(tzinfo=UTC) if like.liked_at else None
-    return Interaction(member_id=like.member_id, item_id=known[like.source_id], weight=1.0, occurred_at=at)
+    return Interaction(member_id=like.member_id, item_id=item_id, weight=1.0, occurred_at=at)

@@ -10,6 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.support.loopback_http import serving
+
 
 @dataclass
 class HookServer:
@@ -32,15 +34,8 @@ async def hook_server() -> AsyncIterator[HookServer]:
     """On a loopback port of its own."""
     server, app = HookServer(), web.Application()
     app.router.add_post("/{path:.*}", server.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with serving(app) as server.url:
         yield server
-    finally:
-        await runner.cleanup()
 
 
 @dataclass

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from tests.support.loopback_http import serving
+
 CLIENT_SECRET = "spotify-pa55word"
 RAWG_KEY = "rawg-pa55word"
 
@@ -152,12 +154,5 @@ async def served(api: Api) -> AsyncIterator[Api]:
     """On a loopback port of its own."""
     app = web.Application(middlewares=[api.middleware])
     app.add_routes(api.routes())
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        api.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with serving(app) as api.url:
         yield api
-    finally:
-        await runner.cleanup()

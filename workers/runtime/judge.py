@@ -12,10 +12,9 @@ from core.explanation import Explainer
 from core.item_versions import VersionFinder
 from services.clock import SystemClock
 from services.metrics import PrometheusMetrics
-from services.redis_client import open_redis
 from training.judge import Judge
 from workers.runtime.language_model import open_language_model, reranker_of
-from workers.runtime.parts import VERSION, profile_of
+from workers.runtime.parts import VERSION, profile_of, redis_of
 from workers.runtime.pipeline_config import pipeline_config
 
 
@@ -31,16 +30,8 @@ async def open_judge(settings: Settings) -> AsyncIterator[Judge]:
     settings = settings.model_copy(update={"llm_strategies": strategies})
     profile, texts, clock = profile_of(settings), load_prompt_texts(), SystemClock()
     metrics = PrometheusMetrics(CollectorRegistry(), clock=clock, version=VERSION)
-    redis_url = settings.redis_url.get_secret_value()
     async with AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(
-            open_redis(
-                redis_url,
-                max_connections=settings.redis_pool,
-                timeout_s=settings.dependency_timeout_s,
-                ca_file=settings.redis_ca_file,
-            )
-        )
+        redis = await stack.enter_async_context(redis_of(settings))
         model = await stack.enter_async_context(open_language_model(settings, metrics, clock, redis))
         if model is None or not alone.max_calls:
             raise ConfigurationError("OPENAI_API_KEY is empty: there is no LLM to ask")

@@ -4,7 +4,7 @@ What is opened is closed in the reverse order, whatever happens.
 """
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -105,14 +105,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         profile = profile_of(settings)
         clock = SystemClock()
         metrics = PrometheusMetrics(CollectorRegistry(), clock=clock, version=VERSION)
-        redis = await stack.enter_async_context(
-            open_redis(
-                settings.redis_url.get_secret_value(),
-                max_connections=settings.redis_pool,
-                timeout_s=settings.dependency_timeout_s,
-                ca_file=settings.redis_ca_file,
-            )
-        )
+        redis = await stack.enter_async_context(redis_of(settings))
         database = await stack.enter_async_context(
             open_database(
                 settings.database_url.get_secret_value(),
@@ -219,6 +212,16 @@ def _arms(settings: Settings) -> Callable[[int], Arm]:
     if not settings.llm_enabled:
         return lambda _: Arm.NONE
     return partial(arm_of, share=settings.llm_share, experiment=settings.llm_experiment)
+
+
+def redis_of(settings: Settings) -> AbstractAsyncContextManager[Redis]:
+    """The Redis that the settings name, opened and closed."""
+    return open_redis(
+        settings.redis_url.get_secret_value(),
+        max_connections=settings.redis_pool,
+        timeout_s=settings.dependency_timeout_s,
+        ca_file=settings.redis_ca_file,
+    )
 
 
 def profile_of(settings: Settings) -> CatalogueProfile:
