@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pla
 
 from api.app import MAX_BODY_BYTES
 from models.log_event import LogEvent
-from services.metrics import HTTP_ROUTES, OTHER
+from services.metric_parts.labels import HTTP_ROUTES, OTHER
 from tests.support.http_app import Unavailable, http_bench
 
 PROBLEM = "application/problem+json"

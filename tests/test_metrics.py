@@ -29,7 +29,7 @@ from services.circuit_breaker import BreakerState
 from services.clock import SystemClock
 from services.index_watch import IndexObserver
 from services.loop_lag import watch_loop
-from services.metrics import (
+from services.metric_parts.labels import (
     ARMS,
     BREAKER_STATES,
     DROP_CAUSES,
@@ -44,8 +44,8 @@ from services.metrics import (
     SETTLED_REASONS,
     SOURCES,
     STAGES,
-    PrometheusMetrics,
 )
+from services.metrics import PrometheusMetrics
 from tests.support.builders import make_candidate, make_item
 from tests.support.hand_clock import HandClock
 from workers.disposition import AckReason, DeadLetterReason, RetryReason
