@@ -11,9 +11,10 @@ import uvloop
 from hypothesis import HealthCheck, settings
 
 from tests.support.empty_stores import empty_database, empty_logical_database, flush, recreate_database
+from tests.support.programs import Program, install_missing
 from tests.support.servers import BreakableServer, GivenServer, Kind, Need, Servers, server_or_skip
 
-pytest_plugins = ["tests.support.llm_server", "tests.support.tls_servers"]
+pytest_plugins = ["tests.support.llm_server", "tests.support.prometheus", "tests.support.tls_servers"]
 
 settings.register_profile("local", deadline=None, max_examples=50)
 settings.register_profile(
@@ -29,6 +30,7 @@ _NEEDS = {
     "private_mysql": Need(Kind.MYSQL, breakable=True),
     "private_redis": Need(Kind.REDIS, breakable=True),
 }
+_PROGRAMS = {"prometheus_server": Program.PROMETHEUS, "promtool": Program.PROMTOOL}
 _SERVERS = pytest.StashKey[Servers]()
 _DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -46,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         # The processes that run the tests are given what they share; servers to be broken each has of its own.
         os.environ.update(servers.shared())
+        install_missing(_PROGRAMS.values(), print)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,11 +57,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Begin to start every server that a selected test needs."""
-    needs = {need for item in session.items for need in _needs(item)}
-    if needs and not session.config.option.collectonly:
-        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-        session.config.stash[_SERVERS].begin(needs, reporter.write_line if reporter else print)
+    """Begin to start every server that a selected test needs, and install the programs."""
+    if session.config.option.collectonly:
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    say = reporter.write_line if reporter else print
+    if needs := {need for item in session.items for need in _needs(item)}:
+        session.config.stash[_SERVERS].begin(needs, say)
+    used = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    install_missing([program for name, program in _PROGRAMS.items() if name in used], say)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
