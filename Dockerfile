@@ -5,7 +5,7 @@ COPY requirements.txt .
 # what is never run stays behind: pip, other people's tests, the C and Cython sources of compiled modules, and what
 # zstandard is for other Pythons than this one (12 MB)
 RUN python -m venv /venv \
-    && /venv/bin/python -m pip install --quiet -r requirements.txt \
+    && /venv/bin/python -m pip install --quiet --require-hashes -r requirements.txt \
     && /venv/bin/python -m pip uninstall --quiet --yes pip \
     && find /venv -type d -name tests -prune -exec rm -rf {} + \
     && find /venv -type f \( -name "*.c" -o -name "*.h" -o -name "*.pyx" -o -name "*.pxd" -o -name "*.pyi" -o -path "*/zstandard/_cffi*" \) -delete

@@ -7,7 +7,7 @@ TRACKS ?=
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-long chaos soak fuzz lint format pins clean
+.PHONY: help demo install test test-long chaos soak fuzz lint format pins sbom clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,21 +42,26 @@ format: $(VENV)/.development ## Mend style where that can be done for you
 	@$(RUN) -m ruff check --fix
 	@$(RUN) -m ruff format
 
-pins: $(VENV)/pins/.uv ## Compile requirements*.in into pinned requirements*.txt
+pins: $(VENV)/pins/.tools ## Compile requirements*.in into requirements*.txt, each pin with its hashes
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements.in -o requirements.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-train.in -o requirements-train.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-mlflow.in -o requirements-mlflow.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-import.in -o requirements-import.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-dev.in -o requirements-dev.txt
+	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-tools.in -o requirements-tools.txt
+
+sbom: $(VENV)/pins/.tools ## Write sbom.cdx.json, what the serving image holds beside the base image, as CycloneDX
+	@$(VENV)/pins/bin/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --spec-version 1.6 --output-format JSON --output-file sbom.cdx.json
 
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-UV_COMPILE := --quiet --universal --python-version 3.11 --no-header --no-annotate
+UV_COMPILE := --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes
 
 # Debian's Python has pip but, without the package python3-venv, no way to put pip into a new environment; then the
 # system's pip installs into it from outside.
-PIP_INSTALL := install --quiet --disable-pip-version-check
+PIP_INSTALL := install --quiet --disable-pip-version-check --require-hashes
 install = if $(RUN) -m pip --version >/dev/null 2>&1; \
 	then $(RUN) -m pip $(PIP_INSTALL) $(1); \
 	else $(PYTHON) -m pip --python $(RUN) $(PIP_INSTALL) $(1); fi
@@ -76,8 +81,8 @@ $(VENV)/.development: requirements.txt requirements-dev.txt | $(VENV)/bin/python
 	@$(call install,-r requirements-dev.txt)
 	@touch $@ $(VENV)/.serving
 
-$(VENV)/pins/.uv: | $(VENV)/bin/python
-	@echo "Installing uv into $(VENV)/pins"
+$(VENV)/pins/.tools: requirements-tools.txt | $(VENV)/bin/python
+	@echo "Installing requirements-tools.txt into $(VENV)/pins"
 	@$(PYTHON) -m venv $(VENV)/pins
-	@$(VENV)/pins/bin/python -m pip $(PIP_INSTALL) uv
+	@$(VENV)/pins/bin/python -m pip $(PIP_INSTALL) -r requirements-tools.txt
 	@touch $@

@@ -79,19 +79,41 @@ def test_the_image_holds_the_program_and_nothing_else() -> None:
     assert ours | {"main.py", "migrations", "requirements.txt"} <= allowed | {"dashboard"}
 
 
+def pins_of(name: str) -> dict[str, list[str]]:
+    """The hashes of each line of a compiled file, by the requirement with its marker."""
+    joined = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    requirements = [line.split(" --hash=") for line in joined.splitlines() if line]
+    return {" ".join(requirement.split()): hashes for requirement, *hashes in requirements}
+
+
 def test_the_serving_requirements_hold_no_test_or_training_library() -> None:
-    pins = {line.partition("==")[0] for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()}
+    pins = {line.partition("==")[0] for line in pins_of("requirements.txt")}
     offline = {"scipy", "implicit", "pyarrow", "spotipy"}
     assert pins.isdisjoint({"pytest", "hypothesis", "testcontainers", "mypy", "ruff"} | offline)
 
 
-def test_every_requirement_is_pinned_and_the_development_ones_include_the_serving_ones() -> None:
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
+def test_every_requirement_is_pinned_and_hashed(name: str) -> None:
+    # one line without a hash, and pip refuses the whole file
+    assert [line for line, hashes in pins_of(name).items() if "==" not in line or not hashes] == []
+    assert all(each.strip().startswith("sha256:") for hashes in pins_of(name).values() for each in hashes)
+
+
+def test_the_development_requirements_include_the_serving_ones() -> None:
     serving, development = (
-        (ROOT / name).read_text(encoding="utf-8").splitlines() for name in ("requirements.txt", "requirements-dev.txt")
+        {line.partition(" ;")[0] for line in pins_of(f"requirements{of}.txt")} for of in ("", "-dev")
     )
-    assert [line for line in (*serving, *development) if line and "==" not in line] == []
-    pins = {line.partition(" ;")[0] for line in development}
-    assert {line.partition(" ;")[0] for line in serving} <= pins
+    assert serving <= development
+
+
+def test_nothing_is_installed_without_its_hash() -> None:
+    [install] = [step for step in instructions("RUN") if "pip install" in step]
+    assert "pip install --quiet --require-hashes -r requirements.txt" in install
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.findall(r"^PIP_INSTALL := .*", makefile, re.MULTILINE)[0].endswith("--require-hashes")
+    by_pip = [line for line in makefile.splitlines() if " -m pip " in line and "--version" not in line]
+    assert by_pip
+    assert all("$(PIP_INSTALL)" in line for line in by_pip)
 
 
 # --- docker-compose.yml ---

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def fresh(tmp_path: Path) -> Path:
     """A checkout without a virtual environment."""
-    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "requirements-tools.txt"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
@@ -59,6 +59,21 @@ def test_the_long_runs_are_modules_of_the_tests(fresh: Path) -> None:
     for target, module in (("soak", "tests.soak"), ("chaos", "tests.chaos rounds"), ("fuzz", "tests.fuzz.run")):
         said = make(fresh, "--dry-run", target)
         assert said.index("-r requirements-dev.txt") < said.index(f"-m {module}")
+
+
+def test_the_bill_of_materials_is_made_of_the_serving_pins_by_a_tool_in_an_environment_of_its_own(fresh: Path) -> None:
+    said = make(fresh, "--dry-run", "sbom")
+    order = [
+        said.index(step) for step in ("-m venv .venv/pins", "--require-hashes -r requirements-tools.txt", "cyclonedx")
+    ]
+    assert order == sorted(order)
+    assert "cyclonedx-py requirements requirements.txt" in said
+
+
+def test_pins_are_compiled_with_their_hashes(fresh: Path) -> None:
+    compiled = [line for line in make(fresh, "--dry-run", "pins").splitlines() if "pip compile" in line]
+    assert {line.rpartition(" ")[2] for line in compiled} == {path.name for path in ROOT.glob("requirements*.txt")}
+    assert all("--generate-hashes" in line for line in compiled)
 
 
 def test_an_installed_environment_is_only_brought_up_to_date_when_the_pins_change(fresh: Path) -> None:
