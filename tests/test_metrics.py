@@ -554,7 +554,7 @@ def test_every_metric_has_a_help_text_and_ours_a_base_unit(bench: Bench) -> None
     of_money_and_state = ("_usd", "_state", "_leader")
     of_counts = ("_in_flight", "_tasks", "_waiting", "_dead_letters")
     of_what_is_loaded = ("_items", "_build", "_index", "_collaborative")
-    units = (*of_money_and_state, *of_what_is_loaded, "_seconds", "_rate", "_ratio", "_up", *of_counts)
+    units = (*of_money_and_state, *of_what_is_loaded, "_seconds", "_bytes", "_rate", "_ratio", "_up", *of_counts)
     for family in bench.registry.collect():
         assert family.documentation
         if family.name.startswith("songs_ai_") and family.type != "counter":

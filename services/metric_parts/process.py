@@ -14,6 +14,7 @@ from prometheus_client import (
 
 from core.ports import Clock
 from services.metric_parts.buckets import SHORT_BUCKETS_S
+from services.metric_parts.memory import MemoryMetrics
 
 
 class ProcessMetrics:
@@ -71,6 +72,7 @@ class ProcessMetrics:
             registry=registry,
         )
         self._collaborative = Info("songs_ai_collaborative", "The collaborative model in force.", registry=registry)
+        MemoryMetrics(registry)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
