@@ -7,6 +7,7 @@ from commands import (
     check,
     dead_letters,
     demo,
+    demo_site,
     imports,
     jobs,
     members,
@@ -24,7 +25,7 @@ PANELS = {
     "Catalogue": (catalogue.migrate, catalogue.ingest, check.check, catalogue.embed, catalogue.retrieval),
     "Quality": (quality.rank, quality.evaluate, models.fit, simulate.simulate),
     "Site": (site.schedule, site.digest, site.clean_up, members.forget),
-    "Start here": (demo.demo,),
+    "Start here": (demo.demo, demo_site.demo_catalogue, demo_site.first_recommendation),
 }
 
 app = typer.Typer(name="songs-ai", no_args_is_help=True, pretty_exceptions_enable=False)

@@ -21,6 +21,7 @@ from training.ingest import save_items
 from workers.runtime.consuming import prepare, running_consumers
 from workers.runtime.parts import Parts, embedded, open_parts
 
+N_MADE_UP = 2000
 METRICS_SHOWN = (
     "songs_ai_recommendations_total",
     "songs_ai_deliveries_settled_total",
@@ -59,7 +60,7 @@ def demo(
                 await fill_catalogue(parts, files or (), seed)
                 if not files:
                     console.print("`make demo TRACKS=file.csv` takes real songs")
-                likes = await _likes_of_file(parts, members) or await _made_up_likes(parts, members, seed)
+                likes = await _likes_of_file(parts, members) or await made_up_likes(parts, members, seed)
                 await prepare(parts)
                 async with running_consumers(parts):
                     await play(
@@ -81,7 +82,7 @@ def demo(
     run(step, log_level="WARNING")
 
 
-async def fill_catalogue(parts: Parts, files: Sequence[Path], seed: int, n_made_up: int = 2000) -> None:
+async def fill_catalogue(parts: Parts, files: Sequence[Path], seed: int, n_made_up: int = N_MADE_UP) -> None:
     """Migrate, fill and embed an empty catalogue: with what is in the files, or with made-up songs."""
     from services import migrations  # noqa: PLC0415 - Alembic is slow to import
 
@@ -91,12 +92,17 @@ async def fill_catalogue(parts: Parts, files: Sequence[Path], seed: int, n_made_
     for file in files:
         await ingest_file(parts, file)
     if not files:
-        store = SqlIngestStore(parts.database, parts.profile)
-        songs = generate_songs(seed, n_made_up, max(n_made_up * 12 // 100, 1))
-        await store.prepare()
-        report = await save_items(GENERATED, songs, store, len(songs))
-        console.print(f"made up {report.n_inserted} songs (seed {seed})")
+        await make_up_songs(parts, seed, n_made_up)
     await embed_items(parts)
+
+
+async def make_up_songs(parts: Parts, seed: int, n_songs: int) -> None:
+    """Put made-up songs into a catalogue that is ours, where they are not there yet, and say how many."""
+    store = SqlIngestStore(parts.database, parts.profile)
+    songs = generate_songs(seed, n_songs, max(n_songs * 12 // 100, 1))
+    await store.prepare()
+    report = await save_items(GENERATED, songs, store, len(songs))
+    console.print(f"made up {report.n_inserted} songs (seed {seed})")
 
 
 async def _likes_of_file(parts: Parts, n_members: int) -> dict[int, tuple[int, ...]]:
@@ -106,7 +112,8 @@ async def _likes_of_file(parts: Parts, n_members: int) -> dict[int, tuple[int, .
     return {each.member_id: tuple(interest.item_id for interest in each.interests) for each in listeners}
 
 
-async def _made_up_likes(parts: Parts, n_members: int, seed: int) -> dict[int, tuple[int, ...]]:
+async def made_up_likes(parts: Parts, n_members: int, seed: int) -> dict[int, tuple[int, ...]]:
+    """Put made-up members and what they like into a catalogue that is ours; their items by member."""
     items = [item async for batch in parts.catalogue.stream() for item in batch]
     listeners = generate_listeners(items, n_members, seed)
     await SqlIngestStore(parts.database, parts.profile).save_listeners(listeners)

@@ -66,6 +66,12 @@ class SqlIngestStore:
         """See ``IngestStore``; items whose row is gone are left out."""
         return {row[0]: row[1] for row in await self._known(source, item_source.c.item_id)}
 
+    async def n_items(self, source: str) -> int | None:
+        """How many items of ``source`` there are; None: no table of items is there, a backend's or ours."""
+        async with self._database.connect(n_round_trips=_N_PREPARE_TRIPS) as connection:
+            present = await connection.run_sync(lambda sync: sa.inspect(sync).has_table(self._tables.item.name))
+        return len(await self.item_ids(source)) if present else None
+
     async def _known(self, source: str, column: sa.Column[Any]) -> Sequence[Sequence[Any]]:
         query = (
             sa.select(item_source.c.source_id, column)

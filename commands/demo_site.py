@@ -1,0 +1,84 @@
+"""The commands that give an empty site a catalogue, and its first recommendation; a backend's site is left alone."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from commands.catalogue import embed_items
+from commands.demo import N_MADE_UP, made_up_likes, make_up_songs
+from commands.running import console, run, stop
+from config.settings import Settings
+from services.ingest_store import SqlIngestStore
+from services.listener_store import SqlListenerStore
+from training.demo import Stage, play
+from training.generate import SOURCE as GENERATED
+from workers.runtime.parts import Parts, open_parts
+
+_LEFT_ALONE = "the catalogue was not made up here: nothing to do"
+
+
+def demo_catalogue(
+    songs: Annotated[int, typer.Option(min=20, max=100_000, help="How many songs.")] = N_MADE_UP,
+    members: Annotated[int, typer.Option(min=1, max=10_000, help="How many listeners like some of them.")] = 40,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same catalogue and listeners.")] = 7,
+) -> None:
+    """Make up songs and listeners where the database has no table of songs, and embed them; else do nothing."""
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            if not parts.profile.track_files:
+                console.print(f"for profile {parts.profile.name!r} nothing can be made up: nothing to do")
+            elif await _n_made_up(parts) == 0:
+                console.print(_LEFT_ALONE)
+            else:
+                await _fill(parts, songs, members, seed)
+
+    run(step)
+
+
+def first_recommendation(
+    timeout_s: Annotated[float, typer.Option(min=0, help="Seconds to wait at the most.")] = 120.0,
+) -> None:
+    """Publish a job of a made-up listener as the backend does, and show what comes back; else do nothing."""
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            if not (parts.profile.track_files and await _n_made_up(parts)):
+                console.print(_LEFT_ALONE)
+                return
+            await parts.broker.start()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await _recommend(parts)
+            except TimeoutError:
+                stop(f"no result within {timeout_s:g} s; is a worker running?")
+
+    run(step)
+
+
+async def _n_made_up(parts: Parts) -> int | None:
+    return await SqlIngestStore(parts.database, parts.profile).n_items(GENERATED)
+
+
+async def _fill(parts: Parts, n_songs: int, n_members: int, seed: int) -> None:
+    """Listeners come after the songs and vectors last: what was interrupted goes on where it broke off."""
+    if await _n_made_up(parts) is None or not await parts.members.active_member_ids(1):
+        await make_up_songs(parts, seed, n_songs)
+        console.print(f"{len(await made_up_likes(parts, n_members, seed))} listeners like some of them")
+    await embed_items(parts)
+
+
+async def _recommend(parts: Parts) -> None:
+    [member_id] = await parts.members.active_member_ids(1)
+    listener = await SqlListenerStore(parts.database, parts.profile).listener(member_id)
+    stage = Stage(
+        results=parts.results,
+        publisher=parts.publisher,
+        catalogue=parts.catalogue,
+        profile=parts.profile,
+        clock=parts.clock,
+        console=console,
+    )
+    likes = {member_id: tuple(interest.item_id for interest in listener.interests)}
+    await play(stage, likes, locale="en", n_shown=1)
