@@ -14,7 +14,12 @@ from tests.support.empty_stores import empty_database, empty_logical_database, f
 from tests.support.programs import Program, install_missing
 from tests.support.servers import BreakableServer, GivenServer, Kind, Need, Servers, server_or_skip
 
-pytest_plugins = ["tests.support.llm_server", "tests.support.prometheus", "tests.support.tls_servers"]
+pytest_plugins = [
+    "tests.support.alertmanager",
+    "tests.support.llm_server",
+    "tests.support.prometheus",
+    "tests.support.tls_servers",
+]
 
 settings.register_profile("local", deadline=None, max_examples=50)
 settings.register_profile(
@@ -30,7 +35,12 @@ _NEEDS = {
     "private_mysql": Need(Kind.MYSQL, breakable=True),
     "private_redis": Need(Kind.REDIS, breakable=True),
 }
-_PROGRAMS = {"prometheus_server": Program.PROMETHEUS, "promtool": Program.PROMTOOL}
+_PROGRAMS = {
+    "prometheus_server": Program.PROMETHEUS,
+    "promtool": Program.PROMTOOL,
+    "alertmanager_server": Program.ALERTMANAGER,
+    "amtool": Program.AMTOOL,
+}
 _SERVERS = pytest.StashKey[Servers]()
 _DATA = Path(__file__).parents[2] / "shared" / "data"
 
