@@ -10,8 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.responses import problem
 
 READS = frozenset({"GET", "HEAD"})
-ALWAYS_OPEN = "/health/live"
-"""Says that the process runs and nothing else: restarts are decided by it, in places that hold no key."""
+ALWAYS_OPEN = frozenset({"/health/live", "/health/started"})
+"""Say that the process runs, or was ready once, and no more: restarts are decided by them, where there is no key."""
 
 
 class AccessRule:
@@ -43,7 +43,7 @@ class AccessRule:
         is_read = scope["method"] in READS
         if self._digest is None:
             return is_read or not _is_of_another_site(scope)
-        if is_read and (not self._keyed_reads or scope["path"] == ALWAYS_OPEN):
+        if is_read and (not self._keyed_reads or scope["path"] in ALWAYS_OPEN):
             return True
         matches = [compare_digest(_digest(given), self._digest) for given in _keys(scope)]
         return any(matches)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from http import HTTPStatus
@@ -17,6 +17,11 @@ from core.ports import Clock, HealthCheck
 from models.log_event import LogEvent
 
 log = structlog.get_logger()
+
+N_FAILURES = 3
+PATIENCE_S = 3.0
+N_SUCCESSES = 2
+LOOK_EVERY_S = 1.0
 
 
 class Health(StrEnum):
@@ -60,7 +65,10 @@ class DependencyObserver(Protocol):
 class HealthReporter:
     """Runs all checks at once, and remembers what they found for ``max_age_s``: probes must not load what they probe.
 
-    A check that takes longer than ``timeout_s`` counts as unavailable. A dependency in ``optional`` only degrades.
+    A check that takes longer than ``timeout_s`` has failed. A dependency in ``optional`` only degrades. One slow answer
+    takes no worker out of service: what was well once is unavailable only where it failed ``N_FAILURES`` times in a row
+    and for ``PATIENCE_S``, and is then well again after ``N_SUCCESSES``. Until it was well for the first time, it is as
+    the last check found it. While ``run`` runs, all that is known within ``PATIENCE_S`` and two looks.
     """
 
     def __init__(
@@ -82,6 +90,18 @@ class HealthReporter:
         self._running = asyncio.Lock()
         self._latest: Report | None = None
         self._latest_at_s = 0.0
+        self._standings = {name: _Standing() for name in checks}
+        self._has_been_ready = False
+
+    async def run(self) -> None:
+        """Look every ``LOOK_EVERY_S`` until cancelled, whoever asks or does not."""
+        while True:
+            await self.report()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def has_started(self) -> bool:
+        """Whether it has been ready at any time so far."""
+        return self._has_been_ready or (await self.report()).ready
 
     async def report(self) -> Report:
         """What is known, at most ``max_age_s`` old; never raises for a dependency's sake."""
@@ -92,6 +112,7 @@ class HealthReporter:
             report = self._conclude(dict(zip(self._checks, findings, strict=True)))
             self._log_changes(report)
             self._latest, self._latest_at_s = report, self._clock.monotonic_s()
+            self._has_been_ready |= report.ready
             return report
 
     async def _look(self, name: str, check: HealthCheck) -> Finding:
@@ -99,7 +120,8 @@ class HealthReporter:
         status, reason = await self._verdict(name, check)
         seconds = self._clock.monotonic_s() - started_s
         self._observer.dependency_checked(name, up=status is not Health.UNAVAILABLE, seconds=seconds)
-        return Finding(status=status, reason=reason, latency_ms=round(1000 * seconds, 3), checked_at=self._clock.now())
+        found = Finding(status=status, reason=reason, latency_ms=round(1000 * seconds, 3), checked_at=self._clock.now())
+        return self._standings[name].judged(found, started_s)
 
     async def _verdict(self, name: str, check: HealthCheck) -> tuple[Health, str | None]:
         try:
@@ -125,20 +147,65 @@ class HealthReporter:
         before = self._latest.findings if self._latest else {}
         for name, finding in report.findings.items():
             known = before[name].status if name in before else Health.OK
-            if finding.status is not known and finding.status is not Health.OK:
+            if finding.status is known:
+                continue
+            if finding.status is not Health.OK:
                 log.warning(
                     LogEvent.DEPENDENCY_CHECK_FAILED, dependency=name, status=finding.status, reason=finding.reason
                 )
+            elif known is Health.UNAVAILABLE:
+                log.info(LogEvent.DEPENDENCY_RECOVERED, dependency=name)
+
+
+class _Standing:
+    """What becomes of one dependency's findings, since no single one of them is believed."""
+
+    def __init__(self) -> None:
+        self._was_well = False
+        self._is_away = True
+        self._n_in_a_row = 0
+        self._failing_since_s = 0.0
+
+    def judged(self, found: Finding, at_s: float) -> Finding:
+        """``found`` at ``at_s`` on the clock that only rises, in the light of those before it."""
+        return self._failed(found, at_s) if found.status is Health.UNAVAILABLE else self._answered(found)
+
+    def _failed(self, found: Finding, at_s: float) -> Finding:
+        if self._is_away:
+            self._n_in_a_row = 0
+            return found
+        self._n_in_a_row += 1
+        if self._n_in_a_row == 1:
+            self._failing_since_s = at_s
+        if self._n_in_a_row >= N_FAILURES and at_s - self._failing_since_s >= PATIENCE_S:
+            self._is_away, self._n_in_a_row = True, 0
+            return found
+        return replace(found, status=Health.DEGRADED)
+
+    def _answered(self, found: Finding) -> Finding:
+        if self._is_away and self._was_well and self._n_in_a_row + 1 < N_SUCCESSES:
+            self._n_in_a_row += 1
+            return replace(found, status=Health.UNAVAILABLE, reason="it answers again; one more look will say")
+        self._was_well, self._is_away, self._n_in_a_row = True, False, 0
+        return found
 
 
 def health_router(reporter: HealthReporter) -> APIRouter:
-    """``/health/live``, ``/health/ready`` and, the same as the latter, ``/health``."""
+    """``/health/live``, ``/health/started``, ``/health/ready`` and, the same as the latter, ``/health``."""
     router = APIRouter(tags=["health"], responses=documented(HTTPStatus.UNAUTHORIZED))
 
     @router.get("/health/live")
     async def live() -> Response:
         """200 as long as the event loop turns; asks no dependency, since a restart would mend none."""
         return json_response({"status": Health.OK})
+
+    not_started: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready for the first time yet."}}
+
+    @router.get("/health/started", responses=not_started)
+    async def started() -> Response:
+        """503 until jobs could be taken for the first time, and 200 from then on: for probes that wait for a start."""
+        has_started = await reporter.has_started()
+        return json_response({"started": has_started}, status_code=200 if has_started else 503)
 
     not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "Jobs cannot be taken; the body says why."}}
 

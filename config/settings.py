@@ -322,7 +322,8 @@ class Settings(BaseSettings):
         description="key that POST requests must bring (Authorization: Bearer, or X-API-Key); empty: open",
     )
     api_key_for_reads: bool = Field(
-        False, description="want the key for /metrics, /health and /openapi.json too; /health/live stays open"
+        False,
+        description="want the key for /metrics, /health and /openapi.json too; not for /health/live and /health/started",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level that is logged")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")

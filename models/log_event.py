@@ -63,6 +63,7 @@ class LogEvent(StrEnum):
     HTTP_EXPOSED = "http_exposed"
     HTTP_REQUEST_FAILED = "http_request_failed"
     DEPENDENCY_CHECK_FAILED = "dependency_check_failed"
+    DEPENDENCY_RECOVERED = "dependency_recovered"
     REDIS_NOT_DURABLE = "redis_not_durable"
     ITEMS_INGESTED = "items_ingested"
     ROWS_LEFT_OUT = "rows_left_out"

@@ -3,13 +3,13 @@
 Closed, open, half-open after Nygard, "Release It!" (2007). The state is in Redis; its clock is the one that counts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import cast
 
 from redis.asyncio import Redis
 
-from services.redis_client import RedisScript
+from services.redis_client import RedisScript, redis_errors
 
 BREAKER_PREFIX = "songs_ai:breaker:"
 FAILURES_PREFIX = "songs_ai:breaker_failures:"
@@ -74,6 +74,16 @@ class RedisCircuitBreaker:
 
     def _now(self) -> str:
         return "" if self._now_ms is None else str(self._now_ms())
+
+
+async def models_given_up(client: Redis, models: Sequence[str]) -> list[str]:
+    """Those of ``models`` that are not asked, but by one call now and then. Raises ``DependencyUnavailable``."""
+    with redis_errors():
+        async with client.pipeline(transaction=False) as pipe:
+            for model in models:
+                pipe.exists(BREAKER_PREFIX + model)
+            found = await pipe.execute()
+    return [model for model, there in zip(models, found, strict=True) if there]
 
 
 def _ms(seconds: float) -> int:

@@ -7,7 +7,13 @@ import pytest
 from redis.asyncio import Redis
 
 from core.errors import LANGUAGE_MODEL_FAILURES, DependencyUnavailable
-from services.circuit_breaker import PROVIDER_FAILURES, BreakerState, Passage, RedisCircuitBreaker
+from services.circuit_breaker import (
+    PROVIDER_FAILURES,
+    BreakerState,
+    Passage,
+    RedisCircuitBreaker,
+    models_given_up,
+)
 from services.redis_client import open_redis
 from tests.support.private_servers import free_port
 
@@ -90,6 +96,18 @@ class CircuitBreakerContract:
     async def test_a_failure_that_is_told_twice_counts_once(self, here: RedisCircuitBreaker) -> None:
         for _ in range(5):
             assert await here.settle(MODEL, "same", "timeout") is CLOSED
+
+    async def test_the_models_that_are_not_asked_are_those_whose_breaker_is_not_closed(
+        self, client: Redis, here: RedisCircuitBreaker, hand: Hand
+    ) -> None:
+        assert await models_given_up(client, [MODEL, "another"]) == []
+        await failed(here)
+        assert await models_given_up(client, ["another", MODEL]) == [MODEL]
+        hand.move(10.1)
+        await here.admit(MODEL, "probe")
+        assert await models_given_up(client, [MODEL]) == [MODEL]
+        await here.settle(MODEL, "probe", "ok")
+        assert await models_given_up(client, [MODEL]) == []
 
     async def test_after_the_cool_down_one_caller_among_all_workers_may_try(
         self, here: RedisCircuitBreaker, there: RedisCircuitBreaker, hand: Hand

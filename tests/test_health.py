@@ -8,14 +8,14 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 
-from api.health import Health, HealthReporter
+from api.health import N_FAILURES, PATIENCE_S, Health, HealthReporter
 from core.errors import DependencyUnavailable
 from core.ports import HealthCheck
 from models.log_event import LogEvent
 from services.clock import SystemClock
 from services.metrics import PrometheusMetrics
 from tests.support.hand_clock import HandClock
-from tests.support.http_app import http_bench
+from tests.support.http_app import http_bench, make_metrics
 
 Answer = Callable[[], Awaitable[str | None]]
 
@@ -199,3 +199,123 @@ async def test_latency_is_measured_on_the_real_clock() -> None:
     metrics = PrometheusMetrics(CollectorRegistry(), clock=clock)
     report = await HealthReporter({"mysql": some_time}, clock=clock, observer=metrics).report()
     assert 5 < report.findings["mysql"].latency_ms < 1000
+
+
+# --- one answer decides nothing ---
+
+
+async def statuses(reporter: HealthReporter, clock: HandClock, *, n: int, every_s: float) -> list[Health]:
+    found = []
+    for _ in range(n):
+        clock.move(every_s)
+        found.append((await reporter.report()).status)
+    return found
+
+
+async def test_one_failed_look_only_degrades_what_was_well() -> None:
+    clock, check = HandClock(), Check()
+    reporter = reporter_of({"mysql": check}, clock)
+    assert (await reporter.report()).status is Health.OK
+    check.error = AWAY
+    clock.move(60)
+    report = await reporter.report()
+    assert (report.status, report.ready) == (Health.DEGRADED, True)
+    assert report.findings["mysql"].reason == "mysql: connection refused"
+    check.error = None
+    assert await statuses(reporter, clock, n=2, every_s=2) == [Health.OK, Health.OK]
+
+
+@pytest.mark.parametrize(
+    ("every_s", "n_looks"),
+    [(1.0, 1 + round(PATIENCE_S)), (60.0, N_FAILURES)],
+    ids=["often asked: as long as the patience lasts", "seldom asked: so many looks"],
+)
+async def test_what_stays_away_is_unavailable_after_some_looks_and_some_time(every_s: float, n_looks: int) -> None:
+    clock, check = HandClock(), Check()
+    reporter = reporter_of({"mysql": check}, clock)
+    await reporter.report()
+    check.error = AWAY
+    found = await statuses(reporter, clock, n=n_looks, every_s=every_s)
+    assert found == [Health.DEGRADED] * (n_looks - 1) + [Health.UNAVAILABLE]
+
+
+async def test_failures_with_successes_between_never_add_up() -> None:
+    clock, check = HandClock(), Check()
+    reporter = reporter_of({"mysql": check}, clock)
+    for number in range(30):
+        check.error = AWAY if number % N_FAILURES else None
+        clock.move(5)
+        assert (await reporter.report()).ready, number
+
+
+async def test_what_was_away_is_well_at_its_second_answer_and_its_return_is_logged() -> None:
+    clock, check = HandClock(), Check()
+    reporter = reporter_of({"mysql": check}, clock)
+    await reporter.report()
+    check.error = AWAY
+    assert (await statuses(reporter, clock, n=4, every_s=2))[-1] is Health.UNAVAILABLE
+    check.error = None
+    with structlog.testing.capture_logs() as logs:
+        found = await statuses(reporter, clock, n=3, every_s=2)
+    assert found == [Health.UNAVAILABLE, Health.OK, Health.OK]
+    assert [(entry["event"], entry["dependency"]) for entry in logs] == [(LogEvent.DEPENDENCY_RECOVERED, "mysql")]
+
+
+async def test_an_answer_between_two_failures_does_not_bring_back_what_was_away() -> None:
+    clock, check = HandClock(), Check()
+    reporter = reporter_of({"mysql": check}, clock)
+    await reporter.report()
+    check.error = AWAY
+    await statuses(reporter, clock, n=4, every_s=2)
+    for _ in range(5):
+        check.error = None
+        assert await statuses(reporter, clock, n=1, every_s=2) == [Health.UNAVAILABLE]
+        check.error = AWAY
+        assert await statuses(reporter, clock, n=1, every_s=2) == [Health.UNAVAILABLE]
+
+
+async def test_the_gauge_shows_what_each_look_found_before_readiness_falls() -> None:
+    clock, check = HandClock(), Check()
+    metrics = PrometheusMetrics(CollectorRegistry(), clock=clock)
+    reporter = HealthReporter({"mysql": check}, clock=clock, observer=metrics)
+    await reporter.report()
+    check.error = AWAY
+    clock.move(2)
+    assert (await reporter.report()).ready
+    assert b'songs_ai_dependency_up{dependency="mysql"} 0.0' in metrics.expose("")[0]
+
+
+# --- the start ---
+
+
+async def test_it_has_not_started_until_it_was_ready_once_and_has_from_then_on() -> None:
+    check = Check(error=AWAY)
+    async with http_bench(checks={"mysql": check}) as bench:
+
+        async def started() -> tuple[int, object]:
+            bench.clock.move(2)
+            response = await bench.client.get("/health/started")
+            return response.status_code, response.json()
+
+        assert await started() == (503, {"started": False})
+        check.error = None
+        assert await started() == (200, {"started": True})
+        check.error = AWAY
+        for _ in range(5):
+            assert await started() == (200, {"started": True})
+            await bench.client.get("/health/ready")
+        assert (await bench.client.get("/health/ready")).status_code == 503
+
+
+async def test_it_looks_by_itself_where_nobody_asks() -> None:
+    looked = asyncio.Event()
+
+    async def look() -> None:
+        looked.set()
+
+    reporter = HealthReporter({"mysql": look}, clock=SystemClock(), observer=make_metrics())
+    running = asyncio.create_task(reporter.run())
+    await asyncio.wait_for(looked.wait(), 5)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running

@@ -96,14 +96,16 @@ async def test_keyed_reads_want_the_key_too() -> None:
         assert (await bench.client.get("/health", headers={"Authorization": f"Bearer {KEY}"})).status_code == 200
 
 
-async def test_whether_the_process_lives_is_told_to_anybody() -> None:
+@pytest.mark.parametrize(("path", "told"), [("/health/live", {"status": "ok"}), ("/health/started", {"started": True})])
+async def test_whether_the_process_lives_and_has_started_is_told_to_anybody(path: str, told: object) -> None:
+    assert path in ALWAYS_OPEN
     async with http_bench(api_key=KEY, keyed_reads=True) as bench:
-        response = await bench.client.get(ALWAYS_OPEN)
-        assert (response.status_code, response.json()) == (200, {"status": "ok"})
-        assert_refused(await post(bench, ALWAYS_OPEN, {}))
+        response = await bench.client.get(path)
+        assert (response.status_code, response.json()) == (200, told)
+        assert_refused(await post(bench, path, {}))
 
 
-@pytest.mark.parametrize("path", [f"/{ALWAYS_OPEN}", f"{ALWAYS_OPEN}/", f"{ALWAYS_OPEN}/../../metrics", "/HEALTH/LIVE"])
+@pytest.mark.parametrize("path", ["//health/live", "/health/live/", "/health/live/../../metrics", "/HEALTH/LIVE"])
 async def test_no_other_spelling_of_the_open_path_opens_anything(path: str) -> None:
     async with http_bench(api_key=KEY, keyed_reads=True) as bench:
         request = bench.client.build_request("GET", "http://songs-ai/")

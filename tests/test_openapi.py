@@ -23,6 +23,7 @@ OPERATIONS = (
     "GET /health",
     "GET /health/live",
     "GET /health/ready",
+    "GET /health/started",
     "GET /metrics",
     "POST /recommend",
     "POST /recommend/cached",

@@ -6,8 +6,12 @@ from functools import partial
 from config.settings import MEMORY_URL
 from core.errors import DependencyUnavailable
 from core.ports import HealthCheck
+from services.circuit_breaker import models_given_up
 from services.redis_client import appendonly_enabled, ping
 from workers.runtime.parts import Parts
+
+OPTIONAL = frozenset({"llm"})
+"""Without it answers are worse, but jobs are taken."""
 
 
 def health_checks(parts: Parts, *, consuming: bool) -> Mapping[str, HealthCheck]:
@@ -17,7 +21,11 @@ def health_checks(parts: Parts, *, consuming: bool) -> Mapping[str, HealthCheck]
         "redis": partial(_check_redis, parts),
         "broker": partial(_check_broker, parts, consuming=consuming),
     }
-    return {**checks, "index": partial(_check_index, parts)} if consuming else checks
+    if consuming:
+        checks["index"] = partial(_check_index, parts)
+    if consuming and parts.settings.llm_enabled:
+        checks["llm"] = partial(_check_llm, parts)
+    return checks
 
 
 async def _check_database(parts: Parts) -> None:
@@ -42,3 +50,9 @@ async def _check_broker(parts: Parts, *, consuming: bool) -> None:
 async def _check_index(parts: Parts) -> None:
     if not len(parts.index.current()):
         raise DependencyUnavailable("index", "holds no item: run `python main.py embed`")
+
+
+async def _check_llm(parts: Parts) -> None:
+    """By what the calls of all workers came to: a call of its own would cost money at every look."""
+    if given_up := await models_given_up(parts.redis, parts.settings.llm_strategies.models):
+        raise DependencyUnavailable("llm", f"the breaker keeps calls from {', '.join(given_up)}")

@@ -1,7 +1,8 @@
 """HTTP served beside whatever else the process does."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 
@@ -10,7 +11,7 @@ from api.health import HealthReporter
 from api.server import HttpServer
 from core.errors import ConfigurationError
 from models.log_event import LogEvent
-from workers.runtime.health import health_checks
+from workers.runtime.health import OPTIONAL, health_checks
 from workers.runtime.parts import Parts
 
 log = structlog.get_logger()
@@ -19,23 +20,29 @@ log = structlog.get_logger()
 @asynccontextmanager
 async def serving_http(parts: Parts, *, consuming: bool) -> AsyncIterator[None]:
     """Serve while the block runs. Raises ``ConfigurationError`` where the address is not to be had."""
-    server = _http_server(parts, consuming=consuming)
+    health = HealthReporter(
+        health_checks(parts, consuming=consuming), clock=parts.clock, observer=parts.metrics, optional=OPTIONAL
+    )
+    server = _http_server(parts, health)
     try:
         await server.start()
     except OSError as error:
         raise ConfigurationError(f"HTTP_HOST and HTTP_PORT: the address cannot be served: {error}") from error
     if not (server.is_on_loopback or parts.settings.api_key.get_secret_value()):
         log.warning(LogEvent.HTTP_EXPOSED, host=parts.settings.http_host, hint="anybody may post jobs: set API_KEY")
+    looking = asyncio.create_task(health.run(), name="health")
     try:
         yield
     finally:
+        looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await looking
         await server.stop()
 
 
-def _http_server(parts: Parts, *, consuming: bool) -> HttpServer:
-    reporter = HealthReporter(health_checks(parts, consuming=consuming), clock=parts.clock, observer=parts.metrics)
+def _http_server(parts: Parts, health: HealthReporter) -> HttpServer:
     app = create_app(
-        health=reporter,
+        health=health,
         expose_metrics=parts.metrics.expose,
         observer=parts.metrics,
         results=parts.results,

@@ -1,0 +1,93 @@
+"""The health of a real worker, whose servers are behind wires that stall and break."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.catalogue import create_all_tables, insert_songs
+from tests.support.faulty_wire import FaultyWire, faulty_wire
+from tests.support.messaging import delete_topology
+from tests.support.waiting import until
+from tests.support.worker_process import worker
+from workers.topology import build_topology
+
+pytestmark = pytest.mark.timeout(120)
+
+UNREADY_WITHIN_S = 10.0
+READY_WITHIN_S = 20.0
+NEEDED = {"broker", "database", "redis"}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    environment: Mapping[str, str]
+    wires: Mapping[str, FaultyWire]
+
+
+@pytest.fixture
+async def site(amqp_url: str, mysql_url: str, redis_url: str) -> AsyncIterator[Site]:
+    prefix = f"health.{uuid.uuid4().hex[:8]}"
+    await asyncio.to_thread(create_all_tables, mysql_url)
+    await asyncio.to_thread(insert_songs, mysql_url, *({"song_id": n, "title_en": f"Song {n}"} for n in range(1, 9)))
+    environment = {"NAME_PREFIX": prefix, "DATABASE_URL": mysql_url, "DEPENDENCY_TIMEOUT_S": "2"}
+    async with AsyncExitStack() as stack:
+        urls = {"broker": amqp_url, "database": mysql_url, "redis": redis_url}
+        wires = {name: await stack.enter_async_context(faulty_wire(url)) for name, url in urls.items()}
+        yield Site({**environment, **{f"{name.upper()}_URL": wire.url for name, wire in wires.items()}}, wires)
+    await delete_topology(amqp_url, build_topology(prefix))
+
+
+async def ready(client: httpx.AsyncClient) -> tuple[int, Mapping[str, Any]]:
+    response = await client.get("/health/ready")
+    return response.status_code, response.json()
+
+
+async def found_in(client: httpx.AsyncClient, seconds: float) -> list[tuple[int, Mapping[str, Any]]]:
+    found, ends_s = [], time.monotonic() + seconds
+    while time.monotonic() < ends_s:
+        found.append(await ready(client))
+        await asyncio.sleep(0.1)
+    return found
+
+
+async def test_a_slow_answer_is_no_outage_an_outage_is_and_liveness_knows_of_neither(site: Site) -> None:
+    async with worker(site.environment) as process, process.client() as client:
+        async with AsyncExitStack() as stack:
+            for wire in site.wires.values():
+                await stack.enter_async_context(wire.stalled())
+            during = await found_in(client, 1.8)
+        during += await found_in(client, 1.5)
+        assert {code for code, _ in during} == {200}
+        seen = {body["checks"]["redis"]["status"] for _, body in during}
+        assert seen == {"ok", "degraded"}, "the stall was not even noticed"
+        assert (await ready(client))[1]["status"] == "ok"
+
+        for wire in site.wires.values():
+            await wire.cut()
+        cut_s = time.monotonic()
+        await until(lambda: _is(client, 503), within_s=UNREADY_WITHIN_S)
+        assert time.monotonic() - cut_s > 1, "it fell at the first look"
+
+        async def all_named() -> bool:
+            checks = (await ready(client))[1]["checks"]
+            return {name for name, check in checks.items() if check["status"] == "unavailable"} == NEEDED
+
+        await until(all_named, within_s=UNREADY_WITHIN_S)
+        for path in ("/health/live", "/health/started"):
+            assert (await client.get(path)).status_code == 200
+
+        for wire in site.wires.values():
+            await wire.start()
+        await until(lambda: _is(client, 200), within_s=READY_WITHIN_S)
+        assert process.log.count('"event":"dependency_recovered"') == len(NEEDED)
+
+
+async def _is(client: httpx.AsyncClient, code: int) -> bool:
+    return (await ready(client))[0] == code
