@@ -47,6 +47,7 @@ pins: $(VENV)/pins/.tools ## Compile requirements*.in into requirements*.txt, ea
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-train.in -o requirements-train.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-mlflow.in -o requirements-mlflow.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-import.in -o requirements-import.txt
+	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-trace.in -o requirements-trace.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-dev.in -o requirements-dev.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-tools.in -o requirements-tools.txt
 
