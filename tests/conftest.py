@@ -14,10 +14,11 @@ from tests.support.empty_stores import empty_database, empty_logical_database, f
 from tests.support.programs import Program, install_missing
 from tests.support.servers import BreakableServer, GivenServer, Kind, Need, Servers, server_or_skip
 
+# those that others import come first: what is imported already cannot have its asserts explained
 pytest_plugins = [
+    "tests.support.prometheus",
     "tests.support.alertmanager",
     "tests.support.llm_server",
-    "tests.support.prometheus",
     "tests.support.tls_servers",
 ]
 

@@ -193,10 +193,14 @@ async def _nothing() -> None:
 class CountingObserver(SilentObserver):
     def __init__(self) -> None:
         self.provisional: list[tuple[str, float]] = []
+        self.waits: list[tuple[str, float]] = []
         self.started: list[str] = []
         self.finished: list[tuple[str, str]] = []
         self.seconds: list[float] = []
         self.stages: list[str] = []
+
+    def job_waited(self, *, route: str, seconds: float) -> None:
+        self.waits.append((route, seconds))
 
     def job_started(self, *, source: str) -> None:
         self.started.append(source)

@@ -312,6 +312,16 @@ def test_retries_and_what_waits_for_one_are_told_by_delay(bench: Bench) -> None:
     assert bench.value("songs_ai_dead_letters", kind="events") == 0
 
 
+def test_queues_and_waits_are_told_by_route(bench: Bench) -> None:
+    assert bench.value("songs_ai_queue_messages", route="events") == 0
+    bench.metrics.messages_waiting(route="batch", n=7, oldest_s=61.5)
+    bench.metrics.job_waited(route="batch", seconds=0.2)
+    assert bench.value("songs_ai_queue_messages", route="batch") == 7
+    assert bench.value("songs_ai_queue_oldest_age_seconds", route="batch") == 61.5
+    assert bench.value("songs_ai_job_wait_seconds_bucket", route="batch", le="0.1") == 0
+    assert bench.value("songs_ai_job_wait_seconds_bucket", route="batch", le="0.25") == 1
+
+
 def test_the_labels_are_those_that_the_worker_uses() -> None:
     topology = build_topology()
     assert {topology.main.name, topology.batch.name, topology.events.name, OTHER} == set(ROUTES)
@@ -373,6 +383,8 @@ def test_whatever_is_observed_no_new_series_appears_beyond_other(bench: Bench) -
         metrics.delivery_not_settled(route=value)
         metrics.delivery_retried(route=value, delay=value)
         metrics.jobs_waiting(route=value, delay=value, n=1)
+        metrics.messages_waiting(route=value, n=1, oldest_s=1)
+        metrics.job_waited(route=value, seconds=1)
         metrics.http_request(route=value, status=200, seconds=1)
 
     observe("member 4711")
@@ -416,6 +428,16 @@ def test_the_index_in_force_replaces_the_one_before(bench: Bench) -> None:
     assert bench.value("songs_ai_index_loaded_timestamp_seconds") == bench.clock.now().timestamp()
     assert bench.value("songs_ai_index_info", version="v1", embedder="hashing-1-128") is None
     assert bench.value("songs_ai_index_info", version="v2", embedder="hashing-1-128") == 1
+
+
+def test_how_far_the_index_is_behind_is_asked_when_it_is_scraped(bench: Bench) -> None:
+    bench.clock.move(5)
+    known: list[float | None] = [None]
+    bench.metrics.index_watched(lambda: known[0])
+    bench.clock.move(7)
+    assert bench.value("songs_ai_index_behind_seconds") == 7
+    known[0] = 1.5
+    assert bench.value("songs_ai_index_behind_seconds") == 1.5
 
 
 def test_the_collaborative_model_in_force_replaces_the_one_before(bench: Bench) -> None:
@@ -552,7 +574,7 @@ def test_the_document_tells_of_every_metric_and_of_no_other() -> None:
 
 def test_every_metric_has_a_help_text_and_ours_a_base_unit(bench: Bench) -> None:
     of_money_and_state = ("_usd", "_state", "_leader")
-    of_counts = ("_in_flight", "_tasks", "_waiting", "_dead_letters")
+    of_counts = ("_messages", "_in_flight", "_tasks", "_waiting", "_dead_letters")
     of_what_is_loaded = ("_items", "_build", "_index", "_collaborative")
     units = (*of_money_and_state, *of_what_is_loaded, "_seconds", "_bytes", "_rate", "_ratio", "_up", *of_counts)
     for family in bench.registry.collect():

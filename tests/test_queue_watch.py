@@ -8,10 +8,13 @@ import aio_pika
 import pytest
 
 from core.errors import DependencyUnavailable
+from services.clock import SystemClock
+from tests.support.hand_clock import HandClock
 from tests.support.messaging import delete_topology, eventually, private_topology
 from workers.amqp_broker import AmqpBroker
 from workers.broker import Broker, OutgoingMessage
 from workers.memory_broker import MemoryBroker
+from workers.queue_ages import QueueAges
 from workers.queue_watch import look_at_queues, watch_queues
 
 HOUR_S = 3600.0
@@ -22,8 +25,12 @@ class Noticeboard:
 
     def __init__(self) -> None:
         self.waiting: dict[tuple[str, str], int] = {}
+        self.queues: dict[str, tuple[int, float]] = {}
         self.dead: dict[str, int] = {}
         self.n_looks = 0
+
+    def messages_waiting(self, *, route: str, n: int, oldest_s: float) -> None:
+        self.queues[route] = (n, oldest_s)
 
     def jobs_waiting(self, *, route: str, delay: str, n: int) -> None:
         self.waiting[route, delay] = n
@@ -60,9 +67,37 @@ async def test_each_retry_queue_of_each_route_is_told_of_by_its_delay(broker: Br
     short, long = main.retries
     await publish(broker, *[short.routing_key] * 3, long.routing_key, batch.retries[1].routing_key)
     await publish(broker, *[main.dead_letter_key] * 2, broker.topology.events.dead_letter_key)
-    await look_at_queues(broker, board)
+    await look_at_queues(broker, board, QueueAges(HandClock()))
     expected = {("main", "3600s"): 3, ("main", "7200s"): 1, ("batch", "3600s"): 0, ("batch", "7200s"): 1}
     assert (board.waiting, board.dead) == (expected, {"jobs": 2, "events": 1})
+
+
+async def test_a_queue_that_is_not_taken_from_is_told_of_with_the_time_since_it_was_empty(broker: Broker) -> None:
+    main, clock, board = broker.topology.main, HandClock(), Noticeboard()
+    ages = QueueAges(clock)
+    await look_at_queues(broker, board, ages)
+    assert board.queues == {"main": (0, 0.0), "batch": (0, 0.0), "events": (0, 0.0)}
+    for _ in range(3):
+        await broker.publish(OutgoingMessage(exchange=main.exchange, routing_key=main.routing_key, body=b"{}"))
+        clock.move(20)
+    await look_at_queues(broker, board, ages)
+    assert board.queues["main"] == (3, 60.0)
+    assert board.queues["batch"] == (0, 0.0)
+
+
+async def test_looking_leaves_what_waits_as_it_was(amqp_url: str) -> None:
+    topology = private_topology(HOUR_S)
+    broker = AmqpBroker(amqp_url, topology)
+    await broker.start()
+    main = topology.main
+    for body in (b"first", b"second"):
+        await broker.publish(OutgoingMessage(exchange=main.exchange, routing_key=main.routing_key, body=body))
+    await look_at_queues(broker, Noticeboard(), QueueAges(HandClock()))
+    async with broker.browse(main.queue) as waiting:
+        found = [(delivery.body, delivery.redelivered) async for delivery in waiting]
+    assert found == [(b"first", False), (b"second", False)]
+    await broker.close()
+    await delete_topology(amqp_url, topology)
 
 
 async def test_a_queue_that_a_site_does_not_have_holds_nothing(amqp_url: str) -> None:
@@ -72,7 +107,7 @@ async def test_a_queue_that_a_site_does_not_have_holds_nothing(amqp_url: str) ->
     async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
         await channel.queue_delete(topology.batch.retries[0].queue)
     await publish(broker, topology.main.retries[0].routing_key)
-    await look_at_queues(broker, board)
+    await look_at_queues(broker, board, QueueAges(HandClock()))
     assert board.waiting == {("main", "3600s"): 1, ("batch", "3600s"): 0}
     await broker.close()
     await delete_topology(amqp_url, topology)
@@ -89,7 +124,7 @@ async def test_the_watch_goes_on_when_the_broker_was_away() -> None:
             return await super().waiting(queues)
 
     broker, board = Blinking(private_topology()), Noticeboard()
-    watching = asyncio.create_task(watch_queues(broker, board, interval_s=0.01))
+    watching = asyncio.create_task(watch_queues(broker, board, QueueAges(SystemClock()), interval_s=0.01))
     await eventually(lambda: board.n_looks >= 2)
     watching.cancel()
     with suppress(asyncio.CancelledError):

@@ -16,6 +16,7 @@ from models.log_event import LogEvent
 from workers.broker import Delivery
 from workers.disposition import Ack, AckReason, DeadLetter, DeadLetterReason, Disposition, note_of
 from workers.event_batches import EventBatches
+from workers.queue_ages import QueueAges
 
 log = structlog.get_logger()
 
@@ -38,9 +39,10 @@ class EventObserver(Protocol):
 class EventHandler:
     """Handles deliveries of events: each is settled once the batch that it is in is kept."""
 
-    def __init__(self, batches: EventBatches, observer: EventObserver) -> None:
+    def __init__(self, batches: EventBatches, observer: EventObserver, ages: QueueAges | None = None) -> None:
         self._batches = batches
         self._observer = observer
+        self._ages = ages
 
     async def handle(self, delivery: Delivery) -> Disposition:
         """What becomes of ``delivery``; raises ``CancelledError`` alone, and then nothing was decided."""
@@ -48,6 +50,8 @@ class EventHandler:
         try:
             event = decode_event(delivery.body)
             kind = event.type.value
+            if self._ages:
+                self._ages.taken("events", event.occurred_at_ns)
             is_kept = await self._batches.add(event)
         except InvalidMessage as error:
             return self._given_up(kind, "invalid", DeadLetterReason.INVALID, error)

@@ -10,6 +10,7 @@ from structlog.contextvars import bound_contextvars
 
 from core.errors import DependencyUnavailable, InvalidMessage, JobTimedOut
 from core.job_codec import decode_job
+from core.lanes import Lane, current_lane
 from core.ports import Claim, Clock, RankedReporter, Recommender, ResultCache, ResultDocuments
 from models.job import Job
 from models.log_event import LogEvent
@@ -33,12 +34,15 @@ from workers.disposition import (
 from workers.lease_keeper import LeaseKeeper
 from workers.observer import WorkerObserver, job_outcome, source_label
 from workers.provisional import ProvisionalWriter
+from workers.queue_ages import QueueAges
 from workers.settlement import n_replays
 from workers.staleness import refuse_stale
 
 log = structlog.get_logger()
 
 RELEASE_TIMEOUT_S = 1.0
+_ROUTES = {Lane.INTERACTIVE: "main", Lane.BATCH: "batch"}
+_NS_PER_S = 1_000_000_000
 SAVE_PAUSES_S = (0.1, 0.5, 2.0, 5.0, 5.0, 8.0)  # a Redis that restarts needs some 20 s
 
 
@@ -68,6 +72,7 @@ class JobHandler:
         save_pauses_s: Sequence[float] = SAVE_PAUSES_S,
         max_age_s: float = 0.0,
         delivery_limit: int = 0,
+        ages: QueueAges | None = None,
     ) -> None:
         self._recommender = recommender
         self._results = results
@@ -81,6 +86,7 @@ class JobHandler:
         self._save_pauses_s = tuple(save_pauses_s)
         self._max_age_s = max_age_s
         self._delivery_limit = delivery_limit
+        self._ages = ages or QueueAges(clock)
         self._token = uuid4().hex
         self._running: set[str] = set()
 
@@ -101,12 +107,20 @@ class JobHandler:
         except InvalidMessage as error:
             return await self._refused(error)
         replay = n_replays(delivery.headers)
+        self._taken(job, is_first=not (replay or job.attempt or delivery.redelivered))
         # the pipeline says the arm, and here it is forgotten again
         with bound_contextvars(job_id=job.job_id, trace_id=job.trace_id, attempt=job.attempt, arm=None):
             log.info(LogEvent.JOB_RECEIVED, source=job.source, redelivered=delivery.redelivered, replay=replay)
             disposition = await self._alone(job, delivery, arrived_s)
             _log_disposition(disposition)
             return disposition
+
+    def _taken(self, job: Job, *, is_first: bool) -> None:
+        route = _ROUTES[current_lane()]
+        self._ages.taken(route, job.requested_at_ns)
+        if is_first and job.requested_at_ns is not None:
+            waited_s = self._clock.now().timestamp() - job.requested_at_ns / _NS_PER_S
+            self._observer.job_waited(route=route, seconds=max(0.0, waited_s))
 
     async def _alone(self, job: Job, delivery: Delivery, arrived_s: float) -> Disposition:
         if job.job_id in self._running:

@@ -11,6 +11,9 @@ KNOWN_SOURCES = frozenset({"login", "manual", "http", "refresh", "replay", "favo
 class WorkerObserver(Protocol):
     """Counts jobs and deliveries; its labels come from the functions below, so that they stay few."""
 
+    def job_waited(self, *, route: str, seconds: float) -> None:
+        """A job came for the first time, so long after it was asked for."""
+
     def job_started(self, *, source: str) -> None:
         """A job was claimed and is being run."""
 
@@ -35,6 +38,9 @@ class WorkerObserver(Protocol):
 
 class SilentObserver:
     """Counts nothing."""
+
+    def job_waited(self, *, route: str, seconds: float) -> None:
+        """See ``WorkerObserver``."""
 
     def job_started(self, *, source: str) -> None:
         """See ``WorkerObserver``."""

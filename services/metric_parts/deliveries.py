@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from services.metric_parts.buckets import JOB_BUCKETS_S, PROVISIONAL_BUCKETS_S
+from services.metric_parts.buckets import JOB_BUCKETS_S, PROVISIONAL_BUCKETS_S, WAIT_BUCKETS_S
 from services.metric_parts.labels import (
     DEAD_LETTER_KINDS,
     JOB_OUTCOMES,
@@ -42,6 +42,31 @@ class WorkerMetrics:
                 registry=registry,
             ),
             SOURCES,
+        )
+        self._wait = labelled(
+            Histogram(
+                "songs_ai_job_wait_seconds",
+                "Time from a job's request to its first delivery.",
+                ["route"],
+                buckets=WAIT_BUCKETS_S,
+                registry=registry,
+            ),
+            JOB_ROUTES,
+        )
+        self._messages = labelled(
+            Gauge(
+                "songs_ai_queue_messages", "Messages that wait to be taken, as last seen.", ["route"], registry=registry
+            ),
+            ROUTES[:-1],
+        )
+        self._oldest = labelled(
+            Gauge(
+                "songs_ai_queue_oldest_age_seconds",
+                "No message that waits to be taken can be older, as far as this worker can tell.",
+                ["route"],
+                registry=registry,
+            ),
+            ROUTES[:-1],
         )
         self._in_flight = labelled(
             Gauge("songs_ai_jobs_in_flight", "Jobs under way in this worker.", ["source"], registry=registry), SOURCES
@@ -93,6 +118,10 @@ class WorkerMetrics:
             ROUTES[:-1],
         )
 
+    def job_waited(self, *, route: str, seconds: float) -> None:
+        """A job came for the first time, so long after it was asked for."""
+        self._wait.labels(bounded(route, (*JOB_ROUTES, OTHER))).observe(seconds)
+
     def job_started(self, *, source: str) -> None:
         """A job was claimed and is being run."""
         self._in_flight.labels(bounded(source, SOURCES)).inc()
@@ -125,6 +154,12 @@ class WorkerMetrics:
     def delivery_retried(self, *, route: str, delay: str) -> None:
         """A delivery was sent to the retry queue of ``delay``."""
         self._retries.labels(bounded(route, ROUTES), bounded(delay, self._delays)).inc()
+
+    def messages_waiting(self, *, route: str, n: int, oldest_s: float) -> None:
+        """So many messages of ``route`` wait to be taken, and none for longer than ``oldest_s``."""
+        route = bounded(route, ROUTES)
+        self._messages.labels(route).set(n)
+        self._oldest.labels(route).set(oldest_s)
 
     def jobs_waiting(self, *, route: str, delay: str, n: int) -> None:
         """So many jobs wait in the retry queue of ``delay``."""

@@ -1,6 +1,7 @@
 """The process, its models in force and what it depends on."""
 
 import platform
+from collections.abc import Callable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -57,6 +58,12 @@ class ProcessMetrics:
             "When the index in force was loaded, seconds since the epoch; 0 before the first.",
             registry=registry,
         )
+        self._index_behind = Gauge(
+            "songs_ai_index_behind_seconds",
+            "How old a change of the catalogue can be that the index in force does not hold.",
+            registry=registry,
+        )
+        self.index_watched(lambda: None)
         self._index = Info("songs_ai_index", "The index in force.", registry=registry)
         self._collaborative_items = Gauge(
             "songs_ai_collaborative_items", "Items in the collaborative model in force.", registry=registry
@@ -89,6 +96,16 @@ class ProcessMetrics:
     def loop_tasks(self, n: int) -> None:
         """So many tasks have not ended."""
         self._loop_tasks.set(n)
+
+    def index_watched(self, age_s: Callable[[], float | None]) -> None:
+        """``age_s`` says how long ago the index held all that the store did; None: never yet."""
+        began_s = self._process_clock.monotonic_s()
+
+        def behind_s() -> float:
+            # What was never loaded is behind since the beginning, so that it grows and somebody is told.
+            return self._process_clock.monotonic_s() - began_s if (known := age_s()) is None else known
+
+        self._index_behind.set_function(behind_s)
 
     def index_loaded(self, *, version: str, embedder_name: str, n_items: int, recall: float) -> None:
         """Another index is in force from now on; ``recall`` is its own, at 200, on a sample."""

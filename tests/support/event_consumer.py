@@ -14,6 +14,7 @@ import uvloop
 
 from config.settings import Settings
 from services.logs import configure_logging
+from workers.queue_ages import QueueAges
 from workers.runtime.events import event_parts
 from workers.runtime.parts import open_parts
 
@@ -64,7 +65,7 @@ async def _consume() -> None:
     configure_logging("WARNING", "json")
     async with open_parts(settings) as parts:
         await parts.broker.start()
-        consumer, taking_in = event_parts(parts)
+        consumer, taking_in = event_parts(parts, QueueAges(parts.clock))
         running = asyncio.create_task(_forever(taking_in()))
         await consumer.start()
         print("consuming", flush=True)  # noqa: T201 - to whoever started it

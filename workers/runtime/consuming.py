@@ -21,6 +21,7 @@ from workers.consumer import Consumer
 from workers.handler import JobHandler
 from workers.lease_keeper import LeaseKeeper
 from workers.provisional import ProvisionalWriter
+from workers.queue_ages import QueueAges
 from workers.queue_watch import watch_queues
 from workers.runtime.events import event_parts, requested_refreshes
 from workers.runtime.parts import Parts
@@ -60,9 +61,11 @@ async def _warn_of_forgetfulness(redis: Redis) -> None:
 async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
     """Jobs consumed, index and model refreshed, once ``prepare`` is done. At the end jobs under way are drained."""
     settings, topology = parts.settings, parts.broker.topology
+    parts.metrics.index_watched(lambda: parts.index.age_s)
     parts.metrics.retries_watched([step.label for step in topology.main.retries])
     leases = LeaseKeeper(parts.results, lease_s=settings.job_lease_s)
-    handler = _handler(parts, leases)
+    ages = QueueAges(parts.clock)
+    handler = _handler(parts, leases, ages)
     consumers = [
         Consumer(
             parts.broker,
@@ -80,7 +83,7 @@ async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
         )
         if concurrency
     ]
-    events, taking_in = event_parts(parts)
+    events, taking_in = event_parts(parts, ages)
     consumers += [events] if settings.event_prefetch else []
     scheduler = scheduler_of(parts)
     background = _background(
@@ -92,7 +95,7 @@ async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
         parts.index.run,
         parts.collaborative.run,
         lambda: watch_loop(parts.metrics, clock=parts.clock),
-        lambda: watch_queues(parts.broker, parts.metrics),
+        lambda: watch_queues(parts.broker, parts.metrics, ages),
         lambda: watch_batch_totals(SqlBatchLedger(parts.database), parts.metrics),
     )
     with short_collections():
@@ -117,7 +120,7 @@ def short_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _handler(parts: Parts, leases: LeaseKeeper) -> JobHandler:
+def _handler(parts: Parts, leases: LeaseKeeper, ages: QueueAges) -> JobHandler:
     settings = parts.settings
     return JobHandler(
         parts.pipeline,
@@ -131,6 +134,7 @@ def _handler(parts: Parts, leases: LeaseKeeper) -> JobHandler:
         provisional=_provisional_writer(parts),
         delivery_limit=settings.delivery_limit,
         max_age_s=settings.job_max_age_s,
+        ages=ages,
     )
 
 

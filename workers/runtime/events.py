@@ -11,13 +11,14 @@ from workers.event_batches import EventBatches
 from workers.event_handler import EventHandler, EventIntake
 from workers.event_refreshes import RequestedRefreshes
 from workers.member_messages import WholeForgetting
+from workers.queue_ages import QueueAges
 from workers.runtime.parts import Parts
 from workers.runtime.pipeline_config import pipeline_config
 
 Loop = Callable[[], Awaitable[None]]
 
 
-def event_parts(parts: Parts) -> tuple[Consumer, Loop]:
+def event_parts(parts: Parts, ages: QueueAges) -> tuple[Consumer, Loop]:
     """The consumer of events, and what takes them in: that must run as long as the consumer drains."""
     settings, metrics = parts.settings, parts.metrics
     intake = EventIntake(
@@ -44,7 +45,7 @@ def event_parts(parts: Parts) -> tuple[Consumer, Loop]:
     consumer = Consumer(
         parts.broker,
         parts.broker.topology.events,
-        EventHandler(batches, metrics),
+        EventHandler(batches, metrics, ages),
         concurrency=settings.event_prefetch,
         observer=metrics,
     )
