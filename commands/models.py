@@ -5,12 +5,13 @@ stops a fault; the fit, which was compared with another version, then keeps its 
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+import uvloop
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
@@ -19,7 +20,7 @@ from commands.running import offline_step, read_settings, run, tell_all, telling
 from config.settings import Settings
 from core.data_checks import CheckReport, check
 from core.data_figures import with_interactions
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, DependencyUnavailable
 from core.fitted_collaborative import MODEL_KIND
 from core.ports import Promotion, StoredVersion
 from models.notice import Notice, NoticeKind
@@ -27,6 +28,7 @@ from services.clock import SystemClock
 from services.database import parse_url
 from services.fit_lease import held_lease
 from services.fitted_embedder import FittedEmbedder
+from services.impressions import RedisImpressions
 from services.interaction_log import SqlInteractionLog
 from services.mlflow_runs import MlflowRuns, Run, flattened
 from services.orphan_count import SqlOrphanCount
@@ -52,7 +54,9 @@ def fit(
         # outside of any event loop, where Ctrl-C ends it at once; most of the algebra is of small matrices, which a
         # second BLAS thread makes many times slower
         with threadpool_limits(1, user_api="blas"):
-            report = training.fit_on(read.observed, active=read.active, budget_s=budget_s, seed=seed, tell=tell)
+            report = training.fit_on(
+                read.observed, active=read.active, budget_s=budget_s, seed=seed, tell=tell, shown_to=_shown_to(tell)
+            )
         outcome = "nothing is kept: --dry-run" if dry_run else _kept(training, report, read.checked)
     tell_all([*report, *table_of(read.checked, whole=False), str(outcome)])
     if runs:
@@ -123,6 +127,26 @@ def _read(training: Any, tell: Callable[[str], None]) -> _Read:  # noqa: ANN401 
 
     run(step)
     return found[0]
+
+
+def _shown_to(tell: Callable[[str], None]) -> Callable[[Sequence[int]], Mapping[int, frozenset[int]]]:
+    """What members were recommended; nothing where Redis is away, which a fit needs for nothing else."""
+
+    def shown_to(member_ids: Sequence[int]) -> Mapping[int, frozenset[int]]:
+        found: list[Mapping[int, frozenset[int]]] = []
+
+        async def step(settings: Settings) -> None:
+            async with open_parts(settings) as parts:
+                impressions = RedisImpressions(parts.redis, parts.clock, time_zone=settings.time_zone)
+                found.append(await impressions.shown_to(member_ids))
+
+        try:
+            uvloop.run(step(read_settings()))
+        except DependencyUnavailable as error:
+            tell(f"what members were shown is not known, and counts like all else: {error}")
+        return found[0] if found else {}
+
+    return shown_to
 
 
 def _kept(training: Any, report: Any, checked: CheckReport) -> Any:  # noqa: ANN401 - of ``training.fit``

@@ -1,6 +1,7 @@
 """The command that simulates listeners: into the table of events, into files, onto the queues, or round the loop."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -274,6 +275,7 @@ class _EmbeddedSite:
     def __init__(self, parts: Parts, seed: int, *, every_fit: bool = False) -> None:
         self._parts, self._seed, self._every_fit = parts, seed, every_fit
         self._fit, self._observations = offline_step("fit"), offline_step("observations")
+        self._shown: defaultdict[int, set[int]] = defaultdict(set)
 
     async def hear(self, events: Sequence[Event]) -> None:
         await SqlSimulatedEvents(self._parts.database).add(events)
@@ -283,7 +285,14 @@ class _EmbeddedSite:
         log = SqlInteractionLog(parts.database, parts.profile)
         observed = await self._observations.observe(log, parts.embeddings, parts.embedder.name)
         active = await self._fit.active_of(parts.models)
-        report = await asyncio.to_thread(self._fit.fit_on, observed, active=active, budget_s=0.0, seed=self._seed)
+        report = await asyncio.to_thread(
+            self._fit.fit_on,
+            observed,
+            active=active,
+            budget_s=0.0,
+            seed=self._seed,
+            shown_to=lambda member_ids: {each: self._shown[each] for each in member_ids},
+        )
         kept = await self._fit.keep(parts.models, report)
         if self._every_fit:
             await parts.models.activate(MODEL_KIND, kept.version)
@@ -294,7 +303,9 @@ class _EmbeddedSite:
         job = Job(job_id=f"round-{member_id}", member_id=member_id, top_k=n, source="simulated")
         documents = await self._parts.pipeline.recommend(job, _no_report)
         result: Mapping[str, Any] = orjson.loads(documents.result)
-        return [row[self._parts.profile.id_field] for row in result["candidates"][:n]]
+        shown = [row[self._parts.profile.id_field] for row in result["candidates"][:n]]
+        self._shown[member_id].update(shown)
+        return shown
 
 
 async def _no_report(_percent: int) -> None:

@@ -4,7 +4,7 @@ In Redis, beside the results that it tells of: it is counted in the script that 
 at no round trip; it ends by itself; and beside results of some ten kilobytes its one or two are little.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import cast
 from zoneinfo import ZoneInfo
@@ -15,6 +15,8 @@ from core.ports import Clock
 from core.repetition import Shown
 from services.redis_client import redis_errors
 from services.result_cache import SHOWN_PREFIX
+
+_MEMBERS_AT_ONCE = 200
 
 
 class RedisImpressions:
@@ -32,6 +34,22 @@ class RedisImpressions:
         today = self._clock.now().astimezone(self._time_zone).date().toordinal()
         found = {int(item): _shown(value, today) for item, value in stored.items()}
         return {item_id: shown for item_id, shown in found.items() if shown.n_days}
+
+    async def shown_to(self, member_ids: Sequence[int]) -> Mapping[int, frozenset[int]]:
+        """The ids of what each was shown, reacted to since or not; who was shown nothing is left out.
+
+        Raises ``DependencyUnavailable``.
+        """
+        found: dict[int, frozenset[int]] = {}
+        for start in range(0, len(member_ids), _MEMBERS_AT_ONCE):
+            part = member_ids[start : start + _MEMBERS_AT_ONCE]
+            with redis_errors():
+                async with self._client.pipeline(transaction=False) as pipe:
+                    for member_id in part:
+                        pipe.hkeys(f"{SHOWN_PREFIX}{member_id}")
+                    stored = cast("list[list[bytes]]", await pipe.execute())
+            found |= {member: frozenset(map(int, ids)) for member, ids in zip(part, stored, strict=True) if ids}
+        return found
 
 
 def _shown(value: bytes, today: int) -> Shown:

@@ -188,6 +188,8 @@ class EventContract:
         await site.intake.take_in([event(EventType.PLAY, 1), event(EventType.PLAY, 9)])
         assert {item: shown.n_days for item, shown in (await site.impressions.shown(42)).items()} == {2: 2}
         assert site.value("songs_ai_reactions_total", arm="ranking", kind="play") == 1
+        # Reacted to or not, today's too: what was shown was shown.
+        assert await site.impressions.shown_to([41, 42]) == {42: frozenset({1, 2})}
 
     async def test_what_nobody_asked_to_see_is_not_shown(self, site: EventSite) -> None:
         await save(site, Job(job_id="r", member_id=42, source="refresh", requested_at_ns=NOW_NS), 1, 2)

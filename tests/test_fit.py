@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytest_asyncio
+from redis.asyncio import Redis
 from threadpoolctl import threadpool_limits
 
 from core.collaborative import Likes
@@ -324,6 +325,28 @@ async def test_the_command_keeps_what_a_failed_check_refuses_out_of_force(url: s
     again = await run_here("fit", "--budget-s", "0", "--dry-run", environment=environment)
     assert "no figures of a last accepted version" not in again.out
     assert "nothing is kept: --dry-run" in again.out
+
+
+async def test_the_command_asks_for_what_members_were_not_shown(url: str, database: Database, redis_url: str) -> None:
+    await with_listeners(database)
+    async with Redis.from_url(redis_url) as client:
+        for member in range(1, N_LISTENERS + 1):
+            await client.hset(f"songs_ai:shown:{member}", mapping={str(song): "0:730000" for song in range(1, 101)})
+    environment = {"DATABASE_URL": url, "LOG_LEVEL": "ERROR", "EMBEDDING_DIM": "64", "REDIS_URL": redis_url}
+    outcome = await run_here("fit", "--budget-s", "0", "--dry-run", environment=environment)
+    assert outcome.code == 0, outcome.err
+    assert re.search(r"held out, what was liked after [^,]+, but the \d+ of \d+ likes of items that had", outcome.out)
+
+
+async def test_the_command_fits_where_nobody_can_say_what_members_were_shown(url: str, database: Database) -> None:
+    await with_listeners(database)
+    environment = {"DATABASE_URL": url, "LOG_LEVEL": "ERROR", "EMBEDDING_DIM": "64"}
+    away = {**environment, "REDIS_URL": "redis://127.0.0.1:1/0"}
+    outcome = await run_here("fit", "--budget-s", "0", environment=away)
+    assert outcome.code == 0, outcome.err
+    assert "what members were shown is not known, and counts like all else: " in outcome.err
+    assert re.search(r"held out, what was liked after [^,]+ UTC: Recall@20", outcome.out)
+    assert await SqlModelStore(database, HandClock()).active_version(MODEL_KIND) is not None
 
 
 async def test_the_command_says_in_a_sentence_what_it_lacks(url: str, database: Database) -> None:

@@ -1,6 +1,7 @@
 """A new version beside the active one: what is held out, who stands for whom, and who wins."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,16 +15,28 @@ from core.evaluation import Interval
 from core.fitted_collaborative import FittedCollaborative
 from core.ports import FusionWeights
 from tests.support.fitted_models import fitted_of
-from tests.support.observed_tastes import BEGAN_S, DAY_S, bots, listeners, observed_of
+from tests.support.observed_tastes import (
+    BEGAN_S,
+    DAY_S,
+    N_ITEMS,
+    N_TASTES,
+    Pair,
+    bots,
+    listeners,
+    observed_of,
+    taste_of,
+)
 from training.observations import Observed
 from training.promotion import ActiveVersion, AsStored, Comparison, compare, hold_out
-from training.recipe import Recipe
+from training.recipe import Asked, Recipe
 from training.tuning import DEFAULTS
 
 SMALL = replace(DEFAULTS, linear=replace(DEFAULTS.linear, rank=16), factors=(replace(DEFAULTS.factors[0], dim=8),))
 GOOD = Recipe(SMALL)
 # Of content and popularity alone, which say nothing here.
 BLIND = Recipe(SMALL, weights=FusionWeights(content=1.0, collaborative=0.0, popularity=0.1))
+
+Shown = Mapping[int, list[int]]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -184,6 +197,78 @@ def test_listeners_without_instants_are_judged_too() -> None:
     assert found.contender == "its recipe, fitted anew"
     assert found.worse_in == ["recall", "ndcg"]
     assert found.held_out.startswith("a seeded fifth")
+
+
+# --- what members were shown ---
+
+
+def shown_amiss() -> tuple[list[Pair], Shown]:
+    """Likes of days 12 to 16 that came of being shown items of the taste beside one's own; and what was shown."""
+    chance, pairs, shown = np.random.default_rng(3), [], {}
+    for member in range(240):
+        items = [item for item in range(N_ITEMS) if taste_of(item) == (member + 1) % N_TASTES][:12]
+        pairs += [(member, item, float(chance.uniform(12, 16))) for item in items]
+        shown[member] = [item + 1 for item in items]
+    return pairs, shown
+
+
+def test_likes_of_what_was_shown_do_not_speak_for_the_version_that_showed_it() -> None:
+    alone, (because_shown, shown) = listeners(), shown_amiss()
+    own = {(member, item) for member, item, _ in alone}
+    because_shown = [pair for pair in because_shown if pair[:2] not in own]
+    # It lists what it listed before.
+    early = [pair for pair in alone if pair[2] < 12]
+    bad = active_by(GOOD, observed_of([*early, *because_shown]))
+    observed = observed_of([*alone, *because_shown])
+    split = hold_out(observed, day(11.5), seed=0)
+    active = replace(bad, until_s=day(11.5))
+    told: list[str] = []
+    flattered = compare(observed, split, GOOD, active, seed=0, tell=told.append)
+    assert flattered.contender == "as it is stored"
+    assert flattered.worse_in == ["recall", "ndcg"]
+    asked_for: list[int] = []
+
+    def shown_to(member_ids: Sequence[int]) -> Shown:
+        asked_for.extend(member_ids)
+        return shown
+
+    found = compare(observed, split, GOOD, active, seed=0, tell=told.append, shown_to=shown_to)
+    assert not found.worse_in
+    assert found.differences["recall"].value > flattered.differences["recall"].high
+    assert set(asked_for) <= set(shown)
+    assert len(asked_for) == flattered.n_listeners >= found.n_listeners >= 50
+    n_left_out = re.search(r", but the ([\d,]+) of ([\d,]+) likes of items that had been recommended", found.held_out)
+    assert n_left_out
+    assert 0 < int(n_left_out[1].replace(",", "")) < int(n_left_out[2].replace(",", ""))
+    assert told[-1].endswith(f": {found.n_listeners} listeners")
+
+
+def test_where_all_likes_are_of_what_was_shown_they_count() -> None:
+    observed = observed_of(listeners())
+    everything = {member: list(range(1, N_ITEMS + 1)) for member in range(240)}
+    holdout = hold_out(observed, None, seed=0)
+    found = compare(observed, holdout, GOOD, None, seed=0, tell=lambda _: None, shown_to=lambda _: everything)
+    plain = compare(observed, holdout, GOOD, None, seed=0, tell=lambda _: None)
+    assert found.held_out == f"{holdout}, of items that had been recommended too, for too few likes are of others"
+    assert (found.new, found.n_listeners) == (plain.new, plain.n_listeners)
+    assert plain.held_out == str(holdout)
+
+
+@settings(deadline=None, max_examples=10)
+@given(data=st.data())
+def test_what_is_passed_over_is_on_no_list_and_no_target_and_all_else_stays(data: st.DataObject) -> None:
+    observed = observed_of(listeners(30))
+    asked = Asked.of(observed, observed.data, hold_out(observed, None, seed=0).split)
+    rows = st.lists(st.integers(0, N_ITEMS - 1), max_size=60, unique=True).map(lambda each: np.array(each, np.int64))
+    over = data.draw(st.lists(rows, min_size=asked.targets.n_rows, max_size=asked.targets.n_rows))
+    left = asked.passing_over(over)
+    for row, items in enumerate(over):
+        before, after = (set(each.targets.rows(row, row + 1).items.tolist()) for each in (asked, left))
+        assert after == before - set(items.tolist())
+    model = GOOD.fitted(observed, seed=0)
+    for before_, after_, items in zip(asked.candidates(model), left.candidates(model), over, strict=True):
+        assert after_.items.tolist() == [item for item in before_.items.tolist() if item not in items]
+        assert len(after_.signals.content) == len(after_.items)
 
 
 # --- a stored model over the items of today ---

@@ -12,7 +12,7 @@ from core.fitted_collaborative import MODEL_KIND, FittedCollaborative
 from core.ports import ModelOrigin, ModelRegistry, ModelStore
 from training.fusion_choice import K
 from training.observations import Observed, Tell
-from training.promotion import ActiveVersion, Comparison, compare, hold_out
+from training.promotion import ActiveVersion, Comparison, ShownTo, compare, hold_out, nothing_shown
 from training.recipe import Recipe, choose_recipe
 
 
@@ -83,11 +83,15 @@ def fit_on(
     budget_s: float = 120.0,
     seed: int = 0,
     tell: Tell = lambda _: None,
+    shown_to: ShownTo = nothing_shown,
 ) -> FitReport:
-    """Choose a recipe without what is held out, judge it on that beside the active version, then fit on everything."""
+    """Choose a recipe without what is held out, judge it on that beside the active version, then fit on everything.
+
+    Likes of what members were shown by ``shown_to`` do not count in that judgement: see ``training.promotion``.
+    """
     holdout = hold_out(observed, active.until_s if active else None, seed=seed)
     recipe, metrics = choose_recipe(observed, holdout.split.train, budget_s=budget_s, seed=seed, tell=tell)
-    comparison = compare(observed, holdout, recipe, active, seed=seed, tell=tell)
+    comparison = compare(observed, holdout, recipe, active, seed=seed, tell=tell, shown_to=shown_to)
     tell("fitting on all interactions")
     fitted = FittedCollaborative(observed.item_ids, recipe.fitted(observed, seed=seed), recipe.weights)
     sizes = {

@@ -5,7 +5,7 @@ each candidate, and their fusion by ``core.fusion`` itself.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -53,6 +53,12 @@ class Candidates:
         """The ``n`` best, int64 (n,), filled up with -1."""
         best = np.argsort(-fuse(self.signals, weights), kind="stable")[:n]
         return np.pad(self.items[best], (0, n - len(best)), constant_values=-1)
+
+    def without(self, items: Indices) -> "Candidates":
+        """The others, as if ``items`` had not been found."""
+        kept = ~np.isin(self.items, items)
+        signals = Signals(**{each.name: getattr(self.signals, each.name)[kept] for each in fields(Signals)})
+        return Candidates(self.items[kept], signals)
 
 
 class Scorer(Protocol):

@@ -8,9 +8,14 @@ Who stands for the active version depends on what that has seen. Where its data 
 is stored and served: then data that went bad since count against the new one. The cut is put where they ended if
 enough came since. Else the stored model has seen the answers, and would win by memory alone: its recipe is fitted on
 the same rest as the new one instead, so that the two differ by their recipes and by nothing else.
+
+Members like more of what they are shown, and the active version chose what they were shown: likes of those items would
+speak for it whatever it is worth. So both are judged by what a listener liked of items that were not recommended to
+them, and neither may list the others (on such bias: Schnabel et al., "Recommendations as treatments", 2016; leaving
+out what was shown needs no propensities, which lists without chance do not have).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -31,6 +36,9 @@ _SHOWN = {"recall": f"Recall@{K}", "ndcg": f"NDCG@{K}"}
 _LATE_SHARE = 0.2
 # Fewer say nothing: the interval would hold any difference.
 _MIN_ASKED = 50
+
+ShownTo = Callable[[Sequence[int]], Mapping[int, Collection[int]]]
+"""The ids of the items that members, by id, were recommended lately; who is not there was recommended nothing."""
 
 Contender = Literal["as it is stored", "its recipe, fitted anew", "the default recipe with its mixture"]
 
@@ -138,15 +146,27 @@ class Comparison:
             yield f"holdout_{name}_gain_high", gain.high
 
 
+def nothing_shown(_member_ids: Sequence[int]) -> Mapping[int, Collection[int]]:
+    """A ``ShownTo`` where nothing was recommended, or nobody knows what."""
+    return {}
+
+
 def compare(
-    observed: Observed, holdout: Holdout, recipe: Recipe, active: ActiveVersion | None, *, seed: int, tell: Tell
+    observed: Observed,
+    holdout: Holdout,
+    recipe: Recipe,
+    active: ActiveVersion | None,
+    *,
+    seed: int,
+    tell: Tell,
+    shown_to: ShownTo = nothing_shown,
 ) -> Comparison:
     """Judge ``recipe`` fitted on the rest beside what stands for the active version."""
-    asked = Asked.of(observed, observed.data, holdout.split)
-    tell(f"judging by {holdout}: {asked.targets.n_rows} listeners")
+    asked, held_out = _asked(observed, holdout, shown_to)
+    tell(f"judging by {held_out}: {np.count_nonzero(asked.targets.counts)} listeners")
     ours = _quality(recipe.fitted(observed, holdout.split.train, seed=seed), recipe, asked)
     version = active.version if active else None
-    comparison = Comparison(str(holdout), len(ours.recall), version, None, dict(means_of("", ours)), {}, {})
+    comparison = Comparison(held_out, len(ours.recall), version, None, dict(means_of("", ours)), {}, {})
     if active is None or active.fitted is None:
         return comparison
     contender, theirs_by = _standing_for(active, active.fitted, holdout)
@@ -163,6 +183,24 @@ def compare(
         active=dict(means_of("", theirs)),
         differences={name: paired_bootstrap(ours, theirs, mean_of(name), seed=seed) for name in MEASURES},
     )
+
+
+def _asked(observed: Observed, holdout: Holdout, shown_to: ShownTo) -> tuple[Asked, str]:
+    """Listeners asked for what they had not been shown, if that leaves enough of them; and what that is in words."""
+    asked = Asked.of(observed, observed.data, holdout.split)
+    member_ids = [int(observed.data.user_ids[user]) for user in asked.users.tolist()]
+    shown = shown_to(member_ids)
+    unshown = asked.passing_over([_among(observed.item_ids, shown.get(each, ())) for each in member_ids])
+    n_left_out = len(asked.targets.items) - len(unshown.targets.items)
+    if np.count_nonzero(unshown.targets.counts) >= min(_MIN_ASKED, asked.targets.n_rows):
+        note = f", but the {n_left_out:,} of {len(asked.targets.items):,} likes of items that had been recommended"
+        return unshown, f"{holdout}{note if n_left_out else ''}"
+    return asked, f"{holdout}, of items that had been recommended too, for too few likes are of others"
+
+
+def _among(item_ids: Ids, wanted: Collection[int]) -> Indices:
+    """The places of those of ``wanted`` that are there, int64 (k,)."""
+    return np.flatnonzero(np.isin(item_ids, np.fromiter(wanted, np.int64, len(wanted))))
 
 
 def _standing_for(active: ActiveVersion, fitted: FittedCollaborative, holdout: Holdout) -> tuple[Contender, Recipe]:

@@ -1,6 +1,6 @@
 """All that a fit depends on besides its data, chosen on listeners held out whole, and kept beside what it made."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from training.fusion_choice import Candidates, ItemSignals, K, Scorer, candidate
 from training.observations import Observed, Tell
 from training.rank import some_users
 from training.tuning import DEFAULTS, Parameters, fit, popularity_of, tune
-from training.validation import interaction_matrix, listeners_of, validation_of
+from training.validation import interaction_matrix, listeners_of, users_asked, validation_of
 from training.weighing import Weighing, choose_weighing, weighed
 
 # What fusion is judged by: scoring every item for a listener takes long where there are many.
@@ -92,11 +92,17 @@ def _judged(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Listeners of whom the first stage is told ``inputs``, and who went on to like ``targets``."""
+    """Listeners of whom the first stage is told ``inputs``, and who went on to like ``targets``.
 
+    ``users`` int64 (n,): which of ``Observed.data`` they are. ``passed_over``, where given, are items of each listener,
+    int64 (k,), that stand on no list and are no target.
+    """
+
+    users: Indices
     inputs: Likes
     targets: Likes
     signals: ItemSignals
+    passed_over: Sequence[Indices] = ()
 
     @classmethod
     def of(cls, observed: Observed, data: Interactions, split: Split) -> "Asked":
@@ -105,15 +111,35 @@ class Asked:
         n_judged = min(max(_MAX_SCORES // n_items, _MIN_JUDGED), _MAX_JUDGED)
         # Weights as they are: so they are told to the model in serving.
         asked = replace(data, confidences=data.weights.astype(np.float32))
+        users = users_asked(data, split, n_judged)
         inputs, targets = listeners_of(asked, split, n_items, n_judged)
         counts = popularity_of(interaction_matrix(data, split.train))
         return cls(
-            inputs, targets, ItemSignals(observed.vectors, np.log1p(counts).astype(np.float32), observed.creators)
+            users,
+            inputs,
+            targets,
+            ItemSignals(observed.vectors, np.log1p(counts).astype(np.float32), observed.creators),
         )
 
     def candidates(self, model: Scorer) -> list[Candidates]:
         """What the first stage would find for each."""
-        return list(candidates_of(model, self.inputs, self.signals))
+        found = candidates_of(model, self.inputs, self.signals)
+        if not self.passed_over:
+            return list(found)
+        return [each.without(items) for each, items in zip(found, self.passed_over, strict=True)]
+
+    def passing_over(self, items: Sequence[Indices]) -> "Asked":
+        """The same listeners asked for all but ``items``, indices int64 (k,) for each; some may have no target left."""
+        if not any(map(len, items)):
+            return self
+        width = len(self.signals.vectors)
+        owners = np.repeat(np.arange(len(items)), [len(each) for each in items])
+        theirs = owners * width + np.concatenate([np.empty(0, np.int64), *items])
+        kept = ~np.isin(self.targets.owners() * width + self.targets.items, theirs)
+        counts = np.bincount(self.targets.owners()[kept], minlength=self.targets.n_rows)
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        targets = Likes(starts, self.targets.items[kept], self.targets.weights[kept])
+        return replace(self, targets=targets, passed_over=items)
 
 
 def _popular(counts: Doubles, inputs: Likes) -> Indices:

@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.sparse as sp
 
-from core.collaborative import Likes
+from core.collaborative import Indices, Likes
 from core.splits import Interactions, Mask, Split
 from training.collaborative_fit import Matrix, likes_of
 from training.tuning import Validation
@@ -28,10 +28,16 @@ def listeners_of(
 ) -> tuple[Likes, Likes]:
     """Inputs and targets of the users that have targets, row by row; evenly thinned to ``max_listeners``."""
     inputs, targets = (interaction_matrix(data, mask, n_items=n_items) for mask in (split.inputs, split.targets))
-    rows = np.flatnonzero(np.diff(targets.indptr))
-    if max_listeners is not None and len(rows) > max_listeners:
-        rows = rows[np.linspace(0, len(rows) - 1, max_listeners).astype(np.int64)]
+    rows = users_asked(data, split, max_listeners)
     return likes_of(inputs[rows]), likes_of(targets[rows])
+
+
+def users_asked(data: Interactions, split: Split, max_listeners: int | None = None) -> Indices:
+    """The users of the rows of ``listeners_of``, int64 (n,), rising."""
+    users = np.unique(data.users[split.targets])
+    if max_listeners is None or len(users) <= max_listeners:
+        return users
+    return users[np.linspace(0, len(users) - 1, max_listeners).astype(np.int64)]
 
 
 def validation_of(data: Interactions, split: Split, content: Matrix | None) -> Validation:
