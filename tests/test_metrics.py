@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import isnan
 from pathlib import Path
 
 import pytest
@@ -313,7 +314,7 @@ def test_retries_and_what_waits_for_one_are_told_by_delay(bench: Bench) -> None:
 
 
 def test_queues_and_waits_are_told_by_route(bench: Bench) -> None:
-    assert bench.value("songs_ai_queue_messages", route="events") == 0
+    assert bench.value("songs_ai_queue_oldest_age_seconds", route="batch") is None
     bench.metrics.messages_waiting(route="batch", n=7, oldest_s=61.5)
     bench.metrics.job_waited(route="batch", seconds=0.2)
     assert bench.value("songs_ai_queue_messages", route="batch") == 7
@@ -431,6 +432,7 @@ def test_the_index_in_force_replaces_the_one_before(bench: Bench) -> None:
 
 
 def test_how_far_the_index_is_behind_is_asked_when_it_is_scraped(bench: Bench) -> None:
+    assert isnan(bench.value("songs_ai_index_behind_seconds") or 0)
     bench.clock.move(5)
     known: list[float | None] = [None]
     bench.metrics.index_watched(lambda: known[0])
@@ -566,6 +568,7 @@ def test_the_document_tells_of_every_metric_and_of_no_other() -> None:
     bench.metrics.dependency_checked("mysql", up=True, seconds=0.1)
     bench.metrics.index_loaded(version="v", embedder_name="e", n_items=1, recall=0.995)
     bench.metrics.collaborative_loaded(version="m", n_items=1, recall=1.0)
+    bench.metrics.messages_waiting(route="main", n=0, oldest_s=0)
     bench.metrics.task_succeeded("refresh", HandClock().now())
     bench.metrics.batches_totalled(BatchTotals(BatchUsage(), {"merged": 0}))
     documented = {name: (kind, labels) for name, kind, labels in _ROW.findall(DOCUMENT.read_text(encoding="utf-8"))}

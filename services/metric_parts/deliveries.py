@@ -53,20 +53,15 @@ class WorkerMetrics:
             ),
             JOB_ROUTES,
         )
-        self._messages = labelled(
-            Gauge(
-                "songs_ai_queue_messages", "Messages that wait to be taken, as last seen.", ["route"], registry=registry
-            ),
-            ROUTES[:-1],
+        # Not there before the first look: the zero of a process that never looks would be the least of all ages.
+        self._messages = Gauge(
+            "songs_ai_queue_messages", "Messages that wait to be taken, as last seen.", ["route"], registry=registry
         )
-        self._oldest = labelled(
-            Gauge(
-                "songs_ai_queue_oldest_age_seconds",
-                "No message that waits to be taken can be older, as far as this worker can tell.",
-                ["route"],
-                registry=registry,
-            ),
-            ROUTES[:-1],
+        self._oldest = Gauge(
+            "songs_ai_queue_oldest_age_seconds",
+            "No message that waits to be taken can be older, as far as this worker can tell.",
+            ["route"],
+            registry=registry,
         )
         self._in_flight = labelled(
             Gauge("songs_ai_jobs_in_flight", "Jobs under way in this worker.", ["source"], registry=registry), SOURCES

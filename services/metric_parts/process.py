@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable
+from math import nan
 
 from prometheus_client import (
     CollectorRegistry,
@@ -63,7 +64,7 @@ class ProcessMetrics:
             "How old a change of the catalogue can be that the index in force does not hold.",
             registry=registry,
         )
-        self.index_watched(lambda: None)
+        self._index_behind.set(nan)
         self._index = Info("songs_ai_index", "The index in force.", registry=registry)
         self._collaborative_items = Gauge(
             "songs_ai_collaborative_items", "Items in the collaborative model in force.", registry=registry

@@ -35,6 +35,7 @@ async def prepare(parts: Parts) -> None:
 
     Raises ``ConfigurationError``: no waiting mends that.
     """
+    parts.metrics.index_watched(lambda: parts.index.age_s)
     await patiently(parts.catalogue.check)
     await patiently(parts.index.load)
     await patiently(parts.collaborative.load)
@@ -61,7 +62,6 @@ async def _warn_of_forgetfulness(redis: Redis) -> None:
 async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
     """Jobs consumed, index and model refreshed, once ``prepare`` is done. At the end jobs under way are drained."""
     settings, topology = parts.settings, parts.broker.topology
-    parts.metrics.index_watched(lambda: parts.index.age_s)
     parts.metrics.retries_watched([step.label for step in topology.main.retries])
     leases = LeaseKeeper(parts.results, lease_s=settings.job_lease_s)
     ages = QueueAges(parts.clock)
