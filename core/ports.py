@@ -91,6 +91,24 @@ class ChangingCatalogue(Catalogue, Protocol):
         """The active items among ``item_ids``, complete as ``stream`` has them, in order of id."""
 
 
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """An item that a search by name found; ``score`` is comparable within one search only, higher is better."""
+
+    item_id: int
+    score: float
+
+
+class ItemSearch(Protocol):
+    """Finds items by what people type of their names."""
+
+    async def search(self, text: str, n: int) -> Sequence[SearchHit]:
+        """The best ``n``, best first; none where ``text`` holds no letter or digit.
+
+        Raises ``DependencyUnavailable`` also while the names are still being read.
+        """
+
+
 class FeatureStore(Protocol):
     """What was measured of items."""
 
@@ -311,12 +329,16 @@ class CollaborativeProvider(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interaction:
-    """A member's positive signal on an item: ``weight`` above 0, 1 being an ordinary like."""
+    """A member's positive signal on an item: ``weight`` above 0, 1 being an ordinary like.
+
+    ``occurred_at``: its last sign; ``first_at``: the first that there was of the two, None where that is the same.
+    """
 
     member_id: int
     item_id: int
     weight: float
     occurred_at: datetime | None = None
+    first_at: datetime | None = None
 
 
 class InteractionLog(Protocol):

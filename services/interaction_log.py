@@ -81,10 +81,21 @@ class SqlInteractionLog:
             weights[each.item_id] += each.weight
             if each.occurred_at_s is not None:
                 last_s[each.item_id] = max(each.occurred_at_s, last_s.get(each.item_id, -inf))
+        first_s = history.first_s()
         for item_id in sorted(weights.keys() - listener.disliked_ids):
             if weights[item_id] > 0:
-                at = datetime.fromtimestamp(last_s[item_id], UTC) if item_id in last_s else None
-                yield Interaction(member_id=member_id, item_id=item_id, weight=weights[item_id], occurred_at=at)
+                last, first = last_s.get(item_id), first_s.get(item_id)
+                yield Interaction(
+                    member_id=member_id,
+                    item_id=item_id,
+                    weight=weights[item_id],
+                    occurred_at=_instant(last),
+                    first_at=None if first == last else _instant(first),
+                )
+
+
+def _instant(at_s: float | None) -> datetime | None:
+    return None if at_s is None else datetime.fromtimestamp(at_s, UTC)
 
 
 def _next_members_query(tables: ProfileTables, profile: CatalogueProfile) -> sa.Select[Any]:

@@ -140,6 +140,14 @@ class MemberHistory:
                 signs.pop(item_id, None)
         return signs
 
+    def first_s(self) -> dict[int, float]:
+        """By item the second of the first thing known of it, taken back since or not; none where no instant is."""
+        first = {item: at_s for item, at_s in self.likes.items() if at_s > -inf}
+        for at_s, _, item_id in self.events:
+            if item_id is not None:
+                first[item_id] = min(at_s, first.get(item_id, inf))
+        return first
+
     def _in_order(self) -> list[tuple[float, str, int | None]]:
         return sorted(self.events, key=lambda event: event[:2])
 

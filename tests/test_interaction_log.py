@@ -115,6 +115,24 @@ class InteractionLogTests(WithTables):
         assert await _weights(database) == {1: 1.7, 2: 0.7, 3: 0.4, 4: 0.5, 5: 1.0}
         assert {each.occurred_at for each in await _all(database) if each.item_id in (1, 2)} == {_at(3)}
 
+    async def test_a_pair_tells_when_it_was_first_heard_of_too(self, url: str, database: Database) -> None:
+        _songs(url)
+        like(url, ME, 1, at=NOON + timedelta(hours=3))
+        like(url, ME, 4, at=None)
+        for song_id, kind, hours in (
+            (1, "repeat", 5),
+            (1, "skip", 1),
+            (2, "repeat", 2),
+            (3, "unlike", 1),
+            (4, "like", 4),
+        ):
+            _event(url, song_id, kind, hours=hours)
+        for hours in (2, 4):
+            _event(url, 3, "like", hours=hours)
+        found = {each.item_id: (each.first_at, each.occurred_at) for each in await _all(database)}
+        # What was taken back was heard of all the same; one instant is told once; of no known instant none is made up.
+        assert found == {1: (_at(1), _at(5)), 2: (None, _at(2)), 3: (_at(1), _at(4)), 4: (None, _at(4))}
+
     async def test_an_item_added_to_a_list_counts_no_more_for_the_event(self, url: str, database: Database) -> None:
         _songs(url)
         like(url, ME, 1)

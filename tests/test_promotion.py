@@ -91,11 +91,20 @@ def test_the_cut_is_where_the_active_versions_data_ended_if_enough_came_since() 
 def test_what_nobody_knows_the_instant_of_is_never_asked_for() -> None:
     observed = observed_of(listeners())
     untimed = np.random.default_rng(0).random(len(observed.times_s)) < 0.3
-    holdout = hold_out(replace(observed, times_s=np.where(untimed, -np.inf, observed.times_s)), None, seed=0)
+    holdout = hold_out(replace(observed, first_s=np.where(untimed, -np.inf, observed.first_s)), None, seed=0)
     assert holdout.cut_s is not None
     assert holdout.split.targets.any()
     assert not (holdout.split.targets & untimed).any()
     assert holdout.split.train[untimed].all()
+
+
+def test_what_members_had_before_and_came_back_to_is_never_asked_for() -> None:
+    observed = observed_of(listeners())
+    early = observed.first_s < day(5)
+    holdout = hold_out(replace(observed, times_s=np.where(early, day(16), observed.times_s)), day(13.5), seed=0)
+    assert holdout.cut_s == day(13.5)
+    assert holdout.split.targets.any()
+    assert holdout.split.train[early].all()
 
 
 @pytest.mark.parametrize("timed", [False, True])

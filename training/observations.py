@@ -1,7 +1,8 @@
 """What there is to fit on: all that members like and do, with items that have vectors."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from datetime import datetime
 
 import numpy as np
 
@@ -26,8 +27,8 @@ class Observed:
     """Interactions with items that have vectors, and those items: ``item_ids`` int64 (n,), rising.
 
     ``vectors`` (n, dim), ``creators`` int64 (n,), -1 where unknown; ``content`` (n, n_features), unit rows.
-    ``times_s`` float64 (n_pairs,): when each pair of ``data`` was last heard of, seconds since 1970, -inf where nobody
-    knows.
+    ``times_s`` and ``first_s`` float64 (n_pairs,): when each pair of ``data`` was last heard of, and when first, in
+    seconds since 1970, -inf where nobody knows.
     """
 
     data: Interactions
@@ -36,6 +37,7 @@ class Observed:
     creators: Indices
     content: Matrix
     times_s: Doubles
+    first_s: Doubles
 
     @property
     def until_s(self) -> float | None:
@@ -74,30 +76,35 @@ async def observe(
 
 @dataclass(frozen=True, slots=True)
 class _Pairs:
-    """Distinct pairs of ``members`` and ``items``, ids int64 (n,); ``weights`` and ``times_s`` float64 (n,)."""
+    """Distinct pairs of ``members`` and ``items``, ids int64 (n,); the others float64 (n,)."""
 
     members: Ids
     items: Ids
     weights: Doubles
     times_s: Doubles
+    first_s: Doubles
 
     @classmethod
     def of(cls, batch: Sequence[Interaction]) -> "_Pairs":
         members = np.array([each.member_id for each in batch], np.int64)
         items = np.array([each.item_id for each in batch], np.int64)
-        times = [each.occurred_at.timestamp() if each.occurred_at else -np.inf for each in batch]
         weights = np.array([each.weight for each in batch], np.float64)
-        return cls(members, items, weights, np.array(times, np.float64))
+        times_s = _seconds([each.occurred_at for each in batch])
+        return cls(members, items, weights, times_s, _seconds([each.first_at or each.occurred_at for each in batch]))
 
     @classmethod
     def joined(cls, parts: Sequence["_Pairs"]) -> "_Pairs":
         parts = [cls.of(()), *parts]
-        columns = ([getattr(part, name) for part in parts] for name in ("members", "items", "weights", "times_s"))
+        columns = ([getattr(part, each.name) for part in parts] for each in fields(cls))
         return cls(*map(np.concatenate, columns))
 
     def of_items(self, item_ids: Ids) -> "_Pairs":
         known = np.isin(self.items, item_ids)
-        return _Pairs(self.members[known], self.items[known], self.weights[known], self.times_s[known])
+        return _Pairs(*(getattr(self, each.name)[known] for each in fields(self)))
+
+
+def _seconds(instants: Sequence[datetime | None]) -> Doubles:
+    return np.array([each.timestamp() if each else -np.inf for each in instants], np.float64)
 
 
 def _refuse_too_few(pairs: _Pairs, least: Fitting) -> None:
@@ -128,6 +135,7 @@ def _observed(pairs: _Pairs, rows: IndexRows) -> Observed:
         creators=_numbered([rows.creators[place] for place in places.tolist()]),
         content=content_of(_table(names, rows, places), {name: place for place, name in enumerate(names)}, len(names)),
         times_s=pairs.times_s,
+        first_s=pairs.first_s,
     )
 
 

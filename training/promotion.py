@@ -1,6 +1,7 @@
 """Whether a newly fitted version may take the place of the active one: both judged on what neither was fitted on.
 
-Held out is what came last, where instants are known: what members liked after a cut, of members who were there before.
+Held out is what came last, where instants are known: what members first did anything with after a cut, of members who
+were there before. What they had before and came back to is no question: a stored model may have seen it.
 Where they are not, it is a seeded share of each listener's items. The new version's recipe (its parameters, chosen by
 itself) sees only the rest, and so does what it is fitted by here; on everything it is fitted afterwards.
 
@@ -71,7 +72,7 @@ class Holdout:
 
 def hold_out(observed: Observed, active_until_s: float | None, *, seed: int) -> Holdout:
     """By time where enough listeners have items on both sides of a cut, else by a share of each listener's items."""
-    known = observed.times_s[np.isfinite(observed.times_s)]
+    known = observed.first_s[np.isfinite(observed.first_s)]
     cuts = [float(np.quantile(known, 1 - _LATE_SHARE))] if len(known) else []
     if active_until_s is not None:
         cuts = [max(active_until_s, *cuts), *cuts] if cuts else []
@@ -84,7 +85,7 @@ def hold_out(observed: Observed, active_until_s: float | None, *, seed: int) -> 
 
 def _split_at(observed: Observed, cut_s: float) -> Split:
     """What nobody knows the instant of counts as known before."""
-    late, users = observed.times_s > cut_s, observed.data.users
+    late, users = observed.first_s > cut_s, observed.data.users
     n_before = np.bincount(users[~late], minlength=len(observed.data.user_ids))
     targets = late & (n_before[users] >= MIN_ITEMS)
     return Split(~late, ~late & np.isin(users, users[targets]), targets)

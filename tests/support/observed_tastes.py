@@ -57,4 +57,5 @@ def observed_of(pairs: Sequence[Pair], *, timed: bool = True, n_items: int = N_I
         creators=np.full(n_items, -1, np.int64),
         content=content_of(table, {name: place for place, name in enumerate(names)}, n_items),
         times_s=times,
+        first_s=times,
     )
