@@ -8,9 +8,9 @@ for are compared again (``k_factor``) is found out on a sample.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple, Protocol
 
 import faiss
@@ -37,6 +37,10 @@ RECALL_AIM = 0.99
 _SAMPLE_AIM = 0.991
 # Of the true neighbours, in the lists that are probed: what these lose, no comparing of more candidates wins back.
 _LISTS_AIM = 0.998
+# Likewise of those that are long enough to be held.
+_LENGTHS_AIM = 0.998
+# Fewer are not worth leaving any out: whoever has most of the best excluded wants what comes after them.
+_LEAST_HELD = 20_000
 # Equal vectors must tie wherever they stand, though sums of their products are taken in different orders.
 _SCORE_STEP = 2.0**-20
 # Of numbers from 8 to 16 it is the step of float32.
@@ -285,27 +289,47 @@ def _parameters(tuning: Tuning, n: int, n_besides: int) -> faiss.IndexRefineSear
     return parameters
 
 
-def build_scan(
-    rows: Rows,
-    *,
-    exact_below: int = EXACT_BELOW,
-    seed: int = 0,
-    queries: Floats | None = None,
-    aim: float = _SAMPLE_AIM,
-) -> VectorScan:
+def build_scan(rows: Rows, *, exact_below: int = EXACT_BELOW, seed: int = 0) -> VectorScan:
     """The scan for ``rows``, (n, dim) of unit length: exact where they are few, or where nothing else finds enough.
-
-    ``queries``, (k * 64, dim) of unit length, 64 of each kind, stand for what will be asked where that is not like the
-    rows, which then may be shorter; ``aim`` is the recall that is enough for them. Else the scan finds out what it
-    needs with queries that it makes of the rows.
 
     Takes some 40 s for a million rows of 256 dimensions. The same rows give the same scan.
     """
     if len(rows) < exact_below or rows.shape[1] % 2:
         return ExactScan(rows)
     with _one_thread():
+        sample = _Sample(rows, rows, seed)
+        return _tuned(_ways(rows, sample, seed), rows, sample)
+
+
+def build_products_scan(
+    rows: Rows, queries: Floats, *, aims: Sequence[float] = (_SAMPLE_AIM,), seed: int = 0
+) -> tuple[VectorScan, Places]:
+    """A scan for inner products with ``rows``, (n, even dim), no longer than 1, and where those that it holds stand.
+
+    The places rise. Left out are rows so short that they are hardly ever among the best. ``queries``, (k * 64, dim) of
+    unit length, 64 of each kind, stand for what will be asked; enough is the first of ``aims``, from high to low, that
+    codes can reach. The recall of the scan is that among all ``rows``.
+    """
+    with _one_thread():
         sample = _Sample(rows, rows, seed, queries)
-        return _tuned(_ways(rows, sample, seed), rows, sample, aim)
+        squares = _square_lengths(rows)
+        places = _long_enough(squares, sample)
+        held = rows[places]
+        # Long rows are what is found, however few: codes must fit them.
+        training = _some(held, _N_TRAINING, seed, squares[places])
+        codes = _trained(_plain_codes(rows.shape[1]), training, seed)
+        scan = _tuned([_Way(codes)], held, sample, aims)
+    return (scan, places) if isinstance(scan, FastScan) else (ExactScan(rows), np.arange(len(rows)))
+
+
+def _long_enough(squares: Doubles, sample: "_Sample") -> Places:
+    """Where the longest rows stand, as many as hold enough of the true neighbours of every kind of query."""
+    longest_first = np.argsort(-squares, kind="stable")
+    ranks = np.empty_like(longest_first)
+    ranks[longest_first] = np.arange(len(squares))
+    of_kinds = ranks[sample.true_places].reshape(-1, _N_OF_A_KIND * sample.true_places.shape[1])
+    n_held = 1 + int(np.quantile(of_kinds, _LENGTHS_AIM, axis=1, method="higher").max())
+    return np.sort(longest_first[: max(n_held, _LEAST_HELD)])
 
 
 class _Sample:
@@ -317,8 +341,6 @@ class _Sample:
 
     def __init__(self, rows: Rows, asked_like: Rows, seed: int, queries: Floats | None = None) -> None:
         self.queries = _drawn_interests(rows, asked_like, seed) if queries is None else queries
-        # Long rows are what is found, however few: codes must fit them.
-        self.weights = None if queries is None else _square_lengths(rows)
         self.true_places, self._true_scores = _exact_neighbours(rows, self.queries, AT)
 
     def recall(self, scores: Floats) -> float:
@@ -349,7 +371,7 @@ class _Way(NamedTuple):
 
 def _ways(rows: Rows, sample: _Sample, seed: int) -> Iterator[_Way]:
     """The ways of keeping codes, the one that should be cheapest first."""
-    dim, training = rows.shape[1], _some(rows, _N_TRAINING, seed, sample.weights)
+    dim, training = rows.shape[1], _some(rows, _N_TRAINING, seed)
     chosen = _inverted_lists(rows, sample, seed)
     if chosen:
         lists, n_probes = chosen
@@ -418,30 +440,32 @@ def _lists_us(dim: int, n_lists: int, n_probes: int, n_looked_at: float) -> floa
     return n_lists * dim * _MULTIPLY_US + n_probes * _LIST_US + n_looked_at * dim * _LOOK_UP_US
 
 
-def _tuned(ways: Iterable[_Way], rows: Rows, sample: _Sample, aim: float = _SAMPLE_AIM) -> VectorScan:
-    """The scan by the first of ``ways`` that finds enough."""
+def _tuned(ways: Iterable[_Way], rows: Rows, sample: _Sample, aims: Sequence[float] = (_SAMPLE_AIM,)) -> VectorScan:
+    """The scan by the first of ``ways`` that finds enough; ``rows`` are those of the sample, or some of them."""
     kept = faiss.IndexScalarQuantizer(rows.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     kept.train(rows[:1].astype(np.float32))
     _fill(kept, rows)
     for codes, n_probes in ways:
         _fill(codes, rows)
-        tuning = _tuning(faiss.IndexRefine(codes, kept), n_probes, sample, aim)
+        tuning = _tuning(faiss.IndexRefine(codes, kept), n_probes, sample, aims)
         if tuning:
             return FastScan(codes, kept, tuning)
     return ExactScan(rows)
 
 
-def _tuning(refined: faiss.IndexRefine, n_probes: int, sample: _Sample, aim: float) -> Tuning | None:
+def _tuning(refined: faiss.IndexRefine, n_probes: int, sample: _Sample, aims: Sequence[float]) -> Tuning | None:
     """The least ``k_factor`` that finds enough; None where none does. More candidates never find less."""
 
+    @cache
     def recall(k_factor: float) -> float:
         scores, _ = refined.search(sample.queries, AT, params=_parameters(Tuning(k_factor, n_probes), AT, 0))
         return sample.recall(scores)
 
-    place = bisect_left(_K_FACTORS, aim, key=recall)
-    if place == len(_K_FACTORS):
-        return None
-    return Tuning(_K_FACTORS[place], n_probes, recall(_K_FACTORS[place]))
+    for aim in aims:
+        place = bisect_left(_K_FACTORS, aim, key=recall)
+        if place < len(_K_FACTORS):
+            return Tuning(_K_FACTORS[place], n_probes, recall(_K_FACTORS[place]))
+    return None
 
 
 def _fill(index: faiss.Index, rows: Rows) -> None:

@@ -15,7 +15,8 @@ from core.errors import ConfigurationError, DependencyUnavailable
 from core.fitted_collaborative import MODEL_KIND, FittedCollaborative
 from core.ports import Floats, Ids
 from models.log_event import LogEvent
-from services.collaborative_source import InMemoryCollaborativeSource, RefreshingCollaborative
+from services import vector_scan
+from services.collaborative_source import InMemoryCollaborativeSource, RefreshingCollaborative, _Space
 from tests.support.clustered import clustered_rows
 from tests.support.fitted_models import WEIGHTS, fitted_of, going_together
 from tests.support.hand_clock import HandClock
@@ -145,6 +146,45 @@ async def test_codes_find_nothing_where_nothing_is_asked_or_left() -> None:
     assert (await coded.search(listener, 0)).ids.tolist() == []
     assert (await coded.search(listener, 9, excluded=range(1, 501))).ids.tolist() == []
     assert sorted((await coded.search(listener, 900)).ids.tolist()) == list(range(1, 501))
+
+
+async def test_codes_hold_no_items_that_are_too_short_unless_a_search_goes_deep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(vector_scan, "_LEAST_HELD", 1000)
+    fitted = many()
+    exact, coded = InMemoryCollaborativeSource(fitted), InMemoryCollaborativeSource(fitted, exact_below=0)
+    assert coded._codes is not None
+    n_most = coded._codes.n_most
+    assert 250 <= n_most < 1000
+    assert coded.recall >= 0.97
+    recalls = []
+    for liked in range(3, 400, 20):
+        listener = exact.listener({liked: 1.0, liked + 7: 1.0})
+        assert listener is not None
+        true, found = await asyncio.gather(
+            *(source.search(listener, 200, excluded={liked}) for source in (exact, coded))
+        )
+        recalls.append(np.isin(true.ids, found.ids).mean())
+        # All of them, one by one, and not only those that codes hold.
+        deep, all_found = await asyncio.gather(*(source.search(listener, n_most + 1) for source in (exact, coded)))
+        assert all_found.ids.tolist() == deep.ids.tolist()
+        assert len((await coded.search(listener, n_most - 50, excluded=range(1, 100))).ids) == n_most - 50
+    assert np.mean(recalls) >= 0.95
+
+
+@pytest.mark.parametrize("dim", [1, 14, 15, 16])
+def test_codes_see_the_same_products_in_dimensions_that_fill_registers(dim: int) -> None:
+    generator = np.random.default_rng(dim)
+    vectors, listeners = generator.normal(size=(500, dim)), generator.normal(size=(9, dim))
+    space = _Space(vectors.astype(np.float32), listeners.astype(np.float32))
+    rows, units = space.rows(vectors.astype(np.float32)), space.units(listeners.astype(np.float32))
+    assert rows.shape == (500, 16)
+    assert np.linalg.norm(rows.astype(np.float32), axis=1).max() == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(units, axis=1), 1, rtol=1e-5)
+    products, seen = listeners @ vectors.T, units @ rows.astype(np.float32).T
+    scales = np.linalg.norm(products, axis=1) / np.linalg.norm(seen, axis=1)
+    np.testing.assert_allclose(seen * scales[:, None], products, atol=0.02 * np.abs(products).max())
 
 
 # --- the model in force ---

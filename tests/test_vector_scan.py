@@ -22,6 +22,7 @@ from services.vector_scan import (
     Places,
     Tuning,
     VectorScan,
+    build_products_scan,
     build_scan,
     part_at_once,
 )
@@ -384,25 +385,89 @@ def test_among_rows_the_same_query_gets_the_same_scores_alone_and_with_others(ro
         np.testing.assert_array_equal(scores, alone_scores)
 
 
+def of_many_lengths(rows: Floats) -> npt.NDArray[np.float16]:
+    lengths = np.random.default_rng(3).lognormal(sigma=0.8, size=(len(rows), 1))
+    return (rows * lengths / lengths.max()).astype(np.float16)
+
+
+def three_kinds_near(rows: Floats) -> Floats:
+    return np.concatenate([queries_near(rows, 128), unlike_pairs(rows, 64)])
+
+
 def test_codes_of_rows_of_many_lengths_fit_the_long_ones_which_are_what_is_found(
     rows: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vector_scan, "_N_TRAINING", 1000)
-    generator = np.random.default_rng(3)
-    lengths = generator.lognormal(sigma=0.8, size=(len(rows), 1))
-    uneven = (rows * lengths / lengths.max()).astype(np.float16)
-    queries = np.concatenate([queries_near(rows, 128), unlike_pairs(rows, 64)])
-    scan = build_scan(uneven, exact_below=0, queries=queries)
+    uneven, queries = of_many_lengths(rows), three_kinds_near(rows)
+    scan, _ = build_products_scan(uneven, queries)
     monkeypatch.setattr(vector_scan, "_square_lengths", lambda rows: np.ones(len(rows)))
-    whatever = build_scan(uneven, exact_below=0, queries=queries)
+    whatever, _ = build_products_scan(uneven, queries)
     assert isinstance(scan, FastScan)
     assert isinstance(whatever, FastScan)
     assert scan.recall >= 0.991
     assert scan.tuning.k_factor < whatever.tuning.k_factor
 
 
+def test_rows_too_short_to_be_found_are_not_held_and_the_best_are_found_all_the_same(
+    rows: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_scan, "_LEAST_HELD", 500)
+    uneven, queries = of_many_lengths(rows), three_kinds_near(rows)
+    scan, places = build_products_scan(uneven, queries)
+    assert 500 <= len(places) < 0.8 * len(rows)
+    assert np.all(np.diff(places) > 0)
+    np.testing.assert_array_equal(scan.rows, uneven[places])
+    lengths = np.linalg.norm(uneven.astype(np.float32), axis=1)
+    assert lengths[places].min() >= np.delete(lengths, places).max()
+    # Of the rows as a whole, and of other queries than those it was tuned by.
+    others = queries_near(rows, 180)[128:]
+    true = ExactScan(uneven).search(others, 200)
+    found = [(places[of_held], scores) for of_held, scores in scan.search(others, 200)]
+    assert recall(found, true) >= 0.98
+    assert scan.recall >= 0.991
+
+
+def test_the_recall_told_counts_what_was_left_out_as_not_found(rows: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
+    uneven, queries = of_many_lengths(rows), three_kinds_near(rows)
+    whole, _ = build_products_scan(uneven, queries, aims=(0.5,))
+    monkeypatch.setattr(vector_scan, "_LEAST_HELD", 400)
+    monkeypatch.setattr(vector_scan, "_LENGTHS_AIM", 0.6)
+    some, places = build_products_scan(uneven, queries, aims=(0.5,))
+    assert len(places) < 3000
+    assert 0.5 <= some.recall < 0.9 < whole.recall
+
+
+def test_few_rows_are_all_held_however_short(rows: Floats) -> None:
+    _, places = build_products_scan(of_many_lengths(rows), three_kinds_near(rows))
+    np.testing.assert_array_equal(places, np.arange(len(rows)))
+
+
+def test_rows_of_one_length_are_all_held(rows: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_scan, "_LEAST_HELD", 500)
+    _, places = build_products_scan(rows.astype(np.float16), three_kinds_near(rows))
+    assert len(places) >= 0.95 * len(rows)
+
+
+def test_the_highest_aim_that_codes_can_reach_is_enough(rows: Floats) -> None:
+    uneven, queries = of_many_lengths(rows), three_kinds_near(rows)
+    high, _ = build_products_scan(uneven, queries, aims=(1.1, 0.98, 0.5))
+    low, _ = build_products_scan(uneven, queries, aims=(0.5,))
+    assert isinstance(high, FastScan)
+    assert isinstance(low, FastScan)
+    assert high.recall >= 0.98
+    assert high.tuning.k_factor > low.tuning.k_factor
+
+
+def test_where_codes_find_too_little_all_rows_are_scanned(rows: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_scan, "_LEAST_HELD", 500)
+    uneven = of_many_lengths(rows)
+    scan, places = build_products_scan(uneven, three_kinds_near(rows), aims=(1.1,))
+    assert (scan.kind, scan.recall, len(scan.rows)) == ("exact", 1.0, len(rows))
+    np.testing.assert_array_equal(places, np.arange(len(rows)))
+
+
 def test_rows_of_no_length_can_be_scanned_by_codes() -> None:
     nothing = np.zeros((400, DIM), np.float16)
-    scan = build_scan(nothing, exact_below=0, queries=queries_near(clustered_rows(400, DIM), 64))
+    scan, _ = build_products_scan(nothing, three_kinds_near(clustered_rows(400, DIM)))
     [(places, _)] = scan.search(np.ones((1, DIM), np.float32) / np.float32(np.sqrt(DIM)), 5)
     assert len(places) == 5
