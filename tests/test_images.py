@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from api.access import ALWAYS_OPEN
 from config.settings import Settings
+from main import app
 from tests.support.container_servers import IMAGES, docker_answers
 from tests.support.import_rule import PACKAGES
 
@@ -20,6 +22,13 @@ ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+SERVERS = ("mysql", "redis", "rabbitmq")
+ONCE = ("migrate", "demo-catalogue", "first-recommendation")
+PROGRAMS = (*ONCE, "worker", "api")
+ALL_READY = {
+    **dict.fromkeys(SERVERS, "service_healthy"),
+    **dict.fromkeys(("migrate", "demo-catalogue"), "service_completed_successfully"),
+}
 PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "prometheus.yml").read_text(encoding="utf-8"))
 
 
@@ -34,8 +43,13 @@ def minor_version(text: str) -> int:
     return int(found[1])
 
 
+def seconds(duration: str) -> int:
+    assert duration.endswith("s")
+    return int(duration[:-1])
+
+
 def with_defaults(text: str) -> str:
-    return re.sub(r"\$\{\w+:-(\w*)\}", r"\1", text)
+    return re.sub(r"\$\{\w+:-([\w.]*)\}", r"\1", text)
 
 
 # --- the Dockerfile ---
@@ -74,7 +88,7 @@ def test_the_image_holds_the_program_and_nothing_else() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
     allowed = {line.removeprefix("!") for line in lines if line.startswith("!")}
     assert "*" in lines
-    assert allowed <= PACKAGES | {"main.py", "migrations", "requirements.txt"}
+    assert allowed <= PACKAGES | {"main.py", "migrations", "requirements.txt", "requirements-train.txt"}
     ours = {name for name in PACKAGES if (ROOT / name).is_dir()}
     assert ours | {"main.py", "migrations", "requirements.txt"} <= allowed | {"dashboard"}
 
@@ -108,7 +122,8 @@ def test_the_development_requirements_include_the_serving_ones() -> None:
 
 def test_nothing_is_installed_without_its_hash() -> None:
     [install] = [step for step in instructions("RUN") if "pip install" in step]
-    assert "pip install --quiet --require-hashes -r requirements.txt" in install
+    assert "pip install --quiet --require-hashes -r ${REQUIREMENTS}" in install
+    assert instructions("ARG") == ["REQUIREMENTS=requirements.txt"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.findall(r"^PIP_INSTALL := .*", makefile, re.MULTILINE)[0].endswith("--require-hashes")
     by_pip = [line for line in makefile.splitlines() if " -m pip " in line and "--version" not in line]
@@ -119,26 +134,111 @@ def test_nothing_is_installed_without_its_hash() -> None:
 # --- docker-compose.yml ---
 
 
-def test_compose_brings_everything_that_the_worker_needs() -> None:
-    assert SERVICES.keys() == {"mysql", "redis", "rabbitmq", "migrate", "worker", "prometheus"}
+def test_compose_brings_the_whole_site() -> None:
+    always = {name for name, service in SERVICES.items() if "profiles" not in service}
+    assert always == {*SERVERS, *ONCE, "worker", "api"}
+    observability = {name for name, service in SERVICES.items() if service.get("profiles") == ["observability"]}
+    assert observability == {"prometheus", "alertmanager"}
 
 
-@pytest.mark.parametrize("name", ["mysql", "redis", "rabbitmq"])
-def test_the_worker_waits_until_its_servers_are_healthy(name: str) -> None:
-    assert SERVICES[name]["healthcheck"]["test"]
-    assert SERVICES["worker"]["depends_on"][name] == {"condition": "service_healthy"}
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_asked_for_its_health_or_ends_by_itself(name: str) -> None:
+    service = SERVICES[name]
+    if name in ONCE:
+        assert service["healthcheck"] == {"disable": True}
+        assert service["restart"].startswith("on-failure:")
+    else:
+        assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
+        assert seconds(service["healthcheck"]["timeout"]) <= seconds(service["healthcheck"]["interval"])
+        assert service["restart"] == "unless-stopped"
 
 
-def test_the_worker_starts_after_the_migrations_succeeded() -> None:
-    assert SERVICES["migrate"]["command"] == ["migrate"]
-    assert SERVICES["worker"]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_has_limits_of_memory_cpu_and_processes(name: str) -> None:
+    limits = SERVICES[name]["deploy"]["resources"]["limits"]
+    assert limits.keys() == {"cpus", "memory", "pids"}
+    # more than one core is refused where there is but one
+    assert 0 < float(with_defaults(limits["cpus"])) <= 1
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_service_gains_rights_that_it_was_not_started_with(name: str) -> None:
+    assert SERVICES[name]["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize(
+    ("name", "waits_for"),
+    [
+        ("migrate", {"mysql": "service_healthy"}),
+        ("demo-catalogue", {"migrate": "service_completed_successfully"}),
+        ("worker", ALL_READY),
+        ("api", ALL_READY),
+        ("first-recommendation", {"worker": "service_healthy"}),
+    ],
+)
+def test_services_start_in_the_order_of_their_needs(name: str, waits_for: dict[str, str]) -> None:
+    found = {needed: how["condition"] for needed, how in SERVICES[name]["depends_on"].items()}
+    assert found == waits_for
+
+
+def test_one_shots_and_servings_are_commands_of_the_program() -> None:
+    commands = {SERVICES[name]["command"][0] for name in PROGRAMS}
+    assert commands == {*ONCE, "worker", "api"}
+    assert commands <= {
+        command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands
+    }
+
+
+def test_two_workers_share_no_port_of_the_machine() -> None:
+    assert SERVICES["worker"]["deploy"]["replicas"] == 2
+    assert "ports" not in SERVICES["worker"]
+    assert "container_name" not in SERVICES["worker"]
+
+
+def test_no_two_services_publish_the_same_port_and_none_to_others_than_this_machine() -> None:
+    published = [port.split(":") for service in SERVICES.values() for port in service.get("ports", [])]
+    assert {address for address, _, _ in published} == {"127.0.0.1"}
+    ports = [port for _, port, _ in published]
+    assert len(ports) == len(set(ports))
+
+
+def test_the_healthcheck_of_what_serves_needs_no_api_key() -> None:
+    for name in ("worker", "api"):
+        command = SERVICES[name]["healthcheck"]["test"][-1]
+        [port, path] = re.findall(r"127\.0\.0\.1:(\d+)(/[a-z/]+)", command)[0]
+        assert port == SERVICES[name]["environment"]["HTTP_PORT"]
+        assert path in ALWAYS_OPEN
+
+
+def test_every_mounted_file_is_there_and_none_can_be_written() -> None:
+    mounted = [volume for service in SERVICES.values() for volume in service.get("volumes", []) if volume[0] in "./"]
+    assert mounted
+    for volume in mounted:
+        path, _, rest = volume.partition(":")
+        assert (ROOT / path).exists(), path
+        assert rest.endswith(":ro")
+
+
+def test_every_volume_is_named_and_what_is_named_is_used() -> None:
+    used = {
+        volume.partition(":")[0]
+        for service in SERVICES.values()
+        for volume in service.get("volumes", [])
+        if volume[0] not in "./"
+    }
+    assert used == COMPOSE["volumes"].keys()
 
 
 def test_the_tests_run_on_the_images_that_compose_runs() -> None:
-    assert {SERVICES[name]["image"] for name in ("mysql", "redis", "rabbitmq")} == set(IMAGES.values())
+    assert {SERVICES[name]["image"] for name in SERVERS} == set(IMAGES.values())
 
 
-@pytest.mark.parametrize("name", ["migrate", "worker"])
+def test_every_image_is_of_a_version() -> None:
+    foreign = {service["image"] for service in SERVICES.values()} - {"songs-ai"}
+    assert all(re.search(r":v?\d", image) for image in foreign)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_the_programs_environment_is_valid_settings(name: str) -> None:
     environment: dict[str, str | None] = SERVICES[name]["environment"]
     assert {variable.lower() for variable in environment} <= Settings.model_fields.keys()
@@ -146,27 +246,29 @@ def test_the_programs_environment_is_valid_settings(name: str) -> None:
     settings = Settings.model_validate(given)
     assert settings.broker_url.get_secret_value() == "amqp://songs:songs@rabbitmq:5672/"
     assert settings.database_url.get_secret_value() == "mysql://songs:songs@mysql:3306/songs"
-    assert settings.redis_url.get_secret_value() == "redis://redis:6379/0"
+    assert settings.redis_url.get_secret_value() == "redis://:songs@redis:6379/0"
 
 
 def test_the_credentials_in_the_urls_are_those_that_the_servers_are_given() -> None:
     urls = SERVICES["worker"]["environment"]
-    mysql, rabbitmq = SERVICES["mysql"]["environment"], SERVICES["rabbitmq"]["environment"]
+    mysql, rabbitmq, redis = (SERVICES[name]["environment"] for name in ("mysql", "rabbitmq", "redis"))
     assert (
         f"{mysql['MYSQL_USER']}:{mysql['MYSQL_PASSWORD']}@mysql:3306/{mysql['MYSQL_DATABASE']}" in urls["DATABASE_URL"]
     )
     assert f"{rabbitmq['RABBITMQ_DEFAULT_USER']}:{rabbitmq['RABBITMQ_DEFAULT_PASS']}@rabbitmq" in urls["BROKER_URL"]
+    assert f":{redis['REDISCLI_AUTH']}@redis" in urls["REDIS_URL"]
+    assert SERVICES["redis"]["command"][-2:] == ["--requirepass", redis["REDISCLI_AUTH"]]
 
 
-def test_no_password_is_written_down_where_env_cannot_change_it() -> None:
+def test_every_secret_comes_from_env_and_only_the_demonstrations_word_stands_in_the_file() -> None:
     given = [
         value
         for service in SERVICES.values()
         for variable, value in service.get("environment", {}).items()
-        if "PASS" in variable or "KEY" in variable
+        if re.search("PASS|KEY|AUTH|TOKEN|SECRET", variable)
     ]
-    assert given
-    assert all(value is None or value.startswith("${") for value in given)
+    assert len(given) > 5
+    assert all(value is None or re.fullmatch(r"\$\{[A-Z_]+:-songs\}", value) for value in given)
 
 
 def test_redis_keeps_an_append_only_file_on_a_volume() -> None:
@@ -174,28 +276,30 @@ def test_redis_keeps_an_append_only_file_on_a_volume() -> None:
     assert SERVICES["redis"]["volumes"] == ["redis-data:/data"]
 
 
-def test_what_is_published_is_published_to_this_machine_alone() -> None:
-    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert ports
-    assert all(port.startswith("127.0.0.1:") for port in ports)
-
-
 def test_the_worker_is_given_the_time_that_it_takes_to_drain() -> None:
-    grace_s = int(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
+    grace_s = seconds(SERVICES["worker"]["stop_grace_period"])
     assert grace_s > Settings.model_fields["shutdown_grace_s"].default
 
 
-def test_the_programs_containers_cannot_write_or_gain_rights() -> None:
-    for name in ("migrate", "worker"):
-        assert SERVICES[name]["read_only"] is True
-        assert SERVICES[name]["cap_drop"] == ["ALL"]
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_programs_containers_cannot_write(name: str) -> None:
+    assert SERVICES[name]["read_only"] is True
+    assert SERVICES[name]["cap_drop"] == ["ALL"]
 
 
-def test_prometheus_scrapes_the_port_that_the_worker_serves() -> None:
+def test_prometheus_scrapes_the_ports_that_workers_serve() -> None:
     [songs_ai] = [job for job in PROMETHEUS["scrape_configs"] if job["job_name"] == "songs-ai"]
     [discovery] = songs_ai["dns_sd_configs"]
     assert discovery["names"] == ["worker"]
     assert discovery["port"] == int(SERVICES["worker"]["environment"]["HTTP_PORT"])
+
+
+def test_what_prometheus_names_is_mounted_or_is_a_service() -> None:
+    mounts = {volume.split(":")[1] for volume in SERVICES["prometheus"]["volumes"]}
+    assert {f"/etc/prometheus/{name}" for name in PROMETHEUS["rule_files"]} <= mounts
+    static = [entry for job in PROMETHEUS["scrape_configs"] for entry in job.get("static_configs", [])]
+    static += [entry for manager in PROMETHEUS["alerting"]["alertmanagers"] for entry in manager["static_configs"]]
+    assert {target.partition(":")[0] for entry in static for target in entry["targets"]} <= SERVICES.keys()
 
 
 # --- for real ---
