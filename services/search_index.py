@@ -1,0 +1,154 @@
+"""Names found by their letters: tantivy picks some hundreds of items, ``core.search_match`` puts them in order."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from heapq import nsmallest
+
+import tantivy
+
+from core.ports import SearchHit
+from core.search_match import MIN_SCORE, Names, Query
+from core.search_text import chinese_characters
+from models.catalogue import Item
+
+N_COMPARED = 200
+_N_OF_INITIALS = 500
+_HEAP_BYTES = 32_000_000
+# A word as it was typed, but for a letter, is worth several of the letter groups that any word is made of.
+_SAME_WORD = 6.0
+_LEAST_FUZZY, _TWO_SLIPS = 4, 9
+_SHORT = 3
+_LEAST_WEIGHT = 0.2
+_GRAM = 3
+
+
+class NameIndex:
+    """The names of items, in memory. One thread at a time may change it; any may search.
+
+    What is put in or taken out is found, or no longer found, after ``commit``.
+    """
+
+    def __init__(self, spellings: Sequence[str] = ()) -> None:
+        self._spellings = spellings
+        self._schema = _schema()
+        self._index = tantivy.Index(self._schema)
+        for name, shortest in (("grams", _GRAM), ("initials", 2)):
+            ngrams = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.ngram(shortest, _GRAM)).build()
+            self._index.register_tokenizer(name, ngrams)
+        self._names: dict[int, str] = {}
+        self._writer: tantivy.IndexWriter | None = None
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self._names)
+
+    def put(self, items: Iterable[Item]) -> None:
+        """Take in ``items``, in place of what was known of them."""
+        writer = self._open_writer()
+        for item in items:
+            if item.item_id in self._names:
+                writer.delete_documents_by_term("id", item.item_id)
+            names = Names.of(item, self._spellings)
+            self._names[item.item_id] = names.packed()
+            writer.add_document(_document(item, names))
+
+    def remove(self, item_ids: Collection[int]) -> None:
+        """Forget these items."""
+        writer = self._open_writer()
+        for item_id in item_ids:
+            writer.delete_documents_by_term("id", item_id)
+            self._names.pop(item_id, None)
+
+    def commit(self) -> None:
+        """Let searches see what was changed."""
+        writer, self._writer = self._open_writer(), None
+        writer.commit()
+        writer.wait_merging_threads()  # and with it goes its memory
+        self._index.reload()
+
+    def search(self, text: str, n: int) -> list[SearchHit]:
+        """The ``n`` items whose names match ``text`` best, best first; none where it holds no letter or digit."""
+        query = Query.of(text)
+        if not query:
+            return []
+        scored = [hit for hit in self._compared(query) if hit.score >= MIN_SCORE]
+        return nsmallest(n, scored, key=lambda hit: (-hit.score, hit.item_id))
+
+    def _compared(self, query: Query) -> Iterator[SearchHit]:
+        searcher = self._index.searcher()
+        if query.initials:
+            wanted, n = self._query_of_initials(query.initials), _N_OF_INITIALS
+        else:
+            wanted, n = self._query_of_words(query.text.split()), N_COMPARED
+        # Where letters say little, popularity decides who is compared at all.
+        by = "weight" if len(query.initials or query.text) <= _SHORT else None
+        places = [place for _, place in searcher.search(wanted, n, count=False, weight_by_field=by).hits]
+        ids = searcher.fast_field_values("id", places)
+        weights = searcher.fast_field_values("weight", places)
+        for item_id, weight in zip(ids, weights, strict=True):
+            # What another thread has just taken out may still be found for a moment.
+            if isinstance(item_id, int) and (names := self._names.get(item_id)) is not None:
+                yield SearchHit(
+                    item_id, query.score(Names.unpacked(names), float(weight or _LEAST_WEIGHT) - _LEAST_WEIGHT)
+                )
+
+    def _query_of_words(self, words: Sequence[str]) -> tantivy.Query:
+        grams = {gram for word in words for gram in _grams(f"^{word}$", _GRAM)}
+        return self._any_of(
+            [
+                *(self._term("grams", gram) for gram in sorted(grams)),
+                *(self._term("words", each) for word in words for each in chinese_characters(word)),
+                *(self._like(word) for word in words),
+            ]
+        )
+
+    def _query_of_initials(self, initials: str) -> tantivy.Query:
+        bordered = f"^{initials}$"
+        grams = {gram for length in (2, _GRAM) for gram in _grams(bordered, length)}
+        return self._any_of([self._term("initials", gram) for gram in sorted(grams)])
+
+    def _like(self, word: str) -> tantivy.Query:
+        """A word as it stands, or with a slip or two; a short one may be the beginning of another."""
+        distance = 0 if len(word) < _LEAST_FUZZY else 1 if len(word) < _TWO_SLIPS else 2
+        fuzzy = tantivy.Query.fuzzy_term_query(
+            self._schema, "words", word, distance=distance, prefix=len(word) <= _SHORT
+        )
+        return tantivy.Query.const_score_query(fuzzy, _SAME_WORD)
+
+    def _term(self, field: str, term: str) -> tantivy.Query:
+        return tantivy.Query.term_query(self._schema, field, term, index_option="basic")
+
+    @staticmethod
+    def _any_of(queries: Sequence[tantivy.Query]) -> tantivy.Query:
+        return tantivy.Query.boolean_query([(tantivy.Occur.Should, query) for query in queries])
+
+    def _open_writer(self) -> tantivy.IndexWriter:
+        if self._writer is None:
+            self._writer = self._index.writer(_HEAP_BYTES, num_threads=1)
+        return self._writer
+
+
+def _schema() -> tantivy.Schema:
+    builder = tantivy.SchemaBuilder()
+    builder.add_integer_field("id", indexed=True, fast=True)
+    builder.add_float_field("weight", fast=True)
+    for field, tokenizer in (("grams", "grams"), ("words", "whitespace"), ("initials", "initials")):
+        builder.add_text_field(field, tokenizer_name=tokenizer, index_option="basic")
+    return builder.build()
+
+
+def _document(item: Item, names: Names) -> tantivy.Document:
+    document = tantivy.Document()
+    document.add_integer("id", item.item_id)
+    document.add_float("weight", _LEAST_WEIGHT + item.popularity)
+    spelt = " ".join([*names.titles, *names.creators])
+    words = sorted(set(spelt.split()))
+    for word in words:
+        document.add_text("grams", f"^{word}$")
+    document.add_text("words", " ".join([*words, *chinese_characters(spelt)]))
+    for initials in names.initials:
+        document.add_text("initials", f"^{initials}$")
+    return document
+
+
+def _grams(text: str, length: int) -> list[str]:
+    return [text[start : start + length] for start in range(len(text) - length + 1)]
