@@ -21,10 +21,12 @@ class HookServer:
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     bodies: list[Any] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.Response:
         self.bodies.append(await request.json())
         self.paths.append(request.path)
+        self.authorizations.append(request.headers.get("Authorization"))
         status, headers = self.answers.pop(0) if self.answers else (200, {})
         return web.Response(status=status, headers=headers, text="ok")
 
