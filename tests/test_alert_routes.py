@@ -73,7 +73,7 @@ async def test_two_workers_that_are_down_are_one_message_and_its_end_is_told(
     )
 
     async def ended() -> bool:
-        return people.posted("webhook")[-1]["status"] == "resolved"
+        return bool(people.posted("webhook")[-1]["status"] == "resolved")
 
     await until(ended, within_s=15)
     assert people.posted("slack")[-1]["attachments"][0]["color"] == "good"
