@@ -11,7 +11,7 @@ from commands.running import complaints, console, progress_bar, run
 from config.catalogue_profile import CatalogueProfile
 from config.settings import Settings
 from config.source_files import SourceMapping, load_mapping
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, DependencyUnavailable
 from services.database import parse_url
 from services.database_index import DatabaseItemIndex
 from services.fitted_embedder import FittedEmbedder
@@ -33,8 +33,13 @@ _WHY_IN_MEMORY = {
 
 
 def migrate(
-    revision: Annotated[str, typer.Option(help="Where to go; base undoes everything.")] = "head",
+    revision: Annotated[
+        str, typer.Option(help="Where to go, such as 0009; base undoes everything. By default all, or with --down one.")
+    ] = "",
     down: Annotated[bool, typer.Option("--down", help="Go back to the revision instead of forward.")] = False,
+    lose_data: Annotated[
+        bool, typer.Option("--lose-data", help="Go back though older tables have no place for some data.")
+    ] = False,
 ) -> None:
     """Create or change the worker's own tables; the backend's are never touched."""
 
@@ -42,8 +47,10 @@ def migrate(
         from services import migrations  # noqa: PLC0415 - Alembic is slow to import
 
         url = parse_url(settings.database_url.get_secret_value(), ca_file=settings.database_ca_file)
-        move = migrations.downgrade if down else migrations.upgrade
-        await asyncio.to_thread(move, url, revision)
+        if down:
+            await asyncio.to_thread(migrations.downgrade, url, revision or "-1", lose_data=lose_data)
+        else:
+            await asyncio.to_thread(migrations.upgrade, url, revision or "head")
 
     run(step)
 
@@ -166,6 +173,19 @@ async def embed_items(parts: Parts, *, refit: bool = False) -> None:
         f"{report.n_items} items: {report.n_embedded} embedded, {report.n_unchanged} as they were, "
         f"{report.n_deleted} vectors deleted; {report.n_without_content} without content"
     )
+    if report.gone_ids:
+        await _withdraw(parts, frozenset(report.gone_ids))
+
+
+async def _withdraw(parts: Parts, item_ids: frozenset[int]) -> None:
+    """Of what a worker finds gone it does so by itself, but here the vectors that tell it are deleted."""
+    try:
+        n_documents = await parts.shelves.withdraw_from_all(item_ids)
+    except DependencyUnavailable as error:
+        complaints.print(f"results may still hold {len(item_ids)} items that are gone: {error}", style="yellow")
+    else:
+        if n_documents:
+            console.print(f"{n_documents} results no longer hold items that are gone")
 
 
 def retrieval() -> None:

@@ -252,6 +252,17 @@ async def test_whoever_follows_says_what_is_gone() -> None:
     assert gone == [[1, 2]]
 
 
+async def test_what_went_while_nobody_followed_is_said_by_whoever_begins(store: InMemoryEmbeddingStore) -> None:
+    catalogue, gone = ChangingList(*songs(5)), list[Collection[int]]()
+    await CatalogueFollower(catalogue, CountingEmbedder(), store).follow()
+    # Of the third nothing is left to embed, but it is there.
+    catalogue.given = [Item(item_id=3, titles={}), *catalogue.given[3:]]
+    await CatalogueFollower(catalogue, CountingEmbedder(), store, on_gone=gone.append).follow()
+    assert gone == [{1, 2}]
+    await CatalogueFollower(catalogue, CountingEmbedder(), store, on_gone=gone.append).follow()
+    assert gone == [{1, 2}]
+
+
 async def test_what_another_process_has_embedded_is_left_as_it_is(store: InMemoryEmbeddingStore) -> None:
     catalogue, embedders = ChangingList(*songs(3)), (CountingEmbedder(), CountingEmbedder())
     followers = [CatalogueFollower(catalogue, embedder, store) for embedder in embedders]

@@ -3,13 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
+import orjson
 import pytest
+from redis.asyncio import Redis
 
+from commands.catalogue import embed_items
+from config.settings import Settings
 from core.errors import DependencyUnavailable
+from tests.support.catalogue import create_all_tables, insert_songs, update_song
+from tests.support.event_site import documents_of
 from tests.support.waiting import until
 from workers import gone_items
 from workers.gone_items import GoneItems
+from workers.runtime.consuming import prepare, running_consumers
+from workers.runtime.parts import open_parts
 
 ONE, OTHER = frozenset({1, 2}), frozenset({3})
 
@@ -78,3 +87,52 @@ async def test_an_outage_is_waited_for_the_first_time_and_the_second(monkeypatch
         await asked(shelves, ONE, ONE, ONE, ONE)
         gone.note(OTHER)
         await asked(shelves, ONE, ONE, ONE, ONE, OTHER)
+
+
+# --- items that went while no worker ran ---
+
+
+@pytest.fixture
+def site(tmp_path: Path, redis_url: str) -> dict[str, str]:
+    """A catalogue of four songs with vectors."""
+    url = f"sqlite:///{tmp_path / 'songs.db'}"
+    create_all_tables(url)
+    insert_songs(url, *({"song_id": n, "title_en": f"Song {n}", "artist": f"Artist {n}"} for n in range(1, 5)))
+    return {
+        "DATABASE_URL": url,
+        "REDIS_URL": redis_url,
+        "BROKER_URL": "memory://",
+        "EMBEDDING_DIM": "64",
+        "INDEX_REFRESH_S": "1",
+    }
+
+
+async def shown_in(redis: Redis, key: str) -> list[int]:
+    return [row["song_id"] for row in orjson.loads(await redis.get(key) or b"{}")["candidates"]]
+
+
+async def cache_results(redis: Redis) -> None:
+    for member_id in (7, 8):
+        await redis.set(f"latest:recommendation:{member_id}", documents_of(1, 2, 3).result)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_what_went_while_no_worker_ran_leaves_the_results_too(site: dict[str, str], by_hand: bool) -> None:
+    settings = Settings(**{name.lower(): value for name, value in site.items()})  # type: ignore[arg-type]
+    async with open_parts(settings) as parts:
+        await embed_items(parts)
+        await cache_results(parts.redis)
+    update_song(site["DATABASE_URL"], 2, is_active=False)
+    async with open_parts(settings) as parts:
+        if by_hand:
+            await embed_items(parts)
+            assert await shown_in(parts.redis, "latest:recommendation:8") == [1, 3]
+            return
+        await prepare(parts)
+        async with running_consumers(parts):
+
+            async def swept() -> bool:
+                found = [await shown_in(parts.redis, f"latest:recommendation:{member_id}") for member_id in (7, 8)]
+                return found == [[1, 3], [1, 3]]
+
+            await until(swept)

@@ -28,13 +28,17 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True, kw_only=True)
 class EmbedReport:
-    """What a run did; ``n_without_content`` counts items that have nothing to embed, and so no vector."""
+    """What a run did; ``n_without_content`` counts items that have nothing to embed, and so no vector.
+
+    ``gone_ids``: of those that had a vector and are no longer in the catalogue.
+    """
 
     n_items: int = 0
     n_embedded: int = 0
     n_unchanged: int = 0
     n_without_content: int = 0
     n_deleted: int = 0
+    gone_ids: set[int] = field(default_factory=set, compare=False)
 
 
 @dataclass(slots=True)
@@ -44,6 +48,7 @@ class _Run:
     known: Mapping[int, bytes]
     text_columns: Collection[str]
     kept_ids: set[int] = field(default_factory=set)
+    empty_ids: set[int] = field(default_factory=set)
     report: EmbedReport = field(default_factory=EmbedReport)
 
     async def batch(self, items: Sequence[Item]) -> None:
@@ -64,6 +69,7 @@ class _Run:
         if len(ids):
             await self.store.save(self.embedder.name, ids, vectors[places], [hashes[place] for place in places])
         self.kept_ids.update(ids.tolist())
+        self.empty_ids |= {item.item_id for item in items}.difference(ids.tolist())
         self.report.n_embedded += len(ids)
         self.report.n_without_content += len(items) - len(ids)
 
@@ -73,6 +79,7 @@ class _Run:
         if gone:
             await self.store.delete(self.embedder.name, gone)
         self.report.n_deleted += len(gone)
+        self.report.gone_ids |= gone - self.empty_ids
 
 
 async def embed_catalogue(
@@ -223,7 +230,7 @@ class CatalogueFollower:
     """Keeps the stored vectors up to date with a catalogue: all of it the first time, then what has changed.
 
     Several processes may do this at once: what one has embedded, the others leave as it is. ``on_gone`` is told of
-    items that are no longer active; not of those that went while nobody followed.
+    items that are no longer active; of those that went while nobody followed, where their vectors are still there.
     """
 
     def __init__(
@@ -271,6 +278,8 @@ class CatalogueFollower:
             pack=False,
         )
         self._mark, self._embedder_name = mark, name
+        if self._on_gone and report.gone_ids:
+            self._on_gone(report.gone_ids)
         return report
 
     async def _follow_some(self, item_ids: Sequence[int], report: EmbedReport) -> None:
