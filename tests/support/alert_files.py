@@ -57,20 +57,19 @@ def selectors(expression: str) -> Iterator[Selector]:
             yield Selector(name, tuple(_MATCHER.findall(braces)))
 
 
-def hurried(directory: Path, seconds: Mapping[str, str], replacements: Mapping[str, str]) -> Path:
-    """A copy of the rules in ``directory``: ``for`` and windows of so long in place of each of ``seconds``.
+def hurried(directory: Path, replacements: Mapping[str, str], *, patience: str = "1s", window: str = "8s") -> Path:
+    """A copy of the rules in ``directory`` that waits only so long, and looks back only so far.
 
-    ``replacements`` are of expressions, and every one must be found: a threshold that cannot be reached in a test.
+    ``replacements`` are of parts of expressions, each of which must be found: thresholds that no test can reach.
     """
     document = read_yaml(RULES)
     missing = set(replacements)
     for rule in (rule for group in document["groups"] for rule in group["rules"]):
-        for old, new in replacements.items():
-            if old in rule["expr"]:
-                rule["expr"], missing = rule["expr"].replace(old, new), missing - {old}
-        rule["expr"] = re.sub(r"\[(\w+)\]", lambda found: f"[{seconds.get(found[1], found[1])}]", rule["expr"])
+        for old in [old for old in replacements if old in rule["expr"]]:
+            rule["expr"], missing = rule["expr"].replace(old, replacements[old]), missing - {old}
+        rule["expr"] = re.sub(r"\[\w+\]", f"[{window}]", rule["expr"])
         if "for" in rule:
-            rule["for"] = seconds[rule["for"]]
+            rule["for"] = patience
     assert not missing, f"nothing to replace: {missing}"
     copy = directory / "hurried_alerts.yml"
     copy.write_text(yaml.safe_dump(document), encoding="utf-8")
