@@ -167,10 +167,12 @@ class _Space:
         """Listeners, (n, dim), of unit length."""
         turned = self._turned(listeners / self._stretch)
         lengths = np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), _TINY)
-        return (turned / lengths).astype(np.float32)
+        units: Floats = (turned / lengths).astype(np.float32)
+        return units
 
     def _turned(self, vectors: Floats) -> Floats:
-        return np.pad(vectors, ((0, 0), (0, self._n_zeros)))[:, self._order]
+        turned: Floats = np.pad(vectors, ((0, 0), (0, self._n_zeros)))[:, self._order]
+        return turned
 
 
 def _sample(fitted: FittedCollaborative) -> Floats:

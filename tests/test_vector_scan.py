@@ -387,7 +387,8 @@ def test_among_rows_the_same_query_gets_the_same_scores_alone_and_with_others(ro
 
 def of_many_lengths(rows: Floats) -> npt.NDArray[np.float16]:
     lengths = np.random.default_rng(3).lognormal(sigma=0.8, size=(len(rows), 1))
-    return (rows * lengths / lengths.max()).astype(np.float16)
+    uneven: npt.NDArray[np.float16] = (rows * lengths / lengths.max()).astype(np.float16)
+    return uneven
 
 
 def three_kinds_near(rows: Floats) -> Floats:
