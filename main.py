@@ -10,6 +10,7 @@ from commands import (
     demo_site,
     imports,
     jobs,
+    log_level,
     members,
     models,
     quality,
@@ -24,7 +25,7 @@ PANELS = {
     "Jobs": (jobs.publish, jobs.result, refresh.refresh),
     "Catalogue": (catalogue.migrate, catalogue.ingest, check.check, catalogue.embed, catalogue.retrieval),
     "Quality": (quality.rank, quality.evaluate, models.fit, simulate.simulate),
-    "Site": (site.schedule, site.digest, site.clean_up, members.forget),
+    "Site": (site.schedule, site.digest, site.clean_up, log_level.log_level, members.forget),
     "Start here": (demo.demo, demo_site.demo_catalogue, demo_site.first_recommendation),
 }
 

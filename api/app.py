@@ -16,8 +16,10 @@ from api.body_limit import BodyLimit
 from api.health import HealthReporter, health_router
 from api.recommendations import JobDesk, RefreshObserver, recommendation_router
 from api.responses import RETRY_AFTER_S, documented, install_problem_handlers, problem
+from api.tracing import TracedRequests
 from core.feedback import RefreshRequests
 from core.ports import ActiveMembers, Clock, JobPublisher, ResultCache
+from core.tracing import NO_TRACING, Tracing
 from models.log_event import LogEvent
 
 MAX_BODY_BYTES = 1_048_576
@@ -49,6 +51,7 @@ def create_app(
     api_key: SecretStr | None = None,
     keyed_reads: bool = False,
     answer_timeout_s: float = ANSWER_TIMEOUT_S,
+    tracing: Tracing = NO_TRACING,
 ) -> FastAPI:
     """The application; it opens nothing and owns nothing of what it is given.
 
@@ -77,11 +80,14 @@ def create_app(
     install_problem_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(AccessRule, key=api_key or SecretStr(""), keyed_reads=keyed_reads)
+    paths = frozenset(app.openapi()["paths"])
+    if tracing is not NO_TRACING:
+        app.add_middleware(TracedRequests, tracing=tracing, paths=paths)
     app.add_middleware(
         RequestBoundary,
         observer=observer,
         clock=clock,
-        paths=frozenset(app.openapi()["paths"]),
+        paths=paths,
         timeout_s=answer_timeout_s,
     )
     return app

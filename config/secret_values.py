@@ -24,6 +24,8 @@ def _secrets(settings: Settings) -> Iterator[str]:
         if isinstance(value, SecretStr):
             text = value.get_secret_value()
             yield from _passwords(text) if name.endswith("_url") else (text,)
+            if name.endswith("_headers"):
+                yield from (part.partition("=")[2].strip() for part in text.split(","))
 
 
 def _passwords(url: str) -> Iterator[str]:

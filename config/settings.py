@@ -323,10 +323,23 @@ class Settings(BaseSettings):
     )
     api_key_for_reads: bool = Field(
         False,
-        description="want the key for /metrics, /health and /openapi.json too; not for /health/live and /health/started",
+        description="want the key for /metrics, /health and /openapi.json too; never for /health/live and /started",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level that is logged")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
+
+    # Traces
+    otel_exporter_otlp_endpoint: str = Field(
+        "", description="base URL of the collector that traces are sent to (requirements-trace.txt); empty: no traces"
+    )
+    otel_exporter_otlp_headers: SecretStr = Field(
+        SecretStr(""), description="headers of what is sent there: name=value,name=value"
+    )
+    otel_service_name: str = Field("songs-ai", min_length=1, description="what the service is called in traces")
+    otel_traces_sampler_arg: float = Field(
+        1.0, ge=0, le=1, description="share sampled of the traces that begin here; of others their publisher decides"
+    )
+    llm_traceparent: bool = Field(False, description="send the header traceparent with LLM requests too")
 
     @field_validator("openai_base_url")
     @classmethod

@@ -9,7 +9,7 @@ import math
 import sqlite3
 import ssl
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
@@ -229,6 +229,10 @@ class Database:
     def sync_url(self) -> URL:
         """For ``sync_engine`` and migrations: the same database, even where it is in memory."""
         return self._url
+
+    def watched_by(self, watch: Callable[[sa.Engine], None]) -> None:
+        """Let ``watch`` listen to what is executed."""
+        watch(self._engine.sync_engine)
 
     @asynccontextmanager
     async def connect(self, *, n_round_trips: int = 1) -> AsyncIterator[AsyncConnection]:

@@ -8,7 +8,7 @@ nor LangChain parses the answer, for ``core/reranking.py`` validates it anyway. 
 import asyncio
 import random
 import warnings
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -43,7 +43,8 @@ class OpenAILanguageModel:
     ``max_concurrency`` connections, for which who makes more calls at once waits within that time. Without a key a
     placeholder is sent, for servers that want none. Parts of the request that the server refuses are left out from then
     on; the ``structured_output`` only where that is ``auto``. ``{model}`` in ``base_url`` stands for the model's name.
-    With an ``api_version`` (Azure), that is sent with every request and the key as ``api-key``.
+    With an ``api_version`` (Azure), that is sent with every request and the key as ``api-key``. Each request has what
+    ``headers`` returns beside its own.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class OpenAILanguageModel:
         streaming: bool = False,
         temperature: float | None = None,
         api_version: str = "",
+        headers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._names = {False: model, True: deep_model}
         self._timeout_s = timeout_s
@@ -70,6 +72,7 @@ class OpenAILanguageModel:
         self._clock = clock
         self._streaming = streaming
         self._temperature = temperature
+        self._headers = headers
         self._may_step_down = structured_output == "auto"
         first = Dialect() if structured_output == "auto" else Dialect(method=structured_output)
         self._dialects = dict.fromkeys(self._names.values(), first)
@@ -131,12 +134,13 @@ class OpenAILanguageModel:
 
     async def _request(self, prompt: Prompt, name: str, dialect: Dialect, heard: Heard) -> None:
         messages: list[BaseMessage] = [SystemMessage(dialect.system(prompt)), HumanMessage(prompt.user)]
-        body = dialect.parameters(prompt, self._temperature)
+        body, headers = dialect.parameters(prompt, self._temperature), self._headers()
         with tracing_context(enabled=False):
             if not self._streaming:
-                heard.add(await self._chats[name].ainvoke(messages, extra_body=body))
+                heard.add(await self._chats[name].ainvoke(messages, extra_body=body, extra_headers=headers))
                 return
-            stream = self._chats[name].astream(messages, extra_body=body, stream_usage=dialect.stream_usage)
+            chat = self._chats[name]
+            stream = chat.astream(messages, extra_body=body, extra_headers=headers, stream_usage=dialect.stream_usage)
             async with aclosing(cast("AsyncGenerator[AIMessageChunk]", stream)):
                 async for chunk in stream:
                     heard.add(chunk)

@@ -77,6 +77,12 @@ def configure_logging(
     _route_libraries(level, shared, render, stream)
 
 
+def set_level(level: LogLevel) -> None:
+    """Change the lowest level that is logged from now on, of our own lines and of those of libraries."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    _set_library_level(level)
+
+
 def _shared_processors(*, on_console: bool) -> list[Processor]:
     timestamp = structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if on_console else "iso", utc=not on_console)
     shared: list[Processor] = [structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, timestamp]
@@ -127,7 +133,12 @@ def _route_libraries(level: LogLevel, shared: list[Processor], render: Processor
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    _set_library_level(level)
+    logging.captureWarnings(capture=True)
+
+
+def _set_library_level(level: LogLevel) -> None:
+    root = logging.getLogger()
     root.setLevel(level)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-    logging.captureWarnings(capture=True)

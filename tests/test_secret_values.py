@@ -55,6 +55,7 @@ def test_every_setting_that_hides_itself_is_looked_into() -> None:
     assert set(hidden) == {
         "broker_url", "database_url", "redis_url", "openai_api_key", "api_key", "notice_slack", "notice_webhook",
         "notice_smtp_url", "mlflow_tracking_uri", "spotify_client_id", "spotify_client_secret", "rawg_api_key",
+        "otel_exporter_otlp_headers",
     }  # fmt: skip
     for name in hidden:
         scheme = "smtp" if name == "notice_smtp_url" else "amqp"
@@ -87,6 +88,13 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key: str) 
     with pytest.raises(ValueError, match="api_key must be of visible ASCII") as caught:
         made(api_key=key)
     assert key not in str(caught.value)
+
+
+def test_of_headers_each_value_is_a_secret() -> None:
+    told = "authorization=Basic%20c2VjcmV0LXg=, x-key=pa55word-x"
+    assert {"Basic%20c2VjcmV0LXg=", "Basic c2VjcmV0LXg=", "pa55word-x"} <= secret_values(
+        made(otel_exporter_otlp_headers=told)
+    )
 
 
 @pytest.mark.parametrize("word", ["guest", "songs", ""])

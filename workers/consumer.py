@@ -1,12 +1,18 @@
 """Runs the deliveries of one route side by side, and drains them at shutdown."""
 
 import asyncio
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
 from core.errors import DependencyUnavailable, InvalidMessage, NotEncodable, PublishRefused, SongsAIError
+from core.job_codec import decode_job
 from core.lanes import Lane, in_lane
+from core.trace_context import logged_trace_id
+from core.tracing import NO_TRACING, Ended, Tracing
 from core.turns import Turns
 from models.log_event import LogEvent
 from workers.broker import Broker, Delivery, Subscription
@@ -46,6 +52,7 @@ class Consumer:
         lane: Lane = Lane.INTERACTIVE,
         turns: Turns | None = None,
         on_dead_lettered: OnDeadLettered | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._broker = broker
         self._route = route
@@ -56,6 +63,7 @@ class Consumer:
         self._lane = lane
         self._turns = turns or Turns()
         self._on_dead_lettered = on_dead_lettered
+        self._tracing = tracing
         # The prefetch alone is no bound: after a reconnect the broker counts from nothing, and old jobs still run.
         self._slots = asyncio.Semaphore(concurrency)
         self._stopping = asyncio.Event()
@@ -113,17 +121,27 @@ class Consumer:
         try:
             await self._handle_and_settle(delivery)
         except Exception:  # what is never settled takes up a place of the prefetch for ever
-            log.exception(LogEvent.UNEXPECTED_ERROR_CAUGHT, route=self._route.name)
+            log.exception(LogEvent.UNEXPECTED_ERROR_CAUGHT, route=self._route.name, **_ids(delivery))
             await self._give_back(delivery)
 
     async def _handle_and_settle(self, delivery: Delivery) -> None:
         async with self._slots:
             if self._stopping.is_set():
                 return
-            with in_lane(self._lane):
-                async with self._turns.at_work():
-                    disposition = await self._handler.handle(delivery)
-        await self._settle(delivery, disposition)
+            with self._traced(delivery) as ended:
+                with in_lane(self._lane):
+                    async with self._turns.at_work():
+                        disposition = await self._handler.handle(delivery)
+                ended(outcome_label(disposition), disposition.reason.value)
+                carried = self._tracing.carried()
+        # So that whoever gets it next is below this try of it.
+        sent_on = replace(delivery, headers={**delivery.headers, **carried}) if carried else delivery
+        await self._settle(sent_on, disposition)
+
+    def _traced(self, delivery: Delivery) -> AbstractContextManager[Ended]:
+        return self._tracing.delivery(
+            self._route.queue, headers=delivery.headers, body=delivery.body, redelivered=delivery.redelivered
+        )
 
     async def _settle(self, delivery: Delivery, disposition: Disposition) -> None:
         try:
@@ -131,14 +149,14 @@ class Consumer:
         except (NotEncodable, InvalidMessage) as error:
             # Put back it would come again without end, its attempt never raised; the queue's own dead-lettering
             # writes nothing anew.
-            self._not_settled(error)
+            self._not_settled(delivery, error)
             await self._reject(delivery, requeue=False)
         except PublishRefused as error:
-            self._not_settled(error)
+            self._not_settled(delivery, error)
             pause_s = disposition.delay_s if isinstance(disposition, RetryLater) else self._pause_s
             await self._put_back(delivery, pause_s)
         except DependencyUnavailable as error:
-            self._not_settled(error)
+            self._not_settled(delivery, error)
         else:
             self._observer.delivery_settled(
                 route=self._route.name, outcome=outcome_label(disposition), reason=disposition.reason.value
@@ -171,8 +189,17 @@ class Consumer:
         try:
             await self._broker.reject(delivery, requeue=requeue)
         except DependencyUnavailable as error:
-            self._not_settled(error)
+            self._not_settled(delivery, error)
 
-    def _not_settled(self, error: SongsAIError) -> None:
+    def _not_settled(self, delivery: Delivery, error: SongsAIError) -> None:
         self._observer.delivery_not_settled(route=self._route.name)
-        log.warning(LogEvent.DELIVERY_NOT_SETTLED, route=self._route.name, error=str(error))
+        log.warning(LogEvent.DELIVERY_NOT_SETTLED, route=self._route.name, error=str(error), **_ids(delivery))
+
+
+def _ids(delivery: Delivery) -> Mapping[str, str]:
+    """What its handler put on log lines, for those of what goes wrong after it; read anew, since that is seldom."""
+    try:
+        job = decode_job(delivery.body)
+    except InvalidMessage:
+        return {}
+    return {"job_id": job.job_id, "trace_id": logged_trace_id(delivery.headers, job.trace_id, job.job_id)}

@@ -12,6 +12,7 @@ from core.errors import DependencyUnavailable, InvalidMessage, JobTimedOut
 from core.job_codec import decode_job
 from core.lanes import Lane, current_lane
 from core.ports import Claim, Clock, RankedReporter, Recommender, ResultCache, ResultDocuments
+from core.trace_context import logged_trace_id
 from models.job import Job
 from models.log_event import LogEvent
 from workers.broker import Delivery
@@ -109,7 +110,8 @@ class JobHandler:
         replay = n_replays(delivery.headers)
         self._taken(job, is_first=not (replay or job.attempt or delivery.redelivered))
         # the pipeline says the arm, and here it is forgotten again
-        with bound_contextvars(job_id=job.job_id, trace_id=job.trace_id, attempt=job.attempt, arm=None):
+        trace_id = logged_trace_id(delivery.headers, job.trace_id, job.job_id)
+        with bound_contextvars(job_id=job.job_id, trace_id=trace_id, attempt=job.attempt, arm=None):
             log.info(LogEvent.JOB_RECEIVED, source=job.source, redelivered=delivery.redelivered, replay=replay)
             disposition = await self._alone(job, delivery, arrived_s)
             _log_disposition(disposition)

@@ -76,6 +76,7 @@ async def running_consumers(parts: Parts) -> AsyncIterator[list[Consumer]]:
             turns=parts.turns,
             observer=parts.metrics,
             on_dead_lettered=handler.dead_lettered,
+            tracing=parts.tracing,
         )
         for route, concurrency, lane in (
             (topology.main, settings.concurrency, Lane.INTERACTIVE),

@@ -53,5 +53,6 @@ def _http_server(parts: Parts, health: HealthReporter) -> HttpServer:
         favorites_field=parts.profile.result.favorites,
         api_key=parts.settings.api_key,
         keyed_reads=parts.settings.api_key_for_reads,
+        tracing=parts.tracing,
     )
     return HttpServer(app, parts.settings.http_host, parts.settings.http_port)

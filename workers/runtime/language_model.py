@@ -1,6 +1,6 @@
 """The language model as the settings have it: one model or a ladder of two, guarded by breaker and budgets."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from core.explanation import Explainer
 from core.model_ladder import ModelLadder
 from core.ports import CallGuard, LanguageModel, Notices
 from core.reranking import Reranker
+from core.tracing import NO_TRACING, Tracing
 from models.log_event import LogEvent
 from services.budget_notice import TellingGuard
 from services.call_budgets import RedisCallBudgets
@@ -21,6 +22,7 @@ from services.call_guard import RedisCallGuard
 from services.circuit_breaker import RedisCircuitBreaker
 from services.clock import SystemClock
 from services.metrics import PrometheusMetrics
+from services.traced_language_model import TracedLanguageModel
 
 if TYPE_CHECKING:
     from services.language_model import OpenAILanguageModel
@@ -35,6 +37,7 @@ async def open_language_model(
     clock: SystemClock,
     redis: Redis,
     notices: Notices | None = None,
+    tracing: Tracing = NO_TRACING,
 ) -> AsyncIterator[LanguageModel | None]:
     """The model to ask; None where there is no key."""
     if not settings.llm_enabled:
@@ -45,16 +48,18 @@ async def open_language_model(
         guard = TellingGuard(guard, notices, daily_usd=settings.llm_daily_usd)
     async with AsyncExitStack() as stack:
         default, deep = settings.llm_strategies.default, settings.llm_strategies.deep
-        rungs = [_client(settings, metrics, clock, default.model or deep.model, deep.model or default.model)]
+        headers = tracing.carried if settings.llm_traceparent else dict
+        names = default.model or deep.model, deep.model or default.model
+        rungs = [_client(settings, metrics, clock, *names, headers)]
         if default.fallback_model or deep.fallback_model:
             # A strategy without one has its model here again, which the ladder does not ask twice.
-            names = [row.fallback_model or row.model for row in (default, deep)]
-            rungs.append(_client(settings, metrics, clock, *names))
+            names = default.fallback_model or default.model, deep.fallback_model or deep.model
+            rungs.append(_client(settings, metrics, clock, *names, headers))
         for rung in rungs:
             stack.push_async_callback(rung.aclose)
         timeout_s, patience_s = settings.llm_timeout_s, settings.llm_budget_wait_s
         yield ModelLadder(
-            rungs,
+            rungs if tracing is NO_TRACING else [TracedLanguageModel(rung, tracing) for rung in rungs],
             guard,
             clock,
             timeout_s=timeout_s,
@@ -91,7 +96,12 @@ def reranker_of(
 
 
 def _client(
-    settings: Settings, metrics: PrometheusMetrics, clock: SystemClock, model: str, deep_model: str
+    settings: Settings,
+    metrics: PrometheusMetrics,
+    clock: SystemClock,
+    model: str,
+    deep_model: str,
+    headers: Callable[[], Mapping[str, str]],
 ) -> "OpenAILanguageModel":
     from services.language_model import OpenAILanguageModel  # noqa: PLC0415 - half of the time that a start takes
 
@@ -109,6 +119,7 @@ def _client(
         api_version=settings.llm_api_version,
         observer=metrics,
         clock=clock,
+        headers=headers,
     )
 
 

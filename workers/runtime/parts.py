@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from redis.asyncio import Redis
 from threadpoolctl import threadpool_limits
@@ -22,6 +21,7 @@ from core.errors import ConfigurationError
 from core.explanation import Explainer
 from core.llm_share import Arm, arm_of
 from core.pipeline import RecommendationPipeline
+from core.tracing import Tracing
 from core.turns import Turns
 from core.wish import WishConfig
 from core.wish_stage import WishStage
@@ -54,6 +54,7 @@ from workers.job_publisher import BrokerJobPublisher
 from workers.memory_broker import MemoryBroker
 from workers.runtime.language_model import open_language_model, reranker_of
 from workers.runtime.pipeline_config import pipeline_config
+from workers.runtime.tracing import metrics_of, open_tracing, watched
 from workers.topology import build_topology
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Parts:
     profile: CatalogueProfile
     clock: SystemClock
     metrics: PrometheusMetrics
+    tracing: Tracing
     redis: Redis
     results: RedisResultCache
     database: Database
@@ -104,7 +106,8 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.enter_context(threadpool_limits(1, user_api="blas"))
         profile = profile_of(settings)
         clock = SystemClock()
-        metrics = PrometheusMetrics(CollectorRegistry(), clock=clock, version=VERSION)
+        traces = await stack.enter_async_context(open_tracing(settings, VERSION))
+        metrics = metrics_of(traces, clock, VERSION)
         redis = await stack.enter_async_context(redis_of(settings))
         database = await stack.enter_async_context(
             open_database(
@@ -114,6 +117,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
                 ca_file=settings.database_ca_file,
             )
         )
+        tracing = watched(traces, database, redis)
         notices = await stack.enter_async_context(_open_notices(settings, redis, clock))
         catalogue = SqlCatalogue(database, profile)
         models = SqlModelStore(database, clock)
@@ -126,7 +130,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         collaborative = RefreshingCollaborative(
             models, refresh_s=settings.index_refresh_s, clock=clock, observer=metrics
         )
-        model = await stack.enter_async_context(open_language_model(settings, metrics, clock, redis, notices))
+        model = await stack.enter_async_context(open_language_model(settings, metrics, clock, redis, notices, tracing))
         results = RedisResultCache(
             redis,
             clock,
@@ -172,6 +176,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             profile=profile,
             clock=clock,
             metrics=metrics,
+            tracing=tracing,
             redis=redis,
             results=results,
             database=database,
@@ -186,7 +191,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             turns=turns,
             pipeline=pipeline,
             broker=broker,
-            publisher=BrokerJobPublisher(broker),
+            publisher=BrokerJobPublisher(broker, tracing),
             refreshes=RedisRefreshRequests(redis, quiet_s=settings.refresh_quiet_s, drift_s=settings.drift_check_s),
             forgetting=MemberForgetting(database, redis, max_age_s=settings.job_max_age_s),
             clean=clean,

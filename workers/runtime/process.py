@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from config.settings import Settings
 from models.log_event import LogEvent
@@ -14,7 +15,9 @@ from workers.consumer import Consumer
 from workers.runtime.consuming import patiently, prepare, running_consumers, stop_all
 from workers.runtime.http import serving_http
 from workers.runtime.language_model import warn_of_unpriced_models
+from workers.runtime.log_level import following_log_level
 from workers.runtime.parts import VERSION, open_parts
+from workers.runtime.tracing import worker_id
 
 log = structlog.get_logger()
 
@@ -24,8 +27,9 @@ async def run_worker(settings: Settings) -> None:
 
     HTTP is served from the first moment, so that ``/health`` can say what a worker that is not ready waits for.
     """
+    bind_contextvars(worker_id=worker_id())
     signals = Signals()
-    async with open_parts(settings) as parts, AsyncExitStack() as stack:
+    async with open_parts(settings) as parts, following_log_level(parts), AsyncExitStack() as stack:
         if settings.http_enabled:
             await stack.enter_async_context(serving_http(parts, consuming=True))
         if await signals.sooner_than(prepare(parts)):
@@ -40,8 +44,9 @@ async def run_worker(settings: Settings) -> None:
 
 async def run_api(settings: Settings) -> None:
     """Serve HTTP alone until SIGTERM or SIGINT."""
+    bind_contextvars(worker_id=worker_id())
     signals = Signals()
-    async with open_parts(settings) as parts, serving_http(parts, consuming=False):
+    async with open_parts(settings) as parts, following_log_level(parts), serving_http(parts, consuming=False):
         if not await signals.sooner_than(patiently(parts.broker.start)):
             await signals.next()
 

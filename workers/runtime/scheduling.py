@@ -1,12 +1,10 @@
 """The scheduled tasks of a site, started by one of its workers."""
 
-import os
-import socket
-
 from config.settings import MEMORY_URL
 from services.leader_lease import RedisLeaderLease
 from services.task_runs import SqlTaskRuns
 from workers.runtime.parts import Parts
+from workers.runtime.tracing import worker_id
 from workers.scheduler import TURNS_PER_LEASE, Scheduler
 from workers.task_command import run_command
 
@@ -30,7 +28,7 @@ def scheduler_of(parts: Parts) -> Scheduler | None:
         expressions=expressions,
         time_zone=settings.time_zone,
         lease_s=lease_s,
-        worker=f"{socket.gethostname()}:{os.getpid()}",
+        worker=worker_id(),
         clock=parts.clock,
         observer=parts.metrics,
     )

@@ -1,0 +1,31 @@
+"""The level of log lines of all workers that run."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from commands.running import run
+from config.settings import Settings
+from services.log_level import RedisLogLevel
+from workers.runtime.parts import redis_of
+
+Word = Literal["DEBUG", "INFO", "WARNING", "ERROR", "own"]
+
+
+def log_level(
+    level: Annotated[Word, typer.Argument(case_sensitive=False, help="own: what each one's LOG_LEVEL says")],
+    minutes: Annotated[int, typer.Option(min=1, max=1440, help="after which each logs by its LOG_LEVEL again")] = 15,
+) -> None:
+    """Change what all running workers log, for a while."""
+
+    async def change(settings: Settings) -> None:
+        async with redis_of(settings) as redis:
+            told = RedisLogLevel(redis, group=settings.name_prefix)
+            if level == "own":
+                await told.clear()
+                typer.echo("All workers log by their own LOG_LEVEL again.")
+                return
+            await told.set(level, for_s=60 * minutes)
+        typer.echo(f"All workers log from {level} on for {minutes} minutes.")
+
+    run(change)
