@@ -136,7 +136,7 @@ def _table(rows: list[_Planned], zone: ZoneInfo) -> Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digest:
-    """How a site is. ``waiting`` is None where the broker did not say; spends are in USD."""
+    """How a site is. ``waiting`` is None where the broker did not say, empty where there is none; spends are in USD."""
 
     waiting: dict[str, int] | None
     dead_letters: int | None
@@ -153,7 +153,7 @@ class Digest:
             yield f"task {task} failed: {words}"
         if self.waiting is None:
             yield "the broker could not be asked"
-        else:
+        elif self.waiting:
             yield "waiting: " + ", ".join(f"{n} in {queue}" for queue, n in self.waiting.items())
         yield f"collaborative model: {self.model_version or 'none'}"
         limit = f" of {self.daily_limit:.2f}" if self.daily_limit else ""

@@ -160,6 +160,11 @@ async def test_a_digest_that_is_to_be_told_goes_to_those_who_are_named(site: Sit
     assert notice["text"].startswith("waiting: 0 in ")
 
 
+async def test_without_a_broker_the_digest_says_nothing_of_what_waits(site: Site) -> None:
+    lines = (await run_here("digest", environment={**site.environment, "BROKER_URL": "memory://"})).out.splitlines()
+    assert lines == ["collaborative model: none", "LLM: 0.0000 USD today"]
+
+
 async def test_a_broker_that_is_away_is_part_of_the_digest(site: Site) -> None:
     away = {**site.environment, "BROKER_URL": "amqp://guest:guest@127.0.0.1:1/"}
     found = await run_here("digest", environment=away)
