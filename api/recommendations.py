@@ -1,22 +1,23 @@
 """The POST routes that the backend and older clients call: publish to the queue, read from Redis, nothing more."""
 
 import asyncio
-import re
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
 from api.responses import documented, json_response
+from api.shapes import Int64, MemberId
 from core.feedback import RefreshRequests
 from core.ports import ActiveMembers, Clock, JobPublisher, ResultCache
 from core.submission import submit
-from models.job import Job
+from models.job import Job, JobContext
 
 MAX_REFRESHED = 1000
 REFUSALS = (
@@ -25,6 +26,7 @@ REFUSALS = (
     HTTPStatus.FORBIDDEN,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.INTERNAL_SERVER_ERROR,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
@@ -32,31 +34,22 @@ REFUSALS = (
 PUBLISH_WINDOW = 64
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DIGITS = re.compile(r"[0-9]{1,19}")
-
-
-def _digits_as_integer(value: object) -> object:
-    if isinstance(value, str):
-        if not _DIGITS.fullmatch(value):
-            raise ValueError("must be an integer or a string of digits")
-        return int(value)
-    return value
-
-
-_Int64 = Annotated[int, Field(strict=True, ge=-(2**63), le=2**63 - 1)]
-_MemberId = Annotated[_Int64, BeforeValidator(_digits_as_integer)]
 
 
 class MemberBody(BaseModel):
     """A body that names a member."""
 
-    member_id: _MemberId = Field(alias="memberId")
+    model_config = ConfigDict(json_schema_extra={"example": {"memberId": 7}})
+
+    member_id: MemberId = Field(alias="memberId")
 
 
 class LikesBody(MemberBody):
     """A body that names a member and their likes; null, empty or absent: the worker looks them up."""
 
-    favorite_song_ids: tuple[_Int64, ...] | None = None
+    model_config = ConfigDict(json_schema_extra={"example": {"memberId": 7, "favorite_song_ids": [11, 12, 13]}})
+
+    favorite_song_ids: tuple[Int64, ...] | None = None
 
 
 class _MadeFrom(BaseModel):
@@ -99,9 +92,17 @@ class JobDesk:
         self._observer = observer
         self._favorites_field = favorites_field
 
-    async def submit(self, member_id: int, item_ids: Sequence[int], source: str) -> Job:
+    async def submit(
+        self,
+        member_id: int,
+        item_ids: Sequence[int],
+        source: str,
+        *,
+        locale: str | None = None,
+        context: JobContext | None = None,
+    ) -> Job:
         """A job of the member, published; raises ``DependencyUnavailable``."""
-        job = self._job(member_id, item_ids, source)
+        job = replace(self._job(member_id, item_ids, source), locale=locale, context=context)
         await submit(job, results=self._results, publisher=self._publisher)
         return job
 

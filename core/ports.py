@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from core.errors import LanguageModelFailed
 from models.catalogue import Item, ItemFacts, Listener
+from models.event import Event
 from models.job import Job, JobStatus
 from models.notice import Notice
 from models.source import SourceItem, SourceListener
@@ -948,6 +949,13 @@ class JobPublisher(Protocol):
     """Puts jobs of ours on the queue."""
 
     async def publish_job(self, job: Job, *, batch: bool = False) -> None:
+        """Return once the broker has confirmed it; raises ``PublishRefused``."""
+
+
+class EventPublisher(Protocol):
+    """Puts events of ours on their queue."""
+
+    async def publish_event(self, event: Event) -> None:
         """Return once the broker has confirmed it; raises ``PublishRefused``."""
 
 

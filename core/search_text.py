@@ -12,13 +12,19 @@ from anyascii import anyascii
 
 _INITIALS = "ㄱㄲㄴㄷㄸㄹㅁㅂㅃㅅㅆㅇㅈㅉㅊㅋㅌㅍㅎ"
 _VOWELS = "ㅏㅐㅑㅒㅓㅔㅕㅖㅗㅘㅙㅚㅛㅜㅝㅞㅟㅠㅡㅢㅣ"
-_FINALS = ("", *"ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇㅈㅊㅋㅌㅍㅎ")
+_FINALS: tuple[str, ...] = ("", *"ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇㅈㅊㅋㅌㅍㅎ")
 # Keyboards make these of two letters, and someone who is not done typing has only the first of them.
-_PAIRS = {
+_PAIRS: dict[str, str] = {
     "ㄳ": "ㄱㅅ", "ㄵ": "ㄴㅈ", "ㄶ": "ㄴㅎ", "ㄺ": "ㄹㄱ", "ㄻ": "ㄹㅁ", "ㄼ": "ㄹㅂ", "ㄽ": "ㄹㅅ", "ㄾ": "ㄹㅌ",
     "ㄿ": "ㄹㅍ", "ㅀ": "ㄹㅎ", "ㅄ": "ㅂㅅ", "ㅘ": "ㅗㅏ", "ㅙ": "ㅗㅐ", "ㅚ": "ㅗㅣ", "ㅝ": "ㅜㅓ", "ㅞ": "ㅜㅔ",
     "ㅟ": "ㅜㅣ", "ㅢ": "ㅡㅣ",
 }  # fmt: skip
+# What NFKC makes of letters that stand by themselves (The Unicode Standard, 18.6: Hangul Jamo).
+_ALONE: dict[int, str] = {
+    **{0x1100 + place: letter for place, letter in enumerate(_INITIALS)},
+    **{0x1161 + place: letter for place, letter in enumerate(_VOWELS)},
+    **{0x11A7 + place: letter for place, letter in enumerate(_FINALS) if letter},
+}
 _FIRST_SYLLABLE, _LAST_SYLLABLE = 0xAC00, 0xD7A3
 _N_VOWELS, _N_FINALS = len(_VOWELS), len(_FINALS)
 _KATAKANA = range(0x30A1, 0x30F7)
@@ -84,7 +90,9 @@ def _folded_character(character: str) -> str:
     kind = unicodedata.category(character)[0]
     if kind not in "LN":
         return "" if kind == "M" else " "
-    return _PAIRS.get(character) or _without_marks(character)
+    if code in _ALONE:
+        return _PAIRS.get(_ALONE[code], _ALONE[code])
+    return _without_marks(character)
 
 
 def _without_marks(character: str) -> str:
@@ -92,7 +100,7 @@ def _without_marks(character: str) -> str:
     bare = "".join(part for part in unicodedata.normalize("NFD", character) if unicodedata.category(part) != "Mn")
     if bare.isascii() or "LATIN" not in unicodedata.name(character, ""):
         return character if _KANA.match(character) else bare
-    return anyascii(bare).lower()
+    return str(anyascii(bare)).lower()
 
 
 def _letters(code: int) -> tuple[str, str, str]:

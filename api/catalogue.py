@@ -1,0 +1,66 @@
+"""The catalogue to look at: search by name, one item, and what is like it."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.exceptions import HTTPException
+
+from api.responses import documented
+from api.shapes import FoundPageShape, FoundShape, IdInPath, ItemShape, SimilarShape
+from core.browsing import MAX_FOUND, ItemBrowser
+
+MAX_PAGE = 100
+_REFUSALS = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+_Asked = Annotated[
+    str,
+    Query(
+        alias="q",
+        min_length=1,
+        max_length=200,
+        examples=["비틀비틀", "ㅂㅌㅂㅌ", "よるにかける", "smels like teen sprit"],
+    ),
+]
+
+
+def catalogue_router(browser: ItemBrowser) -> APIRouter:
+    """The routes."""
+    router = APIRouter(tags=["catalogue"], responses=documented(*_REFUSALS))
+
+    @router.get("/search")
+    async def search(
+        asked: _Asked,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
+        offset: Annotated[int, Query(ge=0, le=MAX_FOUND)] = 0,
+    ) -> FoundPageShape:
+        """Items whose titles or creators are like ``q``, best first.
+
+        Hangul (also its initial consonants, ㅂㅌㅂㅌ), kana, Chinese characters and Latin letters; a slip of the finger
+        is forgiven. At most 200 items are found, all pages together.
+        """
+        page = await browser.search(asked, limit, offset)
+        return FoundPageShape(items=[FoundShape.of(found) for found in page.items], next_offset=page.next_offset)
+
+    @router.get("/items/{item_id}", responses=documented(HTTPStatus.NOT_FOUND))
+    async def item(item_id: IdInPath) -> ItemShape:
+        """One item, or 404 where there is none, or none any more."""
+        found = await browser.item(item_id)
+        if found is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND, f"there is no item {item_id}")
+        return ItemShape.of(found)
+
+    @router.get("/items/{item_id}/similar", responses=documented(HTTPStatus.NOT_FOUND))
+    async def similar(item_id: IdInPath, n: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20) -> SimilarShape:
+        """The items that are most like one by content, one version of each work, or 404 where it is not known."""
+        found = await browser.similar(item_id, n)
+        if found is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND, f"there is no item {item_id} that others could be like")
+        return SimilarShape(items=[FoundShape.of(each) for each in found])
+
+    return router

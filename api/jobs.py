@@ -1,0 +1,156 @@
+"""Jobs as their pollers see them: one look, or a stream of server-sent events."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
+from typing import Annotated
+
+import orjson
+from fastapi import APIRouter, Depends, Header, Path
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import ConfigDict
+from starlette.exceptions import HTTPException
+
+from api.responses import documented
+from api.shapes import Shape
+from core.errors import DependencyUnavailable
+from core.job_codec import MAX_JOB_ID_CHARS
+from core.ports import JobView, ResultCache
+from models.job import JobStatus
+
+LOOK_EVERY_S = 0.5
+STREAM_S = 600.0
+"""A stream ends after so long, whatever the job does; browsers come back by themselves and miss nothing."""
+
+_ENDS = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED})
+_REFUSALS = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+_JobId = Annotated[str, Path(min_length=1, max_length=MAX_JOB_ID_CHARS)]
+
+
+class FailureShape(Shape):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, view: JobView) -> "FailureShape | None":
+        """That of ``view``, or None where it has not failed."""
+        code = view.fields.get("error.code")
+        return None if code is None else cls(code=code, message=view.fields.get("error.message", ""))
+
+
+class JobShape(Shape):
+    """How a job stands; ``progress`` runs from 0 to 100. ``result`` is the document that the backend reads."""
+
+    job_id: str
+    status: JobStatus
+    progress: int
+    submitted_at: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    error: FailureShape | None = None
+    result: Mapping[str, object] | None = None
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "jobId": "4f5d6c1e-7d07-4b5e-9f3e-2f0c2f6f8c11",
+                "status": "running",
+                "progress": 50,
+                "submittedAt": "2026-01-31T09:00:00Z",
+                "startedAt": "2026-01-31T09:00:01Z",
+                "finishedAt": None,
+                "error": None,
+                "result": None,
+            }
+        }
+    )
+
+    @classmethod
+    def of(cls, job_id: str, view: JobView) -> "JobShape":
+        """``view`` as answers show it."""
+        return cls(
+            job_id=job_id,
+            status=view.status,
+            progress=view.progress,
+            submitted_at=view.fields.get("submittedAt"),
+            started_at=view.fields.get("startedAt"),
+            finished_at=view.fields.get("finishedAt"),
+            error=FailureShape.of(view),
+            result=None if view.result is None else orjson.loads(view.result),
+        )
+
+
+class ProgressShape(Shape):
+    """One event of the stream."""
+
+    job_id: str
+    status: JobStatus
+    progress: int
+    error: FailureShape | None = None
+
+
+def jobs_router(results: ResultCache, *, look_every_s: float = LOOK_EVERY_S, stream_s: float = STREAM_S) -> APIRouter:
+    """The routes; streams look every ``look_every_s`` and end after ``stream_s``."""
+    router = APIRouter(tags=["jobs"], responses=documented(*_REFUSALS))
+
+    async def known(job_id: _JobId) -> JobView:
+        view = await results.job(job_id)
+        if view is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such job, or no more: they are kept for a day")
+        return view
+
+    known_job = Annotated[JobView, Depends(known)]
+
+    @router.get("/jobs/{job_id}")
+    async def job(job_id: _JobId, view: known_job) -> JobShape:
+        """How a job stands, with its result once it succeeded."""
+        return JobShape.of(job_id, view)
+
+    @router.get("/jobs/{job_id}/events", response_class=EventSourceResponse)
+    async def events(
+        job_id: _JobId, view: known_job, last_event_id: Annotated[str, Header(max_length=100)] = ""
+    ) -> AsyncIterator[ServerSentEvent]:
+        """Server-sent events: each change of status or progress until the job has ended, and heartbeats between.
+
+        The first event is how it stands, unless ``Last-Event-ID`` says that this is known; the last one, of type
+        ``succeeded`` or ``failed``, always comes.
+        """
+        async for event in _changes(results, job_id, view, last_event_id, look_every_s=look_every_s, stream_s=stream_s):
+            yield event
+
+    return router
+
+
+async def _changes(
+    results: ResultCache, job_id: str, view: JobView, told: str, *, look_every_s: float, stream_s: float
+) -> AsyncIterator[ServerSentEvent]:
+    loop = asyncio.get_running_loop()
+    ends_at_s = loop.time() + stream_s
+    while True:
+        has_ended, now = view.status in _ENDS, f"{view.status.value}-{view.progress}"
+        if has_ended or now != told:
+            yield ServerSentEvent(event=view.status.value, id=now, data=_told(job_id, view))
+            told = now
+        if has_ended or loop.time() >= ends_at_s:
+            return
+        await asyncio.sleep(look_every_s)
+        try:
+            seen = await results.job(job_id)
+        except DependencyUnavailable:
+            continue  # what was seen last stands until there is an answer
+        if seen is None:
+            return
+        view = seen
+
+
+def _told(job_id: str, view: JobView) -> ProgressShape:
+    return ProgressShape(job_id=job_id, status=view.status, progress=view.progress, error=FailureShape.of(view))

@@ -1,0 +1,96 @@
+"""What is kept for members."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.exceptions import HTTPException
+
+from api.responses import documented
+from api.shapes import IdInPath, Shape
+from core.ports import ResultCache
+
+MAX_PAGE = 500
+_REFUSALS = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+Json = Mapping[str, object]
+
+
+class _KeptView(BaseModel):
+    """What is kept for the member in ``recommend:{memberId}``."""
+
+    generated_date: str
+    provisional: bool = False
+    groups: list[Json]
+    candidates: list[Json]
+
+
+class RecommendationsShape(Shape):
+    """A member's newest recommendation; groups and candidates stand in it as the backend reads them.
+
+    ``candidates`` are those of this page, ``nextOffset`` is where the next one begins, null after the last one.
+    """
+
+    member_id: int
+    generated_date: str
+    provisional: bool
+    groups: Sequence[Json]
+    candidates: Sequence[Json]
+    next_offset: int | None
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "memberId": 7,
+                "generatedDate": "2026-01-31",
+                "provisional": False,
+                "groups": [{"label": "For you", "tagline": "Close to what you like", "songs": [{"song_id": 4711}]}],
+                "candidates": [{"song_id": 4711, "match_score": 87.2, "reason": "Close to “Good Day” by IU"}],
+                "nextOffset": None,
+            }
+        }
+    )
+
+    @classmethod
+    def of(cls, member_id: int, view: bytes, limit: int, offset: int) -> "RecommendationsShape":
+        """A page of the cached ``view``; raises ``ValidationError`` where it is none of ours."""
+        kept = _KeptView.model_validate_json(view)
+        end = offset + limit
+        return cls(
+            member_id=member_id,
+            generated_date=kept.generated_date,
+            provisional=kept.provisional,
+            groups=kept.groups,
+            candidates=kept.candidates[offset:end],
+            next_offset=end if len(kept.candidates) > end else None,
+        )
+
+
+def members_router(results: ResultCache) -> APIRouter:
+    """The routes."""
+    router = APIRouter(tags=["members"], responses=documented(*_REFUSALS))
+
+    @router.get("/members/{member_id}/recommendations")
+    async def recommendations(
+        member_id: IdInPath,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
+        offset: Annotated[int, Query(ge=0, le=MAX_PAGE)] = 0,
+    ) -> RecommendationsShape:
+        """The member's newest recommendation, or 404 where there is none; nothing is made by asking."""
+        view = await results.cached_view(member_id)
+        if view is not None:
+            try:
+                return RecommendationsShape.of(member_id, view, limit, offset)
+            except ValidationError:
+                pass  # another program wrote it
+        raise HTTPException(HTTPStatus.NOT_FOUND, f"no recommendation is kept for member {member_id}")
+
+    return router
