@@ -12,16 +12,19 @@ from tests.support.worker_process import ROOT
 
 
 class LLMProcess:
-    """``python -m tests.support.llm_server`` on a free port, between entering and leaving."""
+    """``python -m tests.support.llm_server`` on a free port, between entering and leaving.
 
-    def __init__(self, *, delay_s: float = 0.0) -> None:
-        self._port, self._delay_s = free_port(), delay_s
+    ``host``: where it listens; 0.0.0.0 lets containers ask it too, at ``port``.
+    """
+
+    def __init__(self, *, delay_s: float = 0.0, host: str = "127.0.0.1") -> None:
+        self.port, self._delay_s, self._host = free_port(), delay_s, host
         self._process: asyncio.subprocess.Process | None = None
 
     @property
     def url(self) -> str:
         """What ``OPENAI_BASE_URL`` is set to."""
-        return f"http://127.0.0.1:{self._port}/v1"
+        return f"http://127.0.0.1:{self.port}/v1"
 
     @property
     def pid(self) -> int:
@@ -33,7 +36,8 @@ class LLMProcess:
             sys.executable,
             "-m",
             "tests.support.llm_server",
-            f"--port={self._port}",
+            f"--host={self._host}",
+            f"--port={self.port}",
             f"--delay-s={self._delay_s}",
             cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,
@@ -53,7 +57,7 @@ class LLMProcess:
     async def stats(self) -> dict[str, Any]:
         """What the server has counted."""
         async with httpx.AsyncClient() as client:
-            return dict((await client.get(f"http://127.0.0.1:{self._port}/stats")).json())
+            return dict((await client.get(f"http://127.0.0.1:{self.port}/stats")).json())
 
     async def n_calls(self) -> int:
         """Chat requests so far."""
@@ -62,7 +66,7 @@ class LLMProcess:
     async def set_faults(self, *faults: dict[str, object]) -> None:
         """Make the next calls fail so; none: heal."""
         async with httpx.AsyncClient() as client:
-            (await client.post(f"http://127.0.0.1:{self._port}/faults", json=list(faults))).raise_for_status()
+            (await client.post(f"http://127.0.0.1:{self.port}/faults", json=list(faults))).raise_for_status()
 
     async def mean_usage(self) -> str:
         """Tokens per answered call."""

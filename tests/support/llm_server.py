@@ -54,7 +54,8 @@ class LLMServer:
     ``relevant`` says which handles of a question a listener wants. ``batches`` is its Batch API.
     """
 
-    def __init__(self, *, delay_s: float = 0.0, port: int = 0) -> None:
+    def __init__(self, *, delay_s: float = 0.0, port: int = 0, host: str = "127.0.0.1") -> None:
+        self._host = host
         self.delay_s = delay_s
         self.stats = Stats()
         self.requests: deque[Json] = deque(maxlen=1000)
@@ -115,7 +116,7 @@ class LLMServer:
         self.batches.add_routes(app)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.2, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, backlog=1024)
+        site = web.TCPSite(self._runner, self._host, self._port, backlog=1024)
         await site.start()
         self._port = self._runner.addresses[0][1]
 
@@ -429,8 +430,8 @@ async def llm_server() -> AsyncIterator[LLMServer]:
     await server.close()
 
 
-async def _serve(port: int, delay_s: float) -> None:
-    server = LLMServer(port=port, delay_s=delay_s)
+async def _serve(host: str, port: int, delay_s: float) -> None:
+    server = LLMServer(port=port, delay_s=delay_s, host=host)
     await server.start()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -443,10 +444,11 @@ async def _serve(port: int, delay_s: float) -> None:
 def main() -> None:
     """Serve until told to stop."""
     parser = argparse.ArgumentParser(description="an OpenAI-compatible chat server for tests")
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--delay-s", type=float, default=0.0)
     arguments = parser.parse_args()
-    asyncio.run(_serve(arguments.port, arguments.delay_s))
+    asyncio.run(_serve(arguments.host, arguments.port, arguments.delay_s))
 
 
 if __name__ == "__main__":
