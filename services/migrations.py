@@ -13,12 +13,14 @@ import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy.engine import URL
 
-from core.errors import DependencyUnavailable
+from core.errors import ConfigurationError, DependencyUnavailable
 from models.log_event import LogEvent
 from services.database import connecting, own_errors, sync_engine
-from services.schema import VERSION_TABLE
+from services.schema import OWN_PREFIX, VERSION_TABLE
 
 _SCRIPTS = Path(__file__).parents[1] / "migrations"
 _LOCK_WAIT_S = 60
@@ -29,19 +31,37 @@ _log = structlog.get_logger()
 def upgrade(url: URL | str, revision: str = "head") -> None:
     """Bring our tables forward to ``revision``; blocking. ``url`` is as in the settings, or ``Database.sync_url``.
 
+    Tables that a newer version of this program made are left as they are.
     Raises ``DependencyUnavailable`` where the database does not answer or another migration takes too long, and
     ``ConfigurationError`` for a URL that is none.
     """
-    with _locked_connection(url) as connection:
+    with _locked_connection(url) as connection, _told_errors():
         before = _revision(connection)
+        if not _is_known(connection, before):
+            # A version was taken back, its schema not, or not yet: what a version adds, the one before can live with.
+            _log.warning(LogEvent.NEWER_SCHEMA_FOUND, revision=before)
+            return
         command.upgrade(_alembic(connection), revision)
         _log.info(LogEvent.MIGRATIONS_APPLIED, before=before, after=_revision(connection))
 
 
-def downgrade(url: URL | str, revision: str = "base") -> None:
-    """Take our tables back to ``revision``, with the data that it does not know; blocking. Raises as ``upgrade``."""
-    with _locked_connection(url) as connection:
+def downgrade(url: URL | str, revision: str = "base", *, lose_data: bool = True) -> None:
+    """Take our tables back to ``revision`` (``-1``: one step); blocking. Raises as ``upgrade``.
+
+    What older tables have no place for is lost. Without ``lose_data`` nothing is done where that would be anything:
+    ``ConfigurationError`` names it.
+    """
+    with _locked_connection(url) as connection, _told_errors():
         before = _revision(connection)
+        if not _is_known(connection, before):
+            raise ConfigurationError(
+                f"the tables are of revision {before}, which this version does not know: go back with the one that does"
+            )
+        if not lose_data and (lost := _lost(connection, revision)):
+            raise ConfigurationError(
+                f"going back from {before} would lose what is in {', '.join(lost)}: nothing was changed."
+                " Keep a copy of it, and say --lose-data"
+            )
         command.downgrade(_alembic(connection), revision)
         _log.info(LogEvent.MIGRATIONS_APPLIED, before=before, after=_revision(connection))
 
@@ -50,6 +70,49 @@ def current(url: URL | str) -> str | None:
     """The revision of our tables, or None where there are none; blocking. Raises as ``upgrade``."""
     with _connection(url) as connection:
         return _revision(connection)
+
+
+def _is_known(connection: sa.Connection, revision: str | None) -> bool:
+    scripts = ScriptDirectory.from_config(_alembic(connection))
+    return revision is None or revision in {each.revision for each in scripts.walk_revisions()}
+
+
+@contextmanager
+def _told_errors() -> Iterator[None]:
+    """What Alembic has to say of a revision that there is not is a sentence for the user."""
+    try:
+        yield
+    except CommandError as error:
+        raise ConfigurationError(f"migrations: {error}") from error
+
+
+def _lost(connection: sa.Connection, revision: str) -> list[str]:
+    """Tables and columns that ``revision`` does not have and that hold something, with the number of their rows.
+
+    What it has is seen from a database in memory that is taken the same way.
+    """
+    now = _columns(connection)
+    with _connection("sqlite://") as trial:
+        command.upgrade(_alembic(trial), _revision(connection) or "base")
+        command.downgrade(_alembic(trial), revision)
+        then = _columns(trial)
+    gone = [(table, None) for table in now if table not in then]
+    gone += [(table, name) for table in now if table in then for name in now[table] if name not in then[table]]
+    counted = [(table, name, connection.scalar(_count(table, name))) for table, name in gone]
+    return [f"{table}.{name} ({n:,} rows)" if name else f"{table} ({n:,} rows)" for table, name, n in counted if n]
+
+
+def _columns(connection: sa.Connection) -> dict[str, list[str]]:
+    """The names of the columns of each table that holds data of ours."""
+    inspector = sa.inspect(connection)
+    names = [name for name in inspector.get_table_names() if name.startswith(OWN_PREFIX) and name != VERSION_TABLE]
+    return {name: [column["name"] for column in inspector.get_columns(name)] for name in names}
+
+
+def _count(table: str, column: str | None) -> sa.Select[tuple[int]]:
+    """How many rows a table has, or how many with something in that column."""
+    counting = sa.select(sa.func.count()).select_from(sa.table(table))
+    return counting if column is None else counting.where(sa.column(column).is_not(None))
 
 
 def _alembic(connection: sa.Connection) -> Config:

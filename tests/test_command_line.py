@@ -78,6 +78,17 @@ async def test_from_nothing_to_vectors_and_a_second_time_nothing_changes(
     assert "0 embedded, 100 as they were" in (await run_command("embed", environment=environment)).out
 
 
+async def test_a_step_back_over_data_wants_to_be_told_twice(environment: dict[str, str], tracks: Path) -> None:
+    for command in (("migrate",), ("ingest", str(tracks)), ("migrate", "--down")):  # the newest step holds nothing yet
+        assert (await run_command(*command, environment=environment)).code == 0
+    refused = await run_command("migrate", "--down", "--revision", "base", environment=environment)
+    assert refused.code == 1
+    assert refused.err.count("songs_ai_item_source (100 rows)") == 1
+    assert "--lose-data" in refused.err
+    back = ("migrate", "--down", "--revision", "base", "--lose-data")
+    assert (await run_command(*back, environment=environment)).code == 0
+
+
 @pytest.mark.parametrize(("content", "state"), [("", "is empty; it must have"), ("a,b\n1,2\n", "has not")])
 async def test_a_file_of_no_layout_is_one_sentence_and_no_progress(
     content: str, state: str, environment: dict[str, str], tmp_path: Path

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from structlog.testing import capture_logs
 
 from core.errors import ConfigurationError, DependencyUnavailable
 from services import migrations
@@ -99,6 +100,49 @@ class MigrationTests:
             # A program of that time removes a part with its questions.
             assert opened.exec_driver_sql("SELECT part_key FROM songs_ai_refresh_part").scalars().all() == ["k"]
         migrations.upgrade(url)
+        assert migrations.current(url) == NEWEST
+
+    def test_going_back_over_data_is_refused_by_naming_it_until_its_loss_is_wanted(self, url: str) -> None:
+        migrations.upgrade(url)
+        execute(
+            url,
+            "INSERT INTO songs_ai_import_cursor (source_key, next_page) VALUES ('a', '2'), ('b', '3')",
+            "INSERT INTO songs_ai_refresh_part (part_key, run_on, created_at, n_questions, cost_nano_usd)"
+            " VALUES ('k', '2026-03-01', '2026-03-01', 1, 7), ('l', '2026-03-01', '2026-03-01', 1, NULL)",
+        )
+        with pytest.raises(ConfigurationError, match="lose-data") as refused:
+            migrations.downgrade(url, "0008", lose_data=False)
+        assert "songs_ai_import_cursor (2 rows)" in str(refused.value)
+        assert "songs_ai_refresh_part.cost_nano_usd (1 rows)" in str(refused.value)
+        assert "n_merged" not in str(refused.value)  # a column that holds nothing is no loss
+        assert migrations.current(url) == NEWEST
+        migrations.downgrade(url, "0008", lose_data=True)
+        assert migrations.current(url) == "0008"
+
+    def test_going_back_where_nothing_is_lost_needs_no_leave(self, url: str) -> None:
+        migrations.upgrade(url, "0009")
+        execute(url, "INSERT INTO songs_ai_item_feature (item_id, features, popularity) VALUES (1, '{}', 0.5)")
+        migrations.downgrade(url, "-1", lose_data=False)
+        assert migrations.current(url) == "0008"
+        with connection(url) as opened:
+            assert opened.exec_driver_sql("SELECT item_id FROM songs_ai_item_feature").scalars().all() == [1]
+
+    def test_tables_of_a_newer_version_are_left_alone(self, url: str) -> None:
+        migrations.upgrade(url)
+        execute(url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+        with capture_logs() as said:
+            migrations.upgrade(url)
+        assert [(line["event"], line["revision"]) for line in said] == [("newer_schema_found", "9999")]
+        with pytest.raises(ConfigurationError, match=r"9999.*does not know"):
+            migrations.downgrade(url)
+        assert migrations.current(url) == "9999"
+        assert _tables(url) == OWN_TABLES | {VERSION_TABLE}
+
+    @pytest.mark.parametrize("revision", ["0123", "-99"])
+    def test_a_revision_that_there_is_not_is_named(self, url: str, revision: str) -> None:
+        migrations.upgrade(url)
+        with pytest.raises(ConfigurationError, match=revision):
+            migrations.downgrade(url, revision, lose_data=False)
         assert migrations.current(url) == NEWEST
 
     def test_workers_that_migrate_at_once_all_succeed(self, url: str) -> None:

@@ -20,14 +20,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services import migrations
 from services.schema import own_metadata
-from tests.support.backend import Backend, Document, job_body
+from tests.support.backend import Backend, Document, job_body, open_backend
 from tests.support.catalogue import connection, create_backend_tables, insert_songs
 from tests.support.command import run_command
 from tests.support.llm_server import LLMServer
 from tests.support.messaging import delete_topology
 from tests.support.waiting import until
 from tests.support.worker_process import WorkerProcess, worker
-from tests.test_end_to_end import CATALOGUE, Site, all_succeeded, declare, open_backend, song
+from tests.test_end_to_end import CATALOGUE, Site, all_succeeded, declare, song
 from tests.test_migrations import NEWEST
 from workers.topology import build_topology
 
@@ -195,8 +195,8 @@ def next_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_workers_of_this_version_go_on_while_the_schema_of_the_next_comes_and_goes(
     site: Site, next_schema: None
 ) -> None:
-    url = site.environment["DATABASE_URL"]
-    await asyncio.to_thread(migrations.upgrade, url, NEWEST)
+    url, now = site.environment["DATABASE_URL"], str(NEWEST)
+    await asyncio.to_thread(migrations.upgrade, url, now)
     assert (await run_command("embed", environment=site.environment)).code == 0
     async with worker(site.environment) as one:
         async with loading(site) as load:
@@ -206,7 +206,7 @@ async def test_workers_of_this_version_go_on_while_the_schema_of_the_next_comes_
             await load.go_on()
             async with worker(site.environment) as other:  # started on it
                 await takes_part(load, one, other)
-            await asyncio.to_thread(migrations.downgrade, url, NEWEST)
+            await asyncio.to_thread(migrations.downgrade, url, now)
             await load.go_on()
         assert await asyncio.to_thread(migrations.current, url) == NEWEST
     assert bugs(one) == bugs(other) == []
@@ -215,23 +215,31 @@ async def test_workers_of_this_version_go_on_while_the_schema_of_the_next_comes_
 # --- the version before ---
 
 
+def git(*command: str) -> bytes:
+    done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, timeout=60, check=False)
+    return done.stdout if done.returncode == 0 else b""
+
+
 @pytest.fixture(scope="module")
 def former(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program as it was before the newest migration, taken out of Git's history."""
-
-    def git(*command: str) -> bytes:
-        done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, timeout=60, check=False)
-        return done.stdout if done.returncode == 0 else b""
-
+    """The program as it was before the newest migration: the last commit of those that starts."""
     if git("rev-parse", "--is-shallow-repository").strip() != b"false":
         pytest.skip("THE VERSION BEFORE IS NOT TESTED: its history is not here (git fetch --unshallow)")
     [newest] = (ROOT / "migrations" / "versions").glob(f"{NEWEST}_*.py")
     came = git("log", "--diff-filter=A", "--format=%H", "-1", "--", str(newest.relative_to(ROOT))).decode().strip()
     assert came, "the newest migration is not committed"
-    directory = tmp_path_factory.mktemp("former")
-    with tarfile.open(fileobj=io.BytesIO(git("archive", f"{came}^"))) as archive:
-        archive.extractall(directory, filter="data")
-    return directory
+    for n_back in (1, 2, 4, 8, 16, 32, 64):
+        directory = tmp_path_factory.mktemp("former")
+        with tarfile.open(fileobj=io.BytesIO(git("archive", f"{came}~{n_back}"))) as archive:
+            archive.extractall(directory, filter="data")
+        if starts(directory):
+            return directory
+    raise AssertionError("no commit before the newest migration starts")
+
+
+def starts(program: Path) -> bool:
+    command = [sys.executable, str(program / "main.py"), "--help"]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
 
 
 async def run_former(former: Path, site: Site, *command: str) -> None:
