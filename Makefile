@@ -7,7 +7,7 @@ TRACKS ?=
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-long chaos soak fuzz lint format pins sbom clean
+.PHONY: help demo install test test-long chaos soak fuzz lint format pins sbom secrets clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,9 +55,16 @@ sbom: $(VENV)/pins/.tools ## Write sbom.cdx.json, what the serving image holds b
 	@$(VENV)/pins/bin/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --mc-type application \
 		--output-reproducible --spec-version 1.6 --output-format JSON --output-file sbom.cdx.json
 
+secrets: ## Write .env with passwords by chance for docker compose, where there is no .env yet
+	@if [ -e .env ]; then echo ".env is there already, and is left as it is" >&2; exit 1; fi
+	@umask 077; for name in $(SECRETS); do \
+		echo "$$name=$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')"; done >.env
+	@echo "wrote .env: $(SECRETS)"
+
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
+SECRETS := MYSQL_ROOT_PASSWORD MYSQL_PASSWORD RABBITMQ_PASSWORD REDIS_PASSWORD GRAFANA_PASSWORD API_KEY
 UV_COMPILE := --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes
 
 # Debian's Python has pip but, without the package python3-venv, no way to put pip into a new environment; then the

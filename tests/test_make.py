@@ -1,6 +1,7 @@
 """The two commands of a fresh machine, and what continuous integration runs: said, not run, by ``make --dry-run``."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,20 @@ def test_pins_are_compiled_with_their_hashes(fresh: Path) -> None:
     compiled = [line for line in make(fresh, "--dry-run", "pins").splitlines() if "pip compile" in line]
     assert {line.rpartition(" ")[2] for line in compiled} == {path.name for path in ROOT.glob("requirements*.txt")}
     assert all("--generate-hashes" in line for line in compiled)
+
+
+def test_secrets_are_made_by_chance_for_all_that_compose_asks_for_and_never_overwritten(fresh: Path) -> None:
+    make(fresh, "secrets")
+    written = (fresh / ".env").read_text(encoding="utf-8")
+    values = dict(line.split("=") for line in written.splitlines())
+    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r"\$\{(\w+_PASSWORD):-", compose)) | {"API_KEY"} == values.keys()
+    assert len(set(values.values())) == len(values)
+    # letters and digits, which stand in URLs as they are
+    assert all(re.fullmatch("[0-9a-f]{48}", value) for value in values.values())
+    assert (fresh / ".env").stat().st_mode & 0o077 == 0
+    assert "left as it is" in make(fresh, "secrets")
+    assert (fresh / ".env").read_text(encoding="utf-8") == written
 
 
 def test_an_installed_environment_is_only_brought_up_to_date_when_the_pins_change(fresh: Path) -> None:
