@@ -7,7 +7,7 @@ TRACKS ?=
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-long chaos soak fuzz lint format pins sbom secrets clean
+.PHONY: help demo install test test-long chaos soak fuzz lint format pins sbom secrets image clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ secrets: ## Write .env with passwords by chance for docker compose, where there 
 	@umask 077; for name in $(SECRETS); do \
 		echo "$$name=$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')"; done >.env
 	@echo "wrote .env: $(SECRETS)"
+
+image: ## Build the serving image, songs-ai
+	@docker build --target serve --tag songs-ai .
 
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

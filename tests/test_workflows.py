@@ -1,0 +1,108 @@
+"""The project's own host: workflows, dependabot and pre-commit are valid, pinned, and run what a developer runs."""
+
+import json
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.support.container_servers import IMAGES
+from tests.support.servers import RECIPES
+
+ROOT = Path(__file__).parents[1]
+SCHEMAS = files("check_jsonschema") / "builtin_schemas" / "vendor"
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+DEPENDABOT = ROOT / ".github" / "dependabot.yml"
+PRE_COMMIT = ROOT / ".pre-commit-config.yaml"
+# Where GitHub reads YAML 1.2, "on" is a word; PyYAML reads 1.1, where it is true.
+ON: Any = True
+
+
+def read(path: Path) -> dict[Any, Any]:
+    loaded: dict[Any, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if ON in loaded:
+        loaded["on"] = loaded.pop(ON)
+    return loaded
+
+
+def problems(document: object, schema: str) -> list[str]:
+    known = json.loads((SCHEMAS / f"{schema}.json").read_text(encoding="utf-8"))
+    errors = jsonschema.Draft7Validator(known).iter_errors(json.loads(json.dumps(document, default=str)))
+    return [f"{'.'.join(map(str, error.path))}: {error.message[:200]}" for error in errors]
+
+
+def steps(workflow: Path) -> Iterator[dict[str, Any]]:
+    for job in read(workflow)["jobs"].values():
+        yield from job["steps"]
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_the_workflow_is_valid(path: Path) -> None:
+    assert problems(read(path), "github-workflows") == []
+
+
+def test_dependabot_is_valid() -> None:
+    assert problems(read(DEPENDABOT), "dependabot") == []
+
+
+def test_what_is_wrong_would_be_found() -> None:
+    workflow = read(WORKFLOWS[0])
+    job = next(iter(workflow["jobs"].values()))
+    job["timeout-minute"] = 5
+    assert problems(workflow, "github-workflows") != []
+    assert problems({"version": 2, "updates": [{"package-ecosystem": "pypi"}]}, "dependabot") != []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_an_action_is_pinned_to_a_commit_and_says_its_version(path: Path) -> None:
+    used = re.findall(r"uses: (.*)", path.read_text(encoding="utf-8"))
+    assert used
+    assert [line for line in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_the_workflow_makes_what_can_be_made(path: Path) -> None:
+    made = re.findall(r"^\s*make (\S+)", "\n".join(step.get("run", "") for step in steps(path)), re.MULTILINE)
+    assert {"lint", "test", "image"} <= set(made) <= targets()
+
+
+def test_the_tests_run_beside_the_images_of_compose_and_are_told_where_they_are() -> None:
+    job = read(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]["test"]
+    assert {service["image"] for service in job["services"].values()} == set(IMAGES.values())
+    assert job["env"].keys() == {recipe.variable for recipe in RECIPES.values()}
+    for service in job["services"].values():
+        [port] = [mapping.partition(":")[0] for mapping in service["ports"]]
+        assert any(f"127.0.0.1:{port}" in url for url in job["env"].values())
+        assert "--health-cmd" in service["options"]
+
+
+def test_dependabot_looks_after_all_that_is_pinned() -> None:
+    updates = {update["package-ecosystem"]: update for update in read(DEPENDABOT)["updates"]}
+    assert updates.keys() == {"uv", "github-actions", "docker", "docker-compose"}
+    assert all(update["schedule"]["interval"] == "weekly" for update in updates.values())
+
+
+def test_a_commit_runs_what_make_runs_and_fetches_nothing() -> None:
+    [local] = read(PRE_COMMIT)["repos"]
+    assert local["repo"] == "local"
+    for hook in local["hooks"]:
+        assert hook.keys() >= {"id", "name", "entry", "language", "pass_filenames", "files"}
+        assert hook["language"] == "system"
+        re.compile(hook["files"])
+    assert "make lint" in [hook["entry"] for hook in local["hooks"]]
+    assert "lint" in targets()
+
+
+@pytest.mark.parametrize(("path", "hook"), [("core/taste.py", "lint"), ("requirements.in", "pins")])
+def test_a_hook_looks_at_the_files_that_it_is_for(path: str, hook: str) -> None:
+    [local] = read(PRE_COMMIT)["repos"]
+    assert [each["id"] for each in local["hooks"] if re.search(each["files"], path)] == [hook]
