@@ -84,6 +84,8 @@ async def watching(
             targets={"songs-ai": [address(each) for each in workers]},
             rules=[hurried(tools.directory, thresholds or {})],
             alertmanagers=[f"127.0.0.1:{alertmanager.port}"],
+            # a scrape is given as long, and runs all health checks
+            interval="2s",
         )
         prometheus = await asyncio.to_thread(tools.prometheus, scraping)
         all_up = f'sum(up{{job="songs-ai"}}) == {n_workers}'
@@ -170,16 +172,19 @@ async def test_a_killed_worker_is_told_of_by_slack_mail_and_webhook_and_so_is_th
         one, other = watch.workers
         await one.kill()
         await watch.tells("SongsAiWorkerDown", instance=address(one))
-        await until(lambda: heard_everywhere(watch.people), within_s=10)
-        (first, *_) = watch.people.posted("webhook")[0]["alerts"]
-        assert first["labels"]["instance"] == address(one)
+        title = f"[critical] Worker {address(one)} is down"
+        await until(lambda: heard_everywhere(watch.people, title), within_s=20)
+        posted = [alert["labels"] for body in watch.people.posted("webhook") for alert in body["alerts"]]
+        assert [each["instance"] for each in posted if each["alertname"] == "SongsAiWorkerDown"] == [address(one)]
         assert watch.people.posted("heartbeat")[0]["alerts"][0]["labels"]["alertname"] == "SongsAiWatchdog"
         await other.kill()
         await watch.tells("SongsAiNoWorker")
 
 
-async def heard_everywhere(people: OnCall) -> bool:
-    return all((people.posted("slack"), people.posted("webhook"), people.posted("heartbeat"), people.mails()))
+async def heard_everywhere(people: OnCall, title: str) -> bool:
+    slack = {body["attachments"][0]["title"] for body in people.posted("slack")}
+    mails = {subject for subject, _ in people.mails()}
+    return title in slack & mails and bool(people.posted("webhook")) and bool(people.posted("heartbeat"))
 
 
 @pytest.mark.long
@@ -190,9 +195,9 @@ async def test_a_worker_that_is_in_trouble_itself(site: Site, tools: Tools) -> N
         (worker,) = watch.workers
         instance = address(worker)
         await watch.tells("SongsAiMemoryHigh", instance=instance)
-        n_open = len(list(Path(f"/proc/{worker.pid}/fd").iterdir()))
+        (n_open,) = await asyncio.to_thread(watch.prometheus.query, "process_open_fds")
         _, hard = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (n_open + 4, hard))
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (round(n_open.value) + 4, hard))
         await watch.tells("SongsAiFilesRunOut", instance=instance)
         resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -57,7 +57,7 @@ def selectors(expression: str) -> Iterator[Selector]:
             yield Selector(name, tuple(_MATCHER.findall(braces)))
 
 
-def hurried(directory: Path, replacements: Mapping[str, str], *, patience: str = "1s", window: str = "8s") -> Path:
+def hurried(directory: Path, replacements: Mapping[str, str], *, patience: str = "3s", window: str = "16s") -> Path:
     """A copy of the rules in ``directory`` that waits only so long, and looks back only so far.
 
     ``replacements`` are of parts of expressions, each of which must be found: thresholds that no test can reach.

@@ -122,6 +122,8 @@ class PrivatePrometheus(PrivateServer):
             f"--config.file={self._config}",
             f"--storage.tsdb.path={self.directory / 'data'}",
             f"--web.listen-address=127.0.0.1:{self.port}",
+            # What fires before the alertmanagers are found is else sent to them a minute later.
+            "--rules.alert.resend-delay=1s",
         ]
 
     @property
