@@ -18,8 +18,8 @@ from models.recommendation import Candidate, Evidence, Group, RecommendationType
 
 Json = Mapping[str, object]
 
-DOCUMENT_VERSION = 4
-"""Raised whenever the layout of the documents changes: answers of the old layout are not used again."""
+DOCUMENT_VERSION = 5
+"""Raised whenever the layout of the documents changes: answers of another layout are not used again."""
 
 _UNTIL_FINAL = ", until the final ones are there"
 
@@ -88,7 +88,7 @@ def _documents(finished: Finished, profile: CatalogueProfile, *, provisional: bo
             "cached_tokens": reranked.usage.cached_tokens,
             "cost_usd": None if reranked.usage.cost_usd is None else round(reranked.usage.cost_usd, 6),
         },
-        "versions": dict(finished.versions),
+        "versions": {**finished.versions, "document": str(DOCUMENT_VERSION)},
         "fingerprint": finished.fingerprint,
     }
     cached_view = {

@@ -71,9 +71,11 @@ NEVER: dict[str, object] = {
     "event_batch_wait_s": 9.0,
     "event_prefetch": 9,
     "event_retention_days": 9,
+    "http_cors_origins": ("https://elsewhere",),
     "http_enabled": False,
     "http_host": "0.0.0.0",  # noqa: S104 - nobody listens there
     "http_port": 9,
+    "http_rate_limit": "9/minute",
     "import_calls_per_s": 9.0,
     "index_dir": "elsewhere",
     "index_refresh_s": 9.0,
@@ -187,3 +189,9 @@ def test_every_field_of_the_strategies_changes_the_version(strategy: str, field:
 
 def test_another_profile_is_another_version() -> None:
     assert pipeline_config(SETTINGS, SONGS.model_copy(update={"name": "other"})).version != version(SETTINGS)
+
+
+def test_another_layout_of_the_documents_is_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = version(SETTINGS)
+    monkeypatch.setattr("workers.runtime.pipeline_config.DOCUMENT_VERSION", 999)
+    assert version(SETTINGS) != before

@@ -9,7 +9,14 @@ import pytest
 
 from config.catalogue_profile import load_profile
 from core.ports import ResultDocuments
-from core.result_document import Finished, encode_provisional, encode_result, match_score, matched_criteria
+from core.result_document import (
+    DOCUMENT_VERSION,
+    Finished,
+    encode_provisional,
+    encode_result,
+    match_score,
+    matched_criteria,
+)
 from models.catalogue import Item
 from models.recommendation import (
     Candidate,
@@ -188,7 +195,10 @@ def test_what_made_the_result_is_told_beside_it() -> None:
     spent = {"prompt_tokens": 2000, "completion_tokens": 500, "cached_tokens": 1200, "cost_usd": 0.001234}
     assert document["usage"] == {"llm_calls": 1, **spent}
     assert (document["model"], document["degraded"], document["degraded_reason"]) == ("gpt", False, None)
-    assert (document["fingerprint"], document["versions"]) == ("f" * 32, {"index": "1"})
+    assert (document["fingerprint"], document["versions"]) == (
+        "f" * 32,
+        {"index": "1", "document": str(DOCUMENT_VERSION)},
+    )
 
 
 def test_a_cost_that_nobody_knows_is_null_and_not_nothing() -> None:
