@@ -139,7 +139,9 @@ def test_the_data_source_is_the_one_that_is_provisioned() -> None:
     assert set(named) == uids
     providers = yaml.safe_load((GRAFANA / "provisioning/dashboards/songs-ai.yml").read_text(encoding="utf-8"))
     (provider,) = providers["providers"]
-    assert (provider["type"], provider["options"]["path"]) == ("file", "/var/lib/grafana/dashboards")
+    mounts = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]["grafana"]["volumes"]
+    assert f"./deploy/grafana/dashboards:{provider['options']['path']}:ro" in mounts
+    assert "./deploy/grafana/provisioning:/etc/grafana/provisioning:ro" in mounts
 
 
 def test_links_lead_to_paragraphs_of_alerts_that_there_are() -> None:

@@ -367,3 +367,15 @@ async def test_prometheus_scrapes_the_port_and_path_that_are_served() -> None:
         assert (await bench.client.get(endpoint["path"])).status_code == 200
     assert endpoint["port"] in [port["name"] for port in container_of(WORKER)["ports"]]
     assert all(is_selected(monitor["selector"], labels_of(program)) for program in (WORKER, API))
+
+
+def test_prometheus_calls_only_what_consumes_songs_ai_as_alerts_and_dashboards_expect() -> None:
+    monitor = find("PodMonitor/songs-ai")["spec"]
+    assert labels_of(WORKER)[monitor["jobLabel"]] == "songs-ai"
+    [endpoint] = monitor["podMetricsEndpoints"]
+    [renaming] = endpoint["relabelings"]
+    assert (renaming["targetLabel"], renaming["replacement"]) == ("job", "songs-ai-api")
+    label = renaming["sourceLabels"][0].removeprefix("__meta_kubernetes_pod_label_")
+    assert label == re.sub(r"\W", "_", "app.kubernetes.io/component")
+    parts = {name: labels_of(program)["app.kubernetes.io/component"] for name, program in (("w", WORKER), ("a", API))}
+    assert renaming["regex"] == parts["a"] != parts["w"]
