@@ -273,24 +273,23 @@ async def test_this_version_and_the_one_before_serve_one_queue_while_the_schema_
     url = site.environment["DATABASE_URL"]
     await run_former(former, site, "migrate")
     await run_former(former, site, "embed")
-    before = await asyncio.to_thread(migrations.current, url)
+    before = str(await asyncio.to_thread(migrations.current, url))
     assert before != NEWEST
-    async with former_worker(former, site) as old, worker(site.environment, afresh=True) as unexpected:
-        await unexpected.terminate()  # one that came before its schema ends in peace, and has lost nothing
+    async with contextlib.AsyncExitStack() as workers:  # which outlive the load
+        old = await workers.enter_async_context(former_worker(former, site))
         async with loading(site) as load:
             await takes_part(load, old)
             assert (await run_command("migrate", environment=site.environment)).code == 0
-            await load.go_on()
-            async with worker(site.environment) as new:
-                await takes_part(load, old, new)
-                assert await old.terminate() == 0
-                await takes_part(load, new)
-                # and all the way back: the old version first, the schema last
-                async with former_worker(former, site) as old_again:
-                    await takes_part(load, old_again, new)
-                    assert await new.terminate() == 0
-                    back = ("migrate", "--down", "--revision", str(before), "--lose-data")
-                    assert (await run_command(*back, environment=site.environment)).code == 0
-                    await takes_part(load, old_again)
+            new = await workers.enter_async_context(worker(site.environment))
+            await takes_part(load, old, new)
+            assert await old.terminate() == 0
+            await takes_part(load, new)
+            # and all the way back: the old version first, the schema last
+            old_again = await workers.enter_async_context(former_worker(former, site))
+            await takes_part(load, old_again, new)
+            assert await new.terminate() == 0
+            back = ("migrate", "--down", "--revision", before, "--lose-data")
+            assert (await run_command(*back, environment=site.environment)).code == 0
+            await takes_part(load, old_again)
         assert await asyncio.to_thread(migrations.current, url) == before
     assert [bugs(each) for each in (old, new, old_again)] == [[], [], []]
