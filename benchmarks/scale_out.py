@@ -5,7 +5,8 @@
 Twice each: with an LLM of ``--llm-delay-s``, for which a worker waits with 64 jobs in flight, and without one, where
 nothing but CPU limits it. Every job is of a member who has nothing, with likes of their own, so no cache answers. A
 rate is jobs by the time from before the first publish to the last ``finishedAt``. Servers of processes are found as
-for ``benchmarks.main_job``; ``--containers`` brings up the compose project, on the image that is there, and leaves it.
+for ``benchmarks.main_job``; for ``--containers`` the compose project must be up, with the passwords that it has without a
+.env; it stays up.
 """
 
 import argparse
@@ -45,6 +46,7 @@ class Crew:
 
     amqp_url: str
     redis_url: str
+    database_url: str
     prefix: str
     pids: tuple[int, ...]
     songs: tuple[int, ...]
@@ -160,6 +162,7 @@ async def processes(environment: Mapping[str, str], n_workers: int) -> AsyncIter
         yield Crew(
             amqp_url=environment["BROKER_URL"],
             redis_url=environment["REDIS_URL"],
+            database_url=environment["DATABASE_URL"],
             prefix=PREFIX,
             pids=tuple(each.pid for each in running),
             songs=tuple(song_ids(environment["DATABASE_URL"])),
@@ -199,13 +202,15 @@ async def containers(environment: Mapping[str, str], n_workers: int) -> AsyncIte
         while not all(_is_healthy(state) for state in _inspect(ids, "State")):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(POLL_S)
     address = {name: _address(environment, name) for name in ("mysql", "redis", "rabbitmq")}
+    database_url = f"mysql://songs:songs@{address['mysql']}:3306/songs"
     yield Crew(
         amqp_url=f"amqp://songs:songs@{address['rabbitmq']}:5672/",
         redis_url=f"redis://:songs@{address['redis']}:6379/0",
+        database_url=database_url,
         prefix="rec",
         # of the machine's own view of them
         pids=tuple(state["Pid"] for state in _inspect(ids, "State")),
-        songs=tuple(song_ids(f"mysql://songs:songs@{address['mysql']}:3306/songs")),
+        songs=tuple(song_ids(database_url)),
     )
 
 
@@ -226,7 +231,7 @@ def _address(environment: Mapping[str, str], service: str) -> str:
     return str(next(iter(networks.values()))["IPAddress"])
 
 
-def _gateway() -> str:
+def gateway() -> str:
     """Where containers of the project reach this machine."""
     return _docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "songs-ai_default").strip()
 
@@ -246,7 +251,7 @@ async def measure_all(arguments: argparse.Namespace, environment: Mapping[str, s
     """Every turn begins at the other end, so that what changes with time falls on all alike."""
     figures, first_member = Figures(), 1_000_000
     crew_of = containers if arguments.containers else processes
-    host = _gateway() if arguments.containers else "127.0.0.1"
+    host = gateway() if arguments.containers else "127.0.0.1"
     kinds: Sequence[tuple[str, dict[str, str]]] = (
         (WITH_LLM, {"OPENAI_BASE_URL": f"http://{host}:{model.port}/v1", "OPENAI_API_KEY": "none"}),
         (WITHOUT, {"OPENAI_BASE_URL": "", "OPENAI_API_KEY": ""}),
