@@ -110,6 +110,10 @@ def _rules(policy: str) -> Manifest:
 TEXT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}
 # KEDA takes nothing but strings for a trigger's metadata.
 TEXTS = {"type": "object", "additionalProperties": TEXT}
+RELABELING = _object(
+    {"targetLabel": TEXT},
+    {"sourceLabels": {"type": "array", "items": TEXT}, "regex": TEXT, "replacement": TEXT, "action": TEXT},
+)
 _RABBITMQ = _object(
     {
         "queueName": TEXT,
@@ -180,10 +184,17 @@ CUSTOM: dict[str, Manifest] = {
                 "selector": _object({"matchLabels": TEXTS}, {}),
                 "podMetricsEndpoints": {
                     "type": "array",
-                    "items": _object({"port": TEXT, "path": TEXT}, {"interval": TEXT, "scrapeTimeout": TEXT}),
+                    "items": _object(
+                        {"port": TEXT, "path": TEXT},
+                        {
+                            "interval": TEXT,
+                            "scrapeTimeout": TEXT,
+                            "relabelings": {"type": "array", "items": RELABELING},
+                        },
+                    ),
                 },
             },
-            {},
+            {"jobLabel": TEXT},
         ),
     ),
 }
