@@ -65,9 +65,14 @@ def trace_id_of(said: str) -> str:
     return blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def logged_trace_id(headers: Mapping[str, object], said: str | None, job_id: str) -> str:
-    """What log lines call a job's trace: as its publisher does, or by the id that it has or would have."""
+def logged_trace_id(headers: Mapping[str, object], said: str | None, job_id: str | None) -> str | None:
+    """What log lines call a job's trace: as its publisher does, or by the id that it has or would have.
+
+    None where a message says nothing at all that can be read.
+    """
     if said:
         return said
     context = read_traceparent(headers.get(TRACEPARENT))
-    return context.trace_id if context else trace_id_of(job_id)
+    if context:
+        return context.trace_id
+    return trace_id_of(job_id) if job_id else None

@@ -85,7 +85,8 @@ class Traces:
     @contextmanager
     def delivery(self, queue: str, *, headers: Mapping[str, object], body: bytes, redelivered: bool) -> Iterator[Ended]:
         """See ``Tracing``."""
-        about: dict[str, str | int | bool] = {
+        said, of_job = _told_by(body)
+        about = of_job | {
             "messaging.system": "rabbitmq",
             "messaging.operation.name": "process",
             "messaging.operation.type": "process",
@@ -93,16 +94,6 @@ class Traces:
             "messaging.message.body.size": len(body),
             "messaging.rabbitmq.message.redelivered": redelivered,
         }
-        said = None
-        try:
-            job = decode_job(body)
-        except InvalidMessage:
-            job = None
-        if job is not None:
-            said = job.trace_id or trace_id_of(job.job_id)
-            about |= {"songs_ai.job.id": encodable(job.job_id), "songs_ai.job.attempt": job.attempt}
-            if job.trace_id:
-                about["songs_ai.job.trace_id"] = encodable(job.trace_id)
         with self._below(trace_context(headers, said), f"process {queue}", SpanKind.CONSUMER, about) as span:
 
             def ended(outcome: str, reason: str) -> None:
@@ -273,6 +264,23 @@ class Traces:
             except BaseException as error:
                 _fail(span, _kind(error))
                 raise
+
+
+def _told_by(body: bytes) -> tuple[str | None, dict[str, str | int | bool]]:
+    """What the job in ``body`` calls its trace, else the id of one that is named by the job; and attributes of both."""
+    try:
+        job = decode_job(body)
+    except InvalidMessage as error:
+        if error.job_id is None:
+            return None, {}
+        return trace_id_of(error.job_id), {"songs_ai.job.id": encodable(error.job_id)}
+    about: dict[str, str | int | bool] = {
+        "songs_ai.job.id": encodable(job.job_id),
+        "songs_ai.job.attempt": job.attempt,
+    }
+    if not job.trace_id:
+        return trace_id_of(job.job_id), about
+    return job.trace_id, about | {"songs_ai.job.trace_id": encodable(job.trace_id)}
 
 
 def _fail(span: Span, kind: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 
@@ -12,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.log_event import LogEvent
-from services.logs import QUIET_LOGGERS, LogFormat, LogLevel, configure_logging, mask_secrets
+from services.logs import QUIET_LOGGERS, LogFormat, LogLevel, configure_logging, mask_secrets, set_level
+from tests.support.worker_process import ROOT
+
+PAGE = ROOT / "docs" / "logs.md"
 
 
 class Terminal(io.StringIO):
@@ -200,3 +204,40 @@ def test_no_password_of_a_url_survives(password: str, host: str) -> None:
 def test_masking_again_changes_nothing(text: str) -> None:
     once = mask_secrets(text)
     assert mask_secrets(once) == once
+
+
+# --- the page, and the level ---
+
+
+def test_the_page_names_every_event_and_nothing_else() -> None:
+    table = PAGE.read_text(encoding="utf-8").partition("## Events\n")[2]
+    named = re.findall(r"^\| `([a-z_]+)` \| ", table, re.MULTILINE)
+    assert named == list(dict.fromkeys(named))
+    assert set(named) == {str(event) for event in LogEvent}
+
+
+def test_every_event_is_logged_somewhere() -> None:
+    packages = ("api", "commands", "core", "services", "training", "workers")
+    texts = "".join(path.read_text() for package in packages for path in (ROOT / package).rglob("*.py"))
+    assert [event.name for event in LogEvent if not re.search(rf"LogEvent\.{event.name}\b", texts)] == []
+
+
+def test_the_level_can_be_changed_for_our_lines_and_those_of_libraries() -> None:
+    stream = logged("WARNING")
+    log, library, chatty = structlog.get_logger(), logging.getLogger("some.library"), logging.getLogger("httpx")
+
+    def say() -> int:
+        before = stream.getvalue().count("\n")
+        log.info(LogEvent.JOB_RECEIVED)
+        library.info("chatter")
+        chatty.info("GET / 200")
+        return stream.getvalue().count("\n") - before
+
+    assert say() == 0
+    set_level("INFO")
+    assert say() == 2
+    set_level("ERROR")
+    assert say() == 0
+    chatty.warning("lost")
+    assert "lost" not in stream.getvalue()
+    assert {line["level"] for line in lines(stream)} == {"info"}

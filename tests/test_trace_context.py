@@ -86,3 +86,4 @@ def test_lines_name_the_trace_as_its_publisher_does_or_as_it_would_be_called() -
     assert logged_trace_id(header, "the publisher's", "j1") == "the publisher's"
     assert logged_trace_id(header, None, "j1") == TRACE
     assert logged_trace_id({}, None, "j1") == trace_id_of("j1")
+    assert logged_trace_id({}, None, None) is None

@@ -196,7 +196,7 @@ class Consumer:
         log.warning(LogEvent.DELIVERY_NOT_SETTLED, route=self._route.name, error=str(error), **_ids(delivery))
 
 
-def _ids(delivery: Delivery) -> Mapping[str, str]:
+def _ids(delivery: Delivery) -> Mapping[str, str | None]:
     """What its handler put on log lines, for those of what goes wrong after it; read anew, since that is seldom."""
     try:
         job = decode_job(delivery.body)

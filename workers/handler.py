@@ -106,7 +106,7 @@ class JobHandler:
         try:
             job = decode_job(delivery.body)
         except InvalidMessage as error:
-            return await self._refused(error)
+            return await self._refused(delivery, error)
         replay = n_replays(delivery.headers)
         self._taken(job, is_first=not (replay or job.attempt or delivery.redelivered))
         # the pipeline says the arm, and here it is forgotten again
@@ -222,8 +222,9 @@ class JobHandler:
             return disposition
         return await self._recorded(job.job_id, disposition, note_of(error), self._token)
 
-    async def _refused(self, error: InvalidMessage) -> Disposition:
-        with bound_contextvars(job_id=error.job_id):
+    async def _refused(self, delivery: Delivery, error: InvalidMessage) -> Disposition:
+        trace_id = logged_trace_id(delivery.headers, None, error.job_id)
+        with bound_contextvars(job_id=error.job_id, trace_id=trace_id):
             disposition = disposition_of(error, attempt=0, max_attempts=1, delays_s=self._delays_s)
             if isinstance(disposition, DeadLetter) and error.job_id is not None:
                 disposition = await self._recorded(error.job_id, disposition, disposition.error, None)
