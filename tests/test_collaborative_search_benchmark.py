@@ -1,12 +1,27 @@
 """The benchmark of the collaborative search, on a model so small that ours is exact."""
 
+from collections.abc import Iterator
+
+import pytest
+from threadpoolctl import threadpool_limits
+
+from benchmarks import collaborative_search
 from benchmarks.collaborative_search import N_EXCLUDED, N_FOUND, PlainFaiss, likes_of, measure, model_of
 from services.collaborative_source import InMemoryCollaborativeSource
 
 N_ITEMS = 1500
 
 
-async def test_plain_faiss_is_set_beside_ours_and_told_with_its_recall() -> None:
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the command has it; on a busy machine several wait for each other."""
+    with threadpool_limits(1):
+        yield
+
+
+async def test_plain_faiss_is_set_beside_ours_and_told_with_its_recall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collaborative_search, "N_LISTENERS", 10)
+    monkeypatch.setattr(collaborative_search, "N_ROUNDS", 2)
     row = await measure(N_ITEMS, 50, plain=True)
     assert (row.n, row.recall, row.own_recall) == (N_ITEMS, 1.0, 1.0)
     ours, plain = row.plain.split("; ")
