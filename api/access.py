@@ -1,5 +1,6 @@
 """Who may ask: the API key, and pages of other sites in a browser."""
 
+from collections.abc import Collection
 from hashlib import blake2b
 from hmac import compare_digest
 from http import HTTPStatus
@@ -9,6 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.responses import problem
 
+PERSONAL = ("/members/", "/jobs/")
+"""What tells of members: as much as what ``POST /recommend/cached`` answers, which needs the key as well."""
 READS = frozenset({"GET", "HEAD"})
 ALWAYS_OPEN = frozenset({"/health/live", "/health/started"})
 """Say that the process runs, or was ready once, and no more: restarts are decided by them, where there is no key."""
@@ -18,12 +21,16 @@ class AccessRule:
     """Lets a request through, or answers it before a byte of its body is read.
 
     With a key every request that is no read must bring it, and with ``keyed_reads`` every read but ``ALWAYS_OPEN`` too.
-    Paths that do not exist are no exception: a route is keyed unless it is made open here. Without a key, what a
-    browser sends from another site's page is still refused, or any page could spend what an LLM costs.
+    So must a read of what is ``PERSONAL``. Paths that do not exist are no exception: a route is keyed unless it is made
+    open here. Without a key, what a browser sends from another site's page is still refused, or any page could spend
+    what an LLM costs, unless it is a page of one of ``origins`` (such as ``https://songs.example``).
     """
 
-    def __init__(self, app: ASGIApp, *, key: SecretStr, keyed_reads: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, *, key: SecretStr, keyed_reads: bool, origins: Collection[str] = frozenset()
+    ) -> None:
         self._app = app
+        self._origins = frozenset(origin.encode() for origin in origins)
         self._digest = _digest(key.get_secret_value().encode()) if key.get_secret_value() else None
         self._keyed_reads = keyed_reads
 
@@ -42,11 +49,18 @@ class AccessRule:
     def _is_open(self, scope: Scope) -> bool:
         is_read = scope["method"] in READS
         if self._digest is None:
-            return is_read or not _is_of_another_site(scope)
-        if is_read and (not self._keyed_reads or scope["path"] in ALWAYS_OPEN):
+            return is_read or not _is_of_another_site(scope) or self._is_of_a_known_origin(scope)
+        if is_read and self._is_open_to_read(scope["path"]):
             return True
         matches = [compare_digest(_digest(given), self._digest) for given in _keys(scope)]
         return any(matches)
+
+    def _is_open_to_read(self, path: str) -> bool:
+        return path in ALWAYS_OPEN or not (self._keyed_reads or path.startswith(PERSONAL))
+
+    def _is_of_a_known_origin(self, scope: Scope) -> bool:
+        """By the header that a browser sends with every request of another site's page, and no page can change."""
+        return any(name == b"origin" and value in self._origins for name, value in scope["headers"])
 
 
 def _keys(scope: Scope) -> list[bytes]:

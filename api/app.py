@@ -1,29 +1,40 @@
 """The HTTP application: health, metrics, and the contract's POST routes."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Protocol
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import PlainTextResponse
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access import AccessRule
 from api.body_limit import BodyLimit
+from api.catalogue import catalogue_router
+from api.events import events_router
 from api.health import HealthReporter, health_router
+from api.jobs import jobs_router
+from api.members import members_router
+from api.rate_limit import RateLimit
 from api.recommendations import JobDesk, RefreshObserver, recommendation_router
 from api.responses import RETRY_AFTER_S, documented, install_problem_handlers, problem
+from api.route_templates import RouteTemplates
+from api.seeds import seeds_router
 from api.tracing import TracedRequests
+from core.browsing import ItemBrowser
 from core.feedback import RefreshRequests
-from core.ports import ActiveMembers, Clock, JobPublisher, ResultCache
+from core.ports import ActiveMembers, Clock, EventPublisher, JobPublisher, ResultCache
+from core.seeds import SeedRecommender
 from core.tracing import NO_TRACING, Tracing
 from models.log_event import LogEvent
 
 MAX_BODY_BYTES = 1_048_576
 ANSWER_TIMEOUT_S = 30.0
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
 Expose = Callable[[str], tuple[bytes, str]]
 """An ``Accept`` header in, the exposition of all metrics and its content type out."""
 
@@ -47,16 +58,22 @@ def create_app(
     members: ActiveMembers,
     clock: Clock,
     refreshes: RefreshRequests,
+    browser: ItemBrowser,
+    seeds: SeedRecommender,
+    events: EventPublisher,
     favorites_field: str = "favorite_song_ids",
     api_key: SecretStr | None = None,
     keyed_reads: bool = False,
+    rate_limit: str = "",
+    cors_origins: Sequence[str] = (),
     answer_timeout_s: float = ANSWER_TIMEOUT_S,
     tracing: Tracing = NO_TRACING,
 ) -> FastAPI:
     """The application; it opens nothing and owns nothing of what it is given.
 
     ``favorites_field`` is what cached views call the likes that they were made from; ``api_key`` and ``keyed_reads``
-    are those of ``AccessRule``; an answer may take ``answer_timeout_s``.
+    are those of ``AccessRule``; ``rate_limit`` is that of ``RateLimit``, empty: none; pages of ``cors_origins`` may ask
+    from a browser; an answer may take ``answer_timeout_s`` until it begins.
     """
     app = FastAPI(
         title="Songs AI",
@@ -77,9 +94,24 @@ def create_app(
         favorites_field=favorites_field,
     )
     app.include_router(recommendation_router(desk))
+    app.include_router(seeds_router(seeds, desk))
+    app.include_router(catalogue_router(browser))
+    app.include_router(jobs_router(results))
+    app.include_router(members_router(results))
+    app.include_router(events_router(events, may_forget=bool(api_key and api_key.get_secret_value())))
     install_problem_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
-    app.add_middleware(AccessRule, key=api_key or SecretStr(""), keyed_reads=keyed_reads)
+    app.add_middleware(AccessRule, key=api_key or SecretStr(""), keyed_reads=keyed_reads, origins=cors_origins)
+    if rate_limit:
+        app.add_middleware(RateLimit, limits=rate_limit)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "X-API-Key"],
+            expose_headers=["Location", "RateLimit", "RateLimit-Policy", "Retry-After"],
+        )
     paths = frozenset(app.openapi()["paths"])
     if tracing is not NO_TRACING:
         app.add_middleware(TracedRequests, tracing=tracing, paths=paths)
@@ -87,7 +119,7 @@ def create_app(
         RequestBoundary,
         observer=observer,
         clock=clock,
-        paths=paths,
+        routes=RouteTemplates(paths),
         timeout_s=answer_timeout_s,
     )
     return app
@@ -109,16 +141,16 @@ def _metrics_router(health: HealthReporter, expose: Expose) -> APIRouter:
 class RequestBoundary:
     """Counts every request, and turns what nobody expected into a 500 that tells nothing of the inside.
 
-    What takes longer than ``timeout_s`` is cancelled and answered with 503.
+    What takes longer than ``timeout_s`` is cancelled and answered with 503; a stream of events has to begin by then.
     """
 
     def __init__(
-        self, app: ASGIApp, *, observer: RequestObserver, clock: Clock, paths: frozenset[str], timeout_s: float
+        self, app: ASGIApp, *, observer: RequestObserver, clock: Clock, routes: RouteTemplates, timeout_s: float
     ) -> None:
         self._app = app
         self._observer = observer
         self._clock = clock
-        self._paths = paths
+        self._routes = routes
         self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,7 +159,7 @@ class RequestBoundary:
             await self._app(scope, receive, send)
             return
         # By its path, since what is refused at the door meets no route.
-        route = scope["path"] if scope["path"] in self._paths else ""
+        route = self._routes.of(scope["path"])
         started_s = self._clock.monotonic_s()
         status = await self._answer(route, scope, receive, send)
         seconds = self._clock.monotonic_s() - started_s
@@ -140,6 +172,8 @@ class RequestBoundary:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if (b"content-type", EVENT_STREAM) in message["headers"]:
+                    limit.reschedule(None)
             await send(message)
 
         try:

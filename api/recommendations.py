@@ -98,11 +98,12 @@ class JobDesk:
         item_ids: Sequence[int],
         source: str,
         *,
+        top_k: int | None = None,
         locale: str | None = None,
         context: JobContext | None = None,
     ) -> Job:
         """A job of the member, published; raises ``DependencyUnavailable``."""
-        job = replace(self._job(member_id, item_ids, source), locale=locale, context=context)
+        job = replace(self._job(member_id, item_ids, source), top_k=top_k, locale=locale, context=context)
         await submit(job, results=self._results, publisher=self._publisher)
         return job
 

@@ -193,6 +193,7 @@ def seeds_router(recommender: SeedRecommender, desk: JobDesk) -> APIRouter:
             nobody(body.item_ids) if body.member_id is None else body.member_id,
             body.item_ids,
             _SOURCE,
+            top_k=body.limit,
             locale=body.locale,
             context=context_of(body.wish),
         )

@@ -25,6 +25,14 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class FeatureScale(_Section):
+    """How a number is spread: normally about ``centre``; its logarithm is, where ``log_offset`` is added before."""
+
+    centre: float
+    spread: float = Field(gt=0)
+    log_offset: float | None = None
+
+
 class ItemTable(_Section):
     """The table of items. Columns may be NULL; ``active`` and ``modified_at`` are used where the table has them."""
 
@@ -40,10 +48,25 @@ class ItemTable(_Section):
     modified_at: str | None = None
     passthrough: tuple[str, ...] = Field((), description="further columns that results carry as they stand")
     text: tuple[str, ...] = Field((), description="further text columns that the embedder reads")
+    spellings: tuple[str, ...] = Field(
+        (), exclude=True, description="columns of ``text`` or ``passthrough`` that search reads as further titles"
+    )
     feature_weights: dict[str, float] = Field({}, description="what a number counts in embeddings where that is not 1")
+    feature_scales: dict[str, FeatureScale] = Field(
+        {}, exclude=True, description="how numbers are spread, where a catalogue is too small to tell"
+    )
+    frequent_words: tuple[str, ...] = Field(
+        (), exclude=True, description="words of titles that tell nothing, there too"
+    )
     types: dict[str, ColumnType] = Field(
         {}, exclude=True, description="of columns that are no short text, for tables that ingest makes"
     )
+
+    @model_validator(mode="after")
+    def _spellings_are_read(self) -> Self:
+        if unread := sorted(set(self.spellings) - {*self.text, *self.passthrough}):
+            raise ValueError(f"item.spellings: {', '.join(unread)} must be in item.text or item.passthrough too")
+        return self
 
 
 class InteractionTable(_Section):

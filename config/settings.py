@@ -14,6 +14,7 @@ from config.schedule import Schedule
 from config.token_price import TokenPrice
 
 MEMORY_URL = "memory://"
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 _HEADER_VALUE = re.compile(r"[!-~]*")
 _GREATEST = 2**31 - 1
 _LONGEST_DELAY_S = (2**32 - 1) // 1000
@@ -325,6 +326,14 @@ class Settings(BaseSettings):
         False,
         description="want the key for /metrics, /health and /openapi.json too; never for /health/live and /started",
     )
+    http_rate_limit: str = Field(
+        "",
+        pattern=r"^$|^\d+/(second|minute|hour|day)(;\d+/(second|minute|hour|day))*$",
+        description="requests of one client's address to one process, such as 600/minute;20/second; empty: no limit",
+    )
+    http_cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="sites whose pages may ask in a browser, such as https://songs.example, comma-separated"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level that is logged")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
 
@@ -380,6 +389,19 @@ class Settings(BaseSettings):
         """A key with a line break at its end, as files of secrets have one, is no header: every call would fail."""
         if isinstance(value, SecretStr) and not value.get_secret_value().isprintable():
             raise ValueError("must be UTF-8 without line breaks and control characters")
+        return value
+
+    @field_validator("http_cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        return tuple(part for each in value.split(",") if (part := each.strip())) if isinstance(value, str) else value
+
+    @field_validator("http_cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"http_cors_origins must be such as https://songs.example, without a path: {origin!r}")
         return value
 
     @field_validator("retry_delays_s", mode="before")

@@ -29,7 +29,23 @@ OPERATIONS = (
     "POST /recommend/cached",
     "POST /favorites/updated",
     "POST /warm/active",
+    "POST /recommend/seeds",
+    "GET /search",
+    "GET /items/{item_id}",
+    "GET /items/{item_id}/similar",
+    "GET /jobs/{job_id}",
+    "GET /jobs/{job_id}/events",
+    "GET /members/{member_id}/recommendations",
+    "POST /events",
 )
+ASKED = {
+    "memberId": 1,
+    "favorite_song_ids": [1],
+    "itemIds": [1, 2, 3],
+    "explain": True,
+    "events": [{"memberId": 1, "itemId": 1, "type": "like"}],
+}
+"""What every POST takes, each for what it knows of it."""
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -80,8 +96,9 @@ async def test_every_invalid_request_is_refused_as_the_document_says(served: tup
 async def test_a_dependency_that_is_away_is_in_the_document_too(label: str) -> None:
     async with http_bench(results=Unavailable()) as bench:
         bench.members.member_ids = [1]
+        bench.events.is_away = True
         path = label.removeprefix("POST ")
-        answer = await bench.client.post(path, json={"memberId": 1, "favorite_song_ids": [1]})
+        answer = await bench.client.post(path, json=ASKED)
         said = bench.app.openapi()["paths"][path]["post"]["responses"]
     assert answer.status_code == 503
     assert list(said[str(answer.status_code)]["content"]) == [answer.headers["content-type"]]

@@ -15,12 +15,14 @@ from api.health import HealthReporter
 from core.errors import DependencyUnavailable, PublishRefused
 from core.feedback import RefreshRequests
 from core.ports import Clock, HealthCheck, JobPublisher, ResultCache
+from models.event import Event
 from models.job import Job
 from services.metrics import PrometheusMetrics
 from services.redis_client import open_redis
 from services.refresh_requests import RedisRefreshRequests
 from services.result_cache import RedisResultCache
 from tests.support.hand_clock import HandClock
+from tests.support.small_catalogue import Showroom, showroom
 
 
 class RecordingPublisher:
@@ -55,6 +57,19 @@ class FixedMembers:
         return self.member_ids[:limit]
 
 
+class RecordingEvents:
+    """Keeps the events that are published; refuses them while it ``is_away``."""
+
+    def __init__(self) -> None:
+        self.published: list[Event] = []
+        self.is_away = False
+
+    async def publish_event(self, event: Event) -> None:
+        if self.is_away:
+            raise PublishRefused("no queue took it, at amqp://guest:guest@broker/")
+        self.published.append(event)
+
+
 class Unavailable:
     """Whatever is asked of it: the dependency is away."""
 
@@ -81,6 +96,8 @@ class HttpBench:
     metrics: PrometheusMetrics
     clock: HandClock
     refreshes: RedisRefreshRequests
+    events: RecordingEvents
+    showroom: Showroom
 
 
 @asynccontextmanager
@@ -93,6 +110,8 @@ async def http_bench(
     api_key: str = "",
     keyed_reads: bool = False,
     answer_timeout_s: float = 30.0,
+    rate_limit: str = "",
+    cors_origins: Sequence[str] = (),
 ) -> AsyncIterator[HttpBench]:
     """The application over Redis (in this process unless a URL is given); ``results`` takes the place of its cache."""
     clock = HandClock()
@@ -101,6 +120,7 @@ async def http_bench(
         cache = RedisResultCache(redis, clock, job_ttl_s=600, cache_ttl_s=600, lease_s=15)
         publisher, members = RecordingPublisher(cache), FixedMembers()
         refreshes = RedisRefreshRequests(redis, quiet_s=0.001, drift_s=0.001)
+        events, shown = RecordingEvents(), showroom(clock, metrics)
         app = create_app(
             health=HealthReporter(checks or {}, clock=clock, observer=metrics),
             expose_metrics=metrics.expose,
@@ -110,10 +130,15 @@ async def http_bench(
             members=members,
             clock=clock,
             refreshes=cast("RefreshRequests", results or refreshes),
+            browser=shown.browser,
+            seeds=shown.seeds,
+            events=events,
             api_key=SecretStr(api_key),
             keyed_reads=keyed_reads,
+            rate_limit=rate_limit,
+            cors_origins=cors_origins,
             answer_timeout_s=answer_timeout_s,
         )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://songs-ai") as client:
-            yield HttpBench(app, client, cache, publisher, members, metrics, clock, refreshes)
+            yield HttpBench(app, client, cache, publisher, members, metrics, clock, refreshes, events, shown)

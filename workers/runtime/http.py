@@ -9,38 +9,86 @@ import structlog
 from api.app import create_app
 from api.health import HealthReporter
 from api.server import HttpServer
+from core.browsing import ItemBrowser
 from core.errors import ConfigurationError
+from core.first_stage import FirstStage
+from core.item_versions import VersionFinder
+from core.seeds import SeedRecommender
 from models.log_event import LogEvent
+from services.item_search import FollowingItemSearch
+from workers.event_publisher import BrokerEventPublisher
+from workers.runtime.consuming import patiently
 from workers.runtime.health import OPTIONAL, health_checks
 from workers.runtime.parts import Parts
+from workers.runtime.pipeline_config import pipeline_config
 
 log = structlog.get_logger()
 
 
 @asynccontextmanager
 async def serving_http(parts: Parts, *, consuming: bool) -> AsyncIterator[None]:
-    """Serve while the block runs. Raises ``ConfigurationError`` where the address is not to be had."""
+    """Serve while the block runs. Raises ``ConfigurationError`` where the address is not to be had.
+
+    A process that does not consume loads the index, the model and the names here, in the background.
+    """
     health = HealthReporter(
         health_checks(parts, consuming=consuming), clock=parts.clock, observer=parts.metrics, optional=OPTIONAL
     )
-    server = _http_server(parts, health)
+    search = FollowingItemSearch(
+        parts.catalogue, refresh_s=parts.settings.index_refresh_s, spellings=parts.profile.item.spellings
+    )
+    server = _http_server(parts, health, search)
     try:
         await server.start()
     except OSError as error:
         raise ConfigurationError(f"HTTP_HOST and HTTP_PORT: the address cannot be served: {error}") from error
     if not (server.is_on_loopback or parts.settings.api_key.get_secret_value()):
         log.warning(LogEvent.HTTP_EXPOSED, host=parts.settings.http_host, hint="anybody may post jobs: set API_KEY")
-    looking = asyncio.create_task(health.run(), name="health")
+    looking = [asyncio.create_task(health.run(), name="health")]
+    if not consuming:
+        search.begin()
+        looking.append(asyncio.create_task(_load_and_follow(parts), name="follow"))
     try:
-        yield
+        async with search.following():
+            yield
     finally:
-        looking.cancel()
-        with suppress(asyncio.CancelledError):
-            await looking
+        for task in looking:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await server.stop()
 
 
-def _http_server(parts: Parts, health: HealthReporter) -> HttpServer:
+async def _load_and_follow(parts: Parts) -> None:
+    """Keep index and model up to date, for those who ask by HTTP."""
+    try:
+        await patiently(parts.index.load)
+        await patiently(parts.collaborative.load)
+    except ConfigurationError as error:
+        log.warning(LogEvent.INDEX_REFRESH_FAILED, error=str(error))
+    await asyncio.gather(parts.index.run(), parts.collaborative.run())
+
+
+def _http_server(parts: Parts, health: HealthReporter, search: FollowingItemSearch) -> HttpServer:
+    versions, config = VersionFinder(parts.profile.versions), pipeline_config(parts.settings, parts.profile)
+    first_stage = FirstStage(
+        catalogue=parts.catalogue,
+        observer=parts.metrics,
+        clock=parts.clock,
+        turns=parts.turns,
+        versions=versions,
+        config=config,
+        wishes=parts.wishes,
+    )
+    seeds = SeedRecommender(
+        first_stage=first_stage,
+        index=parts.index,
+        collaborative=parts.collaborative,
+        catalogue=parts.catalogue,
+        wishes=parts.wishes,
+        explainer=parts.explainer,
+        default_locale=config.default_locale,
+    )
     app = create_app(
         health=health,
         expose_metrics=parts.metrics.expose,
@@ -50,9 +98,14 @@ def _http_server(parts: Parts, health: HealthReporter) -> HttpServer:
         members=parts.members,
         clock=parts.clock,
         refreshes=parts.refreshes,
+        browser=ItemBrowser(catalogue=parts.catalogue, search=search, index=parts.index, versions=versions),
+        seeds=seeds,
+        events=BrokerEventPublisher(parts.broker),
         favorites_field=parts.profile.result.favorites,
         api_key=parts.settings.api_key,
         keyed_reads=parts.settings.api_key_for_reads,
+        rate_limit=parts.settings.http_rate_limit,
+        cors_origins=parts.settings.http_cors_origins,
         tracing=parts.tracing,
     )
     return HttpServer(app, parts.settings.http_host, parts.settings.http_port)

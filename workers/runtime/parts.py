@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from config.catalogue_profile import CatalogueProfile, load_profile
 from config.prompt_texts import load_prompt_texts
 from config.settings import MEMORY_URL, Settings
+from core.catalogue_statistics import CatalogueStatistics
 from core.errors import ConfigurationError
 from core.explanation import Explainer
 from core.llm_share import Arm, arm_of
@@ -84,6 +85,8 @@ class Parts:
     collaborative: RefreshingCollaborative
     members: SqlActiveMembers
     turns: Turns
+    wishes: WishStage
+    explainer: Explainer
     pipeline: RecommendationPipeline
     broker: Broker
     publisher: BrokerJobPublisher
@@ -147,17 +150,18 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         texts = load_prompt_texts()
         explainer = Explainer(profile, texts)
         turns = Turns()
+        wishes = WishStage(
+            profile.wishes,
+            WishesByIndex(embedder, index) if isinstance(embedder, FittedEmbedder) else embedder,
+            catalogue,
+            WishConfig(weight=settings.wish_weight, share=settings.wish_share),
+            timeout_s=settings.wish_timeout_s,
+        )
         pipeline = RecommendationPipeline(
             listeners=SqlListenerStore(database, profile),
             index=index,
             collaborative=collaborative,
-            wishes=WishStage(
-                profile.wishes,
-                WishesByIndex(embedder, index) if isinstance(embedder, FittedEmbedder) else embedder,
-                catalogue,
-                WishConfig(weight=settings.wish_weight, share=settings.wish_share),
-                timeout_s=settings.wish_timeout_s,
-            ),
+            wishes=wishes,
             catalogue=catalogue,
             reranker=reranker_of(settings, profile, texts, explainer, model, metrics),
             explainer=explainer,
@@ -189,6 +193,8 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             collaborative=collaborative,
             members=SqlActiveMembers(database, profile),
             turns=turns,
+            wishes=wishes,
+            explainer=explainer,
             pipeline=pipeline,
             broker=broker,
             publisher=BrokerJobPublisher(broker, tracing),
@@ -242,7 +248,9 @@ async def _open_embedder(
     settings: Settings, profile: CatalogueProfile, models: SqlModelStore
 ) -> "AsyncIterator[FittedEmbedder | OpenAIEmbedder]":
     if settings.embedder == "hashing":
-        yield FittedEmbedder(models, settings.embedding_dim, text_columns=profile.item.text)
+        item = profile.item
+        plain = CatalogueStatistics.plain(item.feature_scales, item.frequent_words)
+        yield FittedEmbedder(models, settings.embedding_dim, text_columns=item.text, plain=plain)
         return
     from services.openai_embedder import OpenAIEmbedder  # noqa: PLC0415 - slow to import, and seldom asked for
 
