@@ -8,7 +8,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from statistics import NormalDist
@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from config.catalogue_profile import FeatureScale
 from core.errors import ConfigurationError
 from core.item_tokens import Tokens, letter_pairs_of, tokens_of
 from core.text_features import Hashes, hash_of, hashes_of, mixed
@@ -110,9 +111,11 @@ class CatalogueStatistics:
     anchors: Halves = field(default_factory=lambda: np.empty((0, 0), np.float16))
 
     @classmethod
-    def plain(cls) -> "CatalogueStatistics":
-        """What can be said of any catalogue: of Spotify's audio features, and of words that say little."""
-        return _PLAIN
+    def plain(
+        cls, scales: Mapping[str, FeatureScale] | None = None, frequent_words: Collection[str] = ()
+    ) -> "CatalogueStatistics":
+        """What can be said of a catalogue unseen: how numbers are commonly spread, and words that say little."""
+        return _plain(scales or {}, frequent_words)
 
     @property
     def version(self) -> str:
@@ -386,10 +389,10 @@ def _normal_scores(values: Doubles) -> tuple[Doubles, Doubles]:
 # --- where there is nothing to fit on ---
 
 
-def _feature_of(centre: float, spread: float, log_offset: float | None, plane: int) -> Feature:
+def _feature_of(scale: FeatureScale, plane: int) -> Feature:
     scores = np.linspace(-BOUND, BOUND, 101)
-    knots = centre + spread * scores
-    return Feature(knots if log_offset is None else np.exp(knots) - log_offset, scores, _MEANS, plane=plane)
+    knots = scale.centre + scale.spread * scores
+    return Feature(knots if scale.log_offset is None else np.exp(knots) - scale.log_offset, scores, _MEANS, plane=plane)
 
 
 def _feature_of_any_size(name: str) -> Feature:
@@ -406,41 +409,19 @@ def _standard_normal() -> Doubles:
 _MEANS = waves(_standard_normal()).mean(axis=0)
 _MAGNITUDES = 2.5
 
-# Spotify's audio features, in their documented ranges: centre, spread, and what is added before a logarithm is taken.
-_SCALES: Mapping[str, tuple[float, float, float | None]] = {
-    "danceability": (0.65, 0.16, None),
-    "energy": (0.7, 0.2, None),
-    "valence": (0.5, 0.24, None),
-    "tempo": (4.8, 0.23, 1.0),
-    "acousticness": (-2.2, 1.5, 0.01),
-    "instrumentalness": (-7.5, 2.8, 1e-4),
-    "speechiness": (-2.6, 0.7, 0.01),
-    "loudness": (-7.0, 3.2, None),
-    "duration_ms": (12.28, 0.28, 1.0),
-    "liveness": (-1.9, 0.65, 0.02),
-}
-
-# Words that tell nothing about what a title is about.
-_FREQUENT_WORDS = (
-    "a an and de edit el en feat featuring for from ft i in is it la me mix my no of on original radio remaster "
-    "remastered remix the to ver version with y you your"
-)
 # Of so many items such a word is in a fifth, and any other in a few.
 _N_ITEMS_AT_ALL, _N_FREQUENT, _N_SEVERAL = 10_000, 2_000, 5
 
 
-def _plain(frequent: Iterable[str]) -> CatalogueStatistics:
-    hashes = np.sort(hashes_of(sorted(set(frequent))))
+def _plain(scales: Mapping[str, FeatureScale], frequent_words: Collection[str]) -> CatalogueStatistics:
+    hashes = np.sort(hashes_of(sorted(set(frequent_words))))
     nothing = np.empty(0)
     return CatalogueStatistics(
         _N_ITEMS_AT_ALL,
-        {name: _feature_of(*scale, plane) for plane, (name, scale) in enumerate(_SCALES.items())},
+        {name: _feature_of(scale, plane) for plane, (name, scale) in enumerate(scales.items())},
         hashes,
         np.full(len(hashes), _N_FREQUENT, np.uint32),
         Heaviest(np.empty(0, np.uint64), np.empty(0, np.bool_), nothing, nothing),
         count_of_unknown=_N_SEVERAL,
         is_fitted=False,
     )
-
-
-_PLAIN = _plain(_FREQUENT_WORDS.split())

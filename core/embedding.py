@@ -69,8 +69,8 @@ _AMPLITUDES: Final = np.repeat(math.sqrt(8 * _SLOPE * BOUND) / math.pi / HARMONI
 class HashingEmbedder:
     """``core.ports.Embedder`` by hashing: deterministic, the same in every process, for any catalogue profile.
 
-    ``text_columns`` names those of an item's ``columns`` that are text to read besides titles and creator. Without
-    ``statistics`` of the catalogue plain ones stand in: then style is not read, and nothing is filled with slack.
+    ``text_columns`` names those of an item's ``columns`` that are text to read besides titles and creator. Where no
+    ``statistics`` are fitted plain ones stand in: then style is not read, and nothing is filled with slack.
     """
 
     def __init__(
@@ -81,8 +81,13 @@ class HashingEmbedder:
         self._dim = dim
         self._text_columns = tuple(text_columns)
         self._statistics = statistics or CatalogueStatistics.plain()
-        self._name = f"hashing-{_VERSION}-{dim}" + (f"-{statistics.version[:8]}" if statistics else "")
+        self._name = f"hashing-{_VERSION}-{dim}" + (
+            f"-{self._statistics.version[:8]}" if self._statistics.is_fitted else ""
+        )
         n_features = len(self._statistics.features)
+        if not self._statistics.is_fitted:
+            # Numbers that nobody declared share what room there is.
+            n_features = max(n_features, _N_FULL)
         self._weight_of_one = min(1.0, _N_FULL / max(n_features, 1))
         n_pairs = int(dim * _NUMBERS_SHARE) // 2
         self._n_harmonics = min(max(n_pairs // max(n_features, 1), 1), len(HARMONICS))

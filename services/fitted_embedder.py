@@ -25,10 +25,18 @@ class FittedEmbedder:
     no run of embedding is halfway when that happens; the index then loads what has been embedded by the new name.
     """
 
-    def __init__(self, store: ModelStore, dim: int, *, text_columns: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        store: ModelStore,
+        dim: int,
+        *,
+        text_columns: Collection[str] = (),
+        plain: CatalogueStatistics | None = None,
+    ) -> None:
+        """``plain``: what stands in for statistics while there are none."""
         self._store = store
         self._text_columns = tuple(text_columns)
-        self._current = HashingEmbedder(dim, text_columns=self._text_columns)
+        self._current = HashingEmbedder(dim, text_columns=self._text_columns, statistics=plain)
         self._former = {self._current.name: self._current}
         self._version: str | None = None
         self._refused: str | None = None

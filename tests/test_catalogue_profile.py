@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from config.catalogue_profile import (
     PROFILES,
     CatalogueProfile,
+    FeatureScale,
     Fitting,
     InteractionTable,
     ItemTable,
@@ -32,6 +33,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "catalogue-profiles.md"
 SECTIONS: dict[str, type[BaseModel]] = {
     "The profile": CatalogueProfile,
     "`[item]`": ItemTable,
+    "`[item.feature_scales]`": FeatureScale,
     "`[likes]`": InteractionTable,
     "`[lists]`": JoinedInteractionTable,
     "`[members]`": MemberTable,

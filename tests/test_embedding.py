@@ -20,6 +20,9 @@ from core.item_tokens import style_of
 from core.ports import Embedder
 from core.text_features import NGRAM_LENGTHS, piece_features, token_features, words
 from models.catalogue import Item
+from tests.support.catalogue import SONGS
+
+PLAIN = CatalogueStatistics.plain(SONGS.item.feature_scales, SONGS.item.frequent_words)
 
 ROOT = Path(__file__).parents[1]
 CALM = {"energy": 0.2, "danceability": 0.3, "tempo": 75.0, "acousticness": 0.9, "loudness": -18.0, "valence": 0.3}
@@ -59,7 +62,7 @@ def song(
 
 
 def cosine(one: Item, other: Item, dim: int = 128) -> float:
-    first, second = HashingEmbedder(dim).embed_now([one, other])
+    first, second = HashingEmbedder(dim, statistics=PLAIN).embed_now([one, other])
     return float(first @ second)
 
 
@@ -176,12 +179,28 @@ def test_an_outlier_does_not_come_round_to_the_other_end() -> None:
 @pytest.mark.parametrize("name", ["energy", "tempo", "playtime"])
 @pytest.mark.parametrize("value", [1e308, -1e308])
 def test_an_absurd_number_is_an_outlier_and_no_trouble(name: str, value: float) -> None:
-    assert np.all(np.isfinite(HashingEmbedder().embed_now([song(features={name: value})])))
+    for embedder in (HashingEmbedder(), HashingEmbedder(statistics=PLAIN)):
+        assert np.all(np.isfinite(embedder.embed_now([song(features={name: value})])))
 
 
 def test_numbers_that_nobody_declared_count_by_their_magnitude() -> None:
     game = song(features={"playtime": 100.0})
     assert_nearer(game, song(features={"playtime": 130.0}), song(features={"playtime": 2.0}))
+
+
+def test_what_no_profile_speaks_of_is_no_word_of_songs() -> None:
+    """Another domain's ``energy`` is none of Spotify's, and its ``mix`` says as much as any word."""
+    energies = [song(features={"energy": value}) for value in (5.0, 90.0)]
+    other = HashingEmbedder(128).embed_now(energies)
+    assert (
+        cosine(energies[0], energies[1])
+        == pytest.approx(1, abs=1e-3)
+        != pytest.approx(float(other[0] @ other[1]), abs=0.1)
+    )
+    titles = [song("Trail Mix"), song("Berry Mix"), song("Trail Bread")]
+    first, mix, trail = HashingEmbedder(128).embed_now(titles)
+    assert float(first @ mix) == pytest.approx(float(first @ trail), abs=0.15)
+    assert_nearer(titles[0], titles[2], titles[1])
 
 
 def test_items_with_nothing_in_common_are_not_near() -> None:
@@ -332,7 +351,7 @@ def test_another_process_fits_the_same() -> None:
 
 def test_songs_of_one_artist_are_found_better_by_statistics() -> None:
     songs, artists = generated(800)
-    plain, by_fit = HashingEmbedder().embed_now(songs), fitted(songs).embed_now(songs)
+    plain, by_fit = HashingEmbedder(statistics=PLAIN).embed_now(songs), fitted(songs).embed_now(songs)
     by_chance = 10 * 7 / 800
     assert hits(by_fit, artists) > hits(plain, artists) > 3 * by_chance
 
