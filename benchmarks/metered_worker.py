@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Gauge
 import main
 from core.ports import Clock
 from services.metrics import PrometheusMetrics
-from workers.runtime import parts
+from workers.runtime import tracing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -92,5 +92,5 @@ def _no_stage(_: str) -> AbstractContextManager[None]:
 
 if __name__ == "__main__":
     kinds = {"shipped": PrometheusMetrics, "silent": SilentMetrics, "timed": TimedMetrics}
-    vars(parts)["PrometheusMetrics"] = kinds[sys.argv.pop(1)]
+    vars(tracing)["PrometheusMetrics"] = kinds[sys.argv.pop(1)]
     main.app()
