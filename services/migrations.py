@@ -96,7 +96,7 @@ def _lost(connection: sa.Connection, revision: str) -> list[str]:
         command.upgrade(_alembic(trial), _revision(connection) or "base")
         command.downgrade(_alembic(trial), revision)
         then = _columns(trial)
-    gone = [(table, None) for table in now if table not in then]
+    gone: list[tuple[str, str | None]] = [(table, None) for table in now if table not in then]
     gone += [(table, name) for table in now if table in then for name in now[table] if name not in then[table]]
     counted = [(table, name, connection.scalar(_count(table, name))) for table, name in gone]
     return [f"{table}.{name} ({n:,} rows)" if name else f"{table} ({n:,} rows)" for table, name, n in counted if n]
@@ -109,7 +109,7 @@ def _columns(connection: sa.Connection) -> dict[str, list[str]]:
     return {name: [column["name"] for column in inspector.get_columns(name)] for name in names}
 
 
-def _count(table: str, column: str | None) -> sa.Select[tuple[int]]:
+def _count(table: str, column: str | None) -> sa.Select[int]:
     """How many rows a table has, or how many with something in that column."""
     counting = sa.select(sa.func.count()).select_from(sa.table(table))
     return counting if column is None else counting.where(sa.column(column).is_not(None))
