@@ -259,14 +259,14 @@ async def run_former(former: Path, site: Site, *command: str) -> None:
 async def former_worker(former: Path, site: Site) -> AsyncIterator[WorkerProcess]:
     process = WorkerProcess(site.environment, program=former / "main.py")
     try:
-        await process.start()
+        await process.start(120)  # from sources that are not compiled yet
         yield process
     finally:
         await process.kill()
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_this_version_and_the_one_before_serve_one_queue_while_the_schema_goes_forward_and_back(
     site: Site, former: Path
 ) -> None:
