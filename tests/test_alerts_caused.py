@@ -71,10 +71,15 @@ class Watch:
 
 @asynccontextmanager
 async def watching(
-    tools: Tools, site: Site, *, n_workers: int = 1, thresholds: Mapping[str, str] | None = None, **settings: str
+    tools: Tools,
+    site: Site,
+    *,
+    n_workers: int = 1,
+    thresholds: Mapping[str, str] | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Watch]:
     """Workers of the site with these settings, a Prometheus that scrapes them, and an Alertmanager that it tells."""
-    workers = [WorkerProcess({**site.environment, **settings}, forked=True) for _ in range(n_workers)]
+    workers = [WorkerProcess({**site.environment, **(settings or {})}, forked=True) for _ in range(n_workers)]
     async with AsyncExitStack() as stack:
         for each in workers:
             stack.push_async_callback(_ended, each)
@@ -267,7 +272,7 @@ async def test_more_jobs_than_a_worker_can_do(site: Site, tools: Tools) -> None:
     thresholds = {"p95_5m > 10": "p95_5m > 1", '"main"}) > 60': '"main"}) > 3', "> 6 * 3600": "> 3"}
     slow = {"CONCURRENCY": "1", "BATCH_CONCURRENCY": "1"}
     async with (
-        watching(tools, site, thresholds=thresholds, **slow) as watch,
+        watching(tools, site, thresholds=thresholds, settings=slow) as watch,
         open_backend(
             site.amqp_url, site.environment["REDIS_URL"], site.prefix, routing_key="recommendation.batch"
         ) as nightly,
@@ -284,7 +289,8 @@ async def test_more_jobs_than_a_worker_can_do(site: Site, tools: Tools) -> None:
 
 @pytest.mark.long
 async def test_an_llm_that_answers_nonsense_and_then_not_at_all(site: Site, tools: Tools) -> None:
-    async with watching(tools, site, LLM_BREAKER_FAILURES="3", LLM_BREAKER_COOL_DOWN_S="5") as watch:
+    settings = {"LLM_BREAKER_FAILURES": "3", "LLM_BREAKER_COOL_DOWN_S": "5"}
+    async with watching(tools, site, settings=settings) as watch:
         site.llm.fail(Fault.MALFORMED)
         async with again_and_again(new_jobs(site)):
             await watch.tells("SongsAiAnswersDegraded")
@@ -298,7 +304,7 @@ async def test_money_that_runs_out(site: Site, tools: Tools) -> None:
     """A day's money is enough for some sixty calls."""
     price = {"input": 50, "output": 0.01}
     prices = json.dumps({"gpt-4.1-mini": price, "gpt-4.1": price})
-    async with watching(tools, site, LLM_PRICES=prices, LLM_DAILY_USD="6") as watch:
+    async with watching(tools, site, settings={"LLM_PRICES": prices, "LLM_DAILY_USD": "6"}) as watch:
         first = 100
         while await _spent_usd(watch.workers[0]) < 0.8 * 6:
             await site.backend.wait(await site.backend.publish(jobs_of(range(first, first + 4))), 30)
@@ -324,7 +330,7 @@ async def test_a_site_that_is_not_kept_up(site: Site, tools: Tools) -> None:
     await _missed(site, "embed")
     thresholds = {"behind_seconds > 900": "behind_seconds > 3"}
     settings = {"SCHEDULE": json.dumps(schedule), "TIME_ZONE": "UTC"}
-    async with watching(tools, site, thresholds=thresholds, **settings) as watch:
+    async with watching(tools, site, thresholds=thresholds, settings=settings) as watch:
         instance = address(watch.workers[0])
         async with Redis.from_url(site.environment["REDIS_URL"]) as redis:
             await redis.set(f"songs_ai:leader:{site.prefix}", "a stranger", px=15_000)
