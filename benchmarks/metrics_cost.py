@@ -79,7 +79,7 @@ async def contestants(environment: dict[str, str]) -> AsyncIterator[list[Contest
             settings = {**environment, "NAME_PREFIX": f"{environment['NAME_PREFIX']}-{kind}", "LEADER_LEASE_S": "0"}
             process = WorkerProcess(settings, (kind, "worker"), PROGRAM)
             stack.push_async_callback(process.kill)
-            await process.start()
+            await process.start(180)
             urls = settings["BROKER_URL"], settings["REDIS_URL"], settings["NAME_PREFIX"]
             found.append(Contestant(kind, process, await stack.enter_async_context(open_backend(*urls))))
         yield found
