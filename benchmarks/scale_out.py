@@ -5,8 +5,8 @@
 Twice each: with an LLM of ``--llm-delay-s``, for which a worker waits with 64 jobs in flight, and without one, where
 nothing but CPU limits it. Every job is of a member who has nothing, with likes of their own, so no cache answers. A
 rate is jobs by the time from before the first publish to the last ``finishedAt``. Servers of processes are found as
-for ``benchmarks.main_job``; for ``--containers`` the compose project must be up, with the passwords that it has without a
-.env; it stays up.
+for ``benchmarks.main_job``; for ``--containers`` the compose project must be up, with the passwords that it has without
+a .env; it stays up.
 """
 
 import argparse
@@ -118,14 +118,14 @@ def seconds_until_last(finished_at: Sequence[str], started_s: float) -> float:
     return max(datetime.fromisoformat(each).timestamp() for each in finished_at) - started_s
 
 
-async def measure(crew: Crew, n_jobs: int, first_member: int) -> Turn:
+async def measure(crew: Crew, n_jobs: int, first_member: int, poll_s: float = POLL_S) -> Turn:
     """Publish all at once, wait for all. Raises ``RuntimeError`` where one did not succeed."""
     likes = likes_of(range(first_member, first_member + n_jobs + N_WARM_UP * len(crew.pids)), crew.songs, first_member)
     bodies = [job_body(*pair) for pair in likes.items()]
     async with open_backend(crew.amqp_url, crew.redis_url, crew.prefix) as backend:
-        await _ended(backend, await backend.publish(bodies[n_jobs:]))
+        await _ended(backend, await backend.publish(bodies[n_jobs:]), poll_s)
         cpu_before_s, ticks_before, started_s = [cpu_s(pid) for pid in crew.pids], busy_ticks(), time.time()
-        statuses = await _ended(backend, await backend.publish(bodies[:n_jobs]))
+        statuses = await _ended(backend, await backend.publish(bodies[:n_jobs]), poll_s)
         passed_s = time.time() - started_s
         busy_cores = (busy_ticks() - ticks_before) / CLOCK_TICKS / passed_s
     return Turn(
@@ -136,7 +136,7 @@ async def measure(crew: Crew, n_jobs: int, first_member: int) -> Turn:
     )
 
 
-async def _ended(backend: Backend, job_ids: Sequence[str]) -> list[dict[str, str]]:
+async def _ended(backend: Backend, job_ids: Sequence[str], poll_s: float) -> list[dict[str, str]]:
     """Asks seldom, and only for those that have not ended: the machine is the workers'."""
     waiting, ended = list(job_ids), []
     async with asyncio.timeout(TIMEOUT_S):
@@ -144,7 +144,7 @@ async def _ended(backend: Backend, job_ids: Sequence[str]) -> list[dict[str, str
             statuses = await backend.statuses(waiting)
             waiting = [each for each in waiting if "finishedAt" not in statuses[each]]
             ended += [fields for fields in statuses.values() if "finishedAt" in fields]
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(poll_s)
     if wrong := [fields for fields in ended if fields["status"] != "succeeded"]:
         raise RuntimeError(f"{len(wrong)} of {len(job_ids)} jobs failed, such as {wrong[0]}")
     return ended
