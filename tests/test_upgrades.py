@@ -143,7 +143,7 @@ async def site(amqp_url: str, mysql_url: str, redis_url: str, llm_server: LLMSer
         "RETRY_DELAYS_S": "0.2,0.5,1",
         "JOB_LEASE_S": "2",
         "INDEX_REFRESH_S": "0.5",
-        "LEADER_LEASE_S": "2",
+        "LEADER_LEASE_S": "5",
     }
     await asyncio.to_thread(create_backend_tables, mysql_url)
     await asyncio.to_thread(insert_songs, mysql_url, *(song(song_id) for song_id in CATALOGUE))
@@ -154,7 +154,7 @@ async def site(amqp_url: str, mysql_url: str, redis_url: str, llm_server: LLMSer
 
 
 def bugs(process: WorkerProcess) -> list[str]:
-    return [line for line in process.log.splitlines() if "Traceback" in line or '"level": "error"' in line]
+    return [line for line in process.log.splitlines() if "Traceback" in line or '"level":"error"' in line]
 
 
 async def n_succeeded(process: WorkerProcess) -> float:
