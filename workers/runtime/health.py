@@ -54,5 +54,9 @@ async def _check_index(parts: Parts) -> None:
 
 async def _check_llm(parts: Parts) -> None:
     """By what the calls of all workers came to: a call of its own would cost money at every look."""
-    if given_up := await models_given_up(parts.redis, parts.settings.llm_strategies.models):
+    try:
+        given_up = await models_given_up(parts.redis, parts.settings.llm_strategies.models)
+    except DependencyUnavailable:
+        return  # nobody can say, and calls pass: that Redis is away is told by its own check
+    if given_up:
         raise DependencyUnavailable("llm", f"the breaker keeps calls from {', '.join(given_up)}")
