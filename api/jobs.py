@@ -98,8 +98,8 @@ class ProgressShape(Shape):
     error: FailureShape | None = None
 
 
-def jobs_router(results: ResultCache, *, look_every_s: float = LOOK_EVERY_S, stream_s: float = STREAM_S) -> APIRouter:
-    """The routes; streams look every ``look_every_s`` and end after ``stream_s``."""
+def jobs_router(results: ResultCache) -> APIRouter:
+    """The routes."""
     router = APIRouter(tags=["jobs"], responses=documented(*_REFUSALS))
 
     async def known(job_id: _JobId) -> JobView:
@@ -124,25 +124,23 @@ def jobs_router(results: ResultCache, *, look_every_s: float = LOOK_EVERY_S, str
         The first event is how it stands, unless ``Last-Event-ID`` says that this is known; the last one, of type
         ``succeeded`` or ``failed``, always comes.
         """
-        async for event in _changes(results, job_id, view, last_event_id, look_every_s=look_every_s, stream_s=stream_s):
+        async for event in _changes(results, job_id, view, last_event_id):
             yield event
 
     return router
 
 
-async def _changes(
-    results: ResultCache, job_id: str, view: JobView, told: str, *, look_every_s: float, stream_s: float
-) -> AsyncIterator[ServerSentEvent]:
+async def _changes(results: ResultCache, job_id: str, view: JobView, told: str) -> AsyncIterator[ServerSentEvent]:
     loop = asyncio.get_running_loop()
-    ends_at_s = loop.time() + stream_s
+    ends_at_s = loop.time() + STREAM_S
     while True:
         has_ended, now = view.status in _ENDS, f"{view.status.value}-{view.progress}"
         if has_ended or now != told:
-            yield ServerSentEvent(event=view.status.value, id=now, data=_told(job_id, view))
+            yield ServerSentEvent(event=view.status.value, id=now, raw_data=_told(job_id, view))
             told = now
         if has_ended or loop.time() >= ends_at_s:
             return
-        await asyncio.sleep(look_every_s)
+        await asyncio.sleep(LOOK_EVERY_S)
         try:
             seen = await results.job(job_id)
         except DependencyUnavailable:
@@ -152,5 +150,6 @@ async def _changes(
         view = seen
 
 
-def _told(job_id: str, view: JobView) -> ProgressShape:
-    return ProgressShape(job_id=job_id, status=view.status, progress=view.progress, error=FailureShape.of(view))
+def _told(job_id: str, view: JobView) -> str:
+    told = ProgressShape(job_id=job_id, status=view.status, progress=view.progress, error=FailureShape.of(view))
+    return told.model_dump_json(by_alias=True)
