@@ -58,6 +58,16 @@ class Watch:
     prometheus: PrivatePrometheus
     workers: Sequence[WorkerProcess]
 
+    async def quiet(self, *names: str) -> None:
+        """Return once none of these is pending or firing, as while workers start; what came so far is forgotten."""
+
+        async def none_is_active() -> bool:
+            known = await asyncio.to_thread(self.prometheus.alerts)
+            return not {each["labels"]["alertname"] for each in known} & set(names)
+
+        await until(none_is_active, within_s=PATIENCE_S)
+        self.people.forget()
+
     async def tells(self, name: str, **labels: str) -> None:
         """Return once people were told of the alert, whose summary names these labels."""
         rule = alerts()[name]
@@ -83,7 +93,7 @@ async def watching(
     async with AsyncExitStack() as stack:
         for each in workers:
             stack.push_async_callback(_ended, each)
-            await each.start()
+        await asyncio.gather(*(each.start() for each in workers))
         alertmanager = await asyncio.to_thread(tools.alertmanager, tools.people.routes)
         scraping = Scraping(
             targets={"songs-ai": [address(each) for each in workers]},
@@ -182,6 +192,7 @@ async def test_a_killed_worker_is_told_of_by_slack_mail_and_webhook_and_so_is_th
         posted = [alert["labels"] for body in watch.people.posted("webhook") for alert in body["alerts"]]
         assert [each["instance"] for each in posted if each["alertname"] == "SongsAiWorkerDown"] == [address(one)]
         assert watch.people.posted("heartbeat")[0]["alerts"][0]["labels"]["alertname"] == "SongsAiWatchdog"
+        await watch.quiet("SongsAiNoWorker")
         await other.kill()
         await watch.tells("SongsAiNoWorker")
 
@@ -231,6 +242,7 @@ async def test_redis_mysql_and_rabbitmq_that_are_stopped_in_turn(
 ) -> None:
     urls = (private_rabbitmq.url, private_mysql.url, private_redis.url)
     async with open_site(*urls, llm_server) as site, watching(tools, site) as watch:
+        await watch.quiet("SongsAiRedisFailing", "SongsAiDatabaseFailing", "SongsAiBrokerFailing")
         await asyncio.to_thread(private_redis.stop)
         await watch.tells("SongsAiRedisFailing")
         await asyncio.to_thread(private_redis.start)

@@ -35,6 +35,11 @@ class OnCall:
         slack = {body["attachments"][0]["title"] for body in self.posted("slack")}
         return slack | {subject for subject, _ in self.mails()}
 
+    def forget(self) -> None:
+        """What came so far."""
+        for kept in (self.hooks.bodies, self.hooks.paths, self.hooks.authorizations, self.mail.messages):
+            kept.clear()
+
     async def told(self, title: str, *, within_s: float = 20.0) -> None:
         """Return once ``title`` has come; raises ``TimeoutError`` with what has come instead."""
 
