@@ -8,6 +8,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+import httpx
+import pymysql
+from redis.exceptions import RedisError
+
 from tests.chaos.vitals import cpu_s, vitals
 from tests.soak.figures import AtRest, Sample, Window, cpu_ms_a_job, verdict, windows_of
 from tests.soak.load import MixedLoad, Tally
@@ -20,6 +24,7 @@ BURST = 150
 _REST_EVERY_S = 1.0
 _EMPTY_WITHIN_S = 120.0
 _TASKS = "songs_ai_event_loop_tasks "
+_NOT_ANSWERED = (httpx.TransportError, RedisError, pymysql.err.OperationalError)
 
 Tell = Callable[[str], None]
 
@@ -60,7 +65,7 @@ async def soak(site: SoakSite, plan: Plan, stopping: asyncio.Event, tell: Tell) 
     tell(f"at rest after {len(load.tally.ended):,} jobs of warm-up: {before}")
     began_s, began_at_s = time.monotonic(), time.time()
     samples: list[Sample] = []
-    async with load.running(), _sampling(site, samples, plan.sample_every_s, tell):
+    async with load.running(), sampling(site, samples, plan.sample_every_s, tell):
         await _unless(stopping, plan.measured_s)
     measured_s = time.monotonic() - began_s
     after = await at_rest(site)
@@ -77,15 +82,20 @@ async def _unless(stopping: asyncio.Event, seconds: float) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _sampling(site: SoakSite, samples: list[Sample], every_s: float, tell: Tell) -> AsyncIterator[None]:
+async def sampling(site: SoakSite, samples: list[Sample], every_s: float, tell: Tell) -> AsyncIterator[None]:
     """Add to ``samples`` inside of the block, one at its begin."""
     began_s = time.monotonic()
 
     async def sample_for_ever() -> None:
         while True:
             await asyncio.sleep(every_s)
-            samples.append(await take(site, time.monotonic() - began_s))
-            tell(shown(samples[-1]))
+            try:
+                samples.append(await take(site, time.monotonic() - began_s))
+            except _NOT_ANSWERED as error:
+                # Too busy to be looked at: an hour's run does not end for it.
+                tell(f"no sample: {error!r}")
+            else:
+                tell(shown(samples[-1]))
 
     samples.append(await take(site, 0.0))
     task = asyncio.create_task(sample_for_ever())

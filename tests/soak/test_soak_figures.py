@@ -1,10 +1,13 @@
 """What a soak concludes from what it measured: what grows is found, and what only looks like growth is not."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import cast
 from xml.etree import ElementTree
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from tests.chaos.record import DOCUMENT, with_row
 from tests.chaos.site import LIKED_BY_MEMBERS
 from tests.chaos.vitals import Vitals
+from tests.soak import soak
 from tests.soak.figures import (
     MAX_GROWTH_MB,
     MAX_MORE,
@@ -28,6 +32,7 @@ from tests.soak.figures import (
 )
 from tests.soak.load import Ended, JobWriter, Tally
 from tests.soak.report import ROWS_END, row, write_pictures
+from tests.soak.site import SoakSite
 from tests.soak.soak import Report, shown
 
 REST = AtRest(n_tasks=40, n_sockets=42, n_open=64, n_redis_connections=21, n_mysql_connections=8, n_broker_channels=8)
@@ -207,3 +212,27 @@ def test_a_seed_writes_the_same_jobs_and_some_ask_again() -> None:
     keys = [job["idempotencyKey"] for job in written if job["idempotencyKey"]]
     assert 5 < len(keys) < 60
     assert any(job["memberId"] in LIKED_BY_MEMBERS for job in written)
+
+
+async def test_a_worker_that_is_too_busy_to_be_looked_at_costs_a_sample_and_not_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [sample, *_] = samples_of(FLAT)
+    looks: list[Sample | Exception] = [sample, httpx.ReadTimeout("busy"), sample]
+    enough = asyncio.Event()
+
+    async def take(_site: object, _at_s: float) -> Sample:
+        look = looks.pop(0) if looks else sample
+        if not looks:
+            enough.set()
+        if isinstance(look, Exception):
+            raise look
+        return look
+
+    monkeypatch.setattr(soak, "take", take)
+    samples: list[Sample] = []
+    told: list[str] = []
+    async with soak.sampling(cast(SoakSite, None), samples, 0.001, told.append), asyncio.timeout(10):
+        await enough.wait()
+    assert samples[:2] == [sample, sample]
+    assert told[0] == "no sample: ReadTimeout('busy')"
