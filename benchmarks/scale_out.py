@@ -195,7 +195,7 @@ def filled_servers(tracks: Path | None) -> Iterator[dict[str, str]]:
 async def containers(environment: Mapping[str, str], n_workers: int) -> AsyncIterator[Crew]:
     """The compose project with so many workers, made anew where ``environment`` is another than theirs."""
     await asyncio.to_thread(
-        _compose, environment, "up", "--detach", "--no-build", f"--scale=worker={n_workers}", "worker"
+        _compose, environment, "up", "--detach", "--no-build", "--no-deps", f"--scale=worker={n_workers}", "worker"
     )
     ids = _compose(environment, "ps", "--quiet", "worker").split()
     async with asyncio.timeout(TIMEOUT_S):
