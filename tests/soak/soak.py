@@ -24,7 +24,8 @@ BURST = 150
 _REST_EVERY_S = 1.0
 _EMPTY_WITHIN_S = 120.0
 _TASKS = "songs_ai_event_loop_tasks "
-_NOT_ANSWERED = (httpx.TransportError, RedisError, pymysql.err.OperationalError)
+_LOOK_S = 30.0
+_NOT_ANSWERED = (TimeoutError, httpx.TransportError, RedisError, pymysql.err.OperationalError)
 
 Tell = Callable[[str], None]
 
@@ -90,7 +91,8 @@ async def sampling(site: SoakSite, samples: list[Sample], every_s: float, tell: 
         while True:
             await asyncio.sleep(every_s)
             try:
-                samples.append(await take(site, time.monotonic() - began_s))
+                async with asyncio.timeout(_LOOK_S):
+                    samples.append(await take(site, time.monotonic() - began_s))
             except _NOT_ANSWERED as error:
                 # Too busy to be looked at: an hour's run does not end for it.
                 tell(f"no sample: {error!r}")
