@@ -214,8 +214,10 @@ def test_what_is_put_again_is_found_by_its_new_name_alone() -> None:
 
 
 @asynccontextmanager
-async def following(items: ShownCatalogue, **settings: float) -> AsyncIterator[FollowingItemSearch]:
-    search = FollowingItemSearch(items, refresh_s=settings.pop("refresh_s", 60.0), **settings)
+async def following(
+    items: ShownCatalogue, refresh_s: float = 60.0, patience_s: float = 5.0
+) -> AsyncIterator[FollowingItemSearch]:
+    search = FollowingItemSearch(items, refresh_s=refresh_s, patience_s=patience_s)
     async with search.following():
         yield search
 

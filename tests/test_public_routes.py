@@ -60,7 +60,8 @@ async def test_an_item_is_found_by_name_with_all_that_is_known_of_it() -> None:
 async def test_pages_of_a_search_hold_each_item_once_and_end() -> None:
     async with http_bench() as bench:
         whole = await found(bench, "/search?q=title&limit=100")
-        pages, offset = [], 0
+        pages: list[int] = []
+        offset: int | None = 0
         while offset is not None:
             page = (await bench.client.get(f"/search?q=title&limit=7&offset={offset}")).json()
             pages += [each["item"]["itemId"] for each in page["items"]]
