@@ -5,6 +5,7 @@ import typer
 from commands import (
     catalogue,
     check,
+    dashboard,
     dead_letters,
     demo,
     demo_site,
@@ -26,7 +27,7 @@ PANELS = {
     "Catalogue": (catalogue.migrate, catalogue.ingest, check.check, catalogue.embed, catalogue.retrieval),
     "Quality": (quality.rank, quality.evaluate, models.fit, simulate.simulate),
     "Site": (site.schedule, site.digest, site.clean_up, log_level.log_level, members.forget),
-    "Start here": (demo.demo, demo_site.demo_catalogue, demo_site.first_recommendation),
+    "Start here": (demo.demo, dashboard.dashboard, demo_site.demo_catalogue, demo_site.first_recommendation),
 }
 
 app = typer.Typer(name="songs-ai", no_args_is_help=True, pretty_exceptions_enable=False)

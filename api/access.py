@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.responses import problem
 
-PERSONAL = ("/members/", "/jobs/")
+PERSONAL = ("/members/", "/jobs/", "/dead-letters")
 """What tells of members: as much as what ``POST /recommend/cached`` answers, which needs the key as well."""
 READS = frozenset({"GET", "HEAD"})
 ALWAYS_OPEN = frozenset({"/health/live", "/health/started"})

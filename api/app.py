@@ -68,12 +68,13 @@ def create_app(
     cors_origins: Sequence[str] = (),
     answer_timeout_s: float = ANSWER_TIMEOUT_S,
     tracing: Tracing = NO_TRACING,
+    pages: Sequence[APIRouter] = (),
 ) -> FastAPI:
     """The application; it opens nothing and owns nothing of what it is given.
 
     ``favorites_field`` is what cached views call the likes that they were made from; ``api_key`` and ``keyed_reads``
     are those of ``AccessRule``; ``rate_limit`` is that of ``RateLimit``, empty: none; pages of ``cors_origins`` may ask
-    from a browser; an answer may take ``answer_timeout_s`` until it begins.
+    from a browser; an answer may take ``answer_timeout_s`` until it begins; ``pages``: the routes of the dashboard.
     """
     app = FastAPI(
         title="Songs AI",
@@ -99,6 +100,8 @@ def create_app(
     app.include_router(jobs_router(results))
     app.include_router(members_router(results))
     app.include_router(events_router(events, may_forget=bool(api_key and api_key.get_secret_value())))
+    for each in pages:
+        app.include_router(each)
     install_problem_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(AccessRule, key=api_key or SecretStr(""), keyed_reads=keyed_reads, origins=cors_origins)

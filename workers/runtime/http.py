@@ -19,6 +19,7 @@ from services.item_search import FollowingItemSearch
 from workers.event_publisher import BrokerEventPublisher
 from workers.runtime.consuming import patiently
 from workers.runtime.health import OPTIONAL, health_checks
+from workers.runtime.pages import page_routers
 from workers.runtime.parts import Parts
 from workers.runtime.pipeline_config import pipeline_config
 
@@ -107,5 +108,6 @@ def _http_server(parts: Parts, health: HealthReporter, search: FollowingItemSear
         rate_limit=parts.settings.http_rate_limit,
         cors_origins=parts.settings.http_cors_origins,
         tracing=parts.tracing,
+        pages=page_routers(parts),
     )
     return HttpServer(app, parts.settings.http_host, parts.settings.http_port)

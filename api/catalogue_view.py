@@ -1,0 +1,110 @@
+"""The catalogue as a whole, for pages that draw it."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import ConfigDict
+
+from api.responses import documented
+from api.shapes import EXAMPLE_ITEM, ItemShape, Shape
+from core.catalogue_view import MAX_POINTS, CatalogueView, CatalogueViewer, MapPoint
+
+_REFUSALS = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
+
+
+class CountShape(Shape):
+    """How many items have that name as a genre, or as their creator."""
+
+    name: str
+    items: int
+
+
+class CatalogueShape(Shape):
+    """What there is; ``popularity``: how many items lie in each tenth of the scale from 0 to 1."""
+
+    n_items: int
+    genres: Sequence[CountShape]
+    creators: Sequence[CountShape]
+    popularity: Sequence[int]
+    popular: Sequence[ItemShape]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "nItems": 2000,
+                "genres": [{"name": "pop", "items": 700}],
+                "creators": [{"name": "YENA", "items": 12}],
+                "popularity": [900, 500, 250, 150, 80, 50, 30, 20, 15, 5],
+                "popular": [EXAMPLE_ITEM],
+            }
+        }
+    )
+
+    @classmethod
+    def of(cls, view: CatalogueView) -> "CatalogueShape":
+        """``view`` as answers show it."""
+        return cls(
+            n_items=view.n_items,
+            genres=[CountShape(name=name, items=n) for name, n in view.genres],
+            creators=[CountShape(name=name, items=n) for name, n in view.creators],
+            popularity=view.popularity,
+            popular=[ItemShape.of(item) for item in view.popular],
+        )
+
+
+class PointShape(Shape):
+    """An item at its place of the map; both coordinates run from -1 to 1, ``genre`` is its first one."""
+
+    item_id: int
+    title: str
+    creator: str
+    genre: str | None
+    x: float
+    y: float
+
+    @classmethod
+    def of(cls, point: MapPoint) -> "PointShape":
+        """``point`` as answers show it."""
+        item = point.item
+        return cls(
+            item_id=item.item_id,
+            title=item.title("ko"),
+            creator=item.creator or "",
+            genre=item.genres[0] if item.genres else None,
+            x=round(point.x, 4),
+            y=round(point.y, 4),
+        )
+
+
+class MapShape(Shape):
+    """The embeddings in two dimensions; ``explained``: the share of their variance that each of the two tells."""
+
+    points: Sequence[PointShape]
+    explained: Sequence[float]
+
+
+def catalogue_view_router(viewer: CatalogueViewer) -> APIRouter:
+    """The routes."""
+    router = APIRouter(tags=["catalogue"], responses=documented(*_REFUSALS))
+
+    @router.get("/catalogue")
+    async def catalogue() -> CatalogueShape:
+        """How much there is of what, and what is most popular, of the items that can be recommended."""
+        return CatalogueShape.of(await viewer.view())
+
+    @router.get("/catalogue/map")
+    async def catalogue_map(n: Annotated[int, Query(ge=1, le=MAX_POINTS)] = 1000) -> MapShape:
+        """At most ``n`` items, from the most popular to the least, at their place among all embeddings."""
+        found = await viewer.map(n)
+        explained = [round(share, 4) for share in found.explained]
+        return MapShape(points=[PointShape.of(point) for point in found.points], explained=explained)
+
+    return router
