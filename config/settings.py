@@ -320,7 +320,7 @@ class Settings(BaseSettings):
     http_enabled: bool = Field(True, description="serve HTTP from the worker's process")
     api_key: SecretStr = Field(
         SecretStr(""),
-        description="key that POST requests must bring (Authorization: Bearer, or X-API-Key); empty: open",
+        description="key that POST, /jobs/ and /members/ want (Authorization: Bearer, or X-API-Key); empty: open",
     )
     api_key_for_reads: bool = Field(
         False,
