@@ -65,6 +65,10 @@ class Turn:
     def jobs_per_s(self) -> float:
         return self.n_jobs / self.seconds
 
+    def __str__(self) -> str:
+        cpu = ", ".join(f"{seconds:.1f}" for seconds in self.cpu_s)
+        return f"{self.n_jobs} jobs, {self.jobs_per_s:.1f} a second; CPU {cpu} s; {self.busy_cores:.2f} cores busy"
+
 
 @dataclass
 class Figures:
@@ -264,7 +268,7 @@ async def measure_all(arguments: argparse.Namespace, environment: Mapping[str, s
                     found = await measure(crew, n_jobs, first_member)
                 first_member += 10 * n_jobs
                 figures.add(kind, n_workers, found)
-                console.print(f"turn {turn + 1}: {kind}, {n_workers}: {found.jobs_per_s:.1f} jobs/s", highlight=False)
+                console.print(f"turn {turn + 1}: {kind}, {n_workers}: {found}", highlight=False)
     return figures
 
 
