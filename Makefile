@@ -7,7 +7,7 @@ TRACKS ?=
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-long chaos soak fuzz lint format pins sbom secrets image clean
+.PHONY: help demo install test test-long chaos soak fuzz lint format docs docs-serve pins sbom secrets image clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,12 +42,19 @@ format: $(VENV)/.development ## Mend style where that can be done for you
 	@$(RUN) -m ruff check --fix
 	@$(RUN) -m ruff format
 
+docs: $(VENV)/.docs ## Build the pages for people into site/; a link that leads nowhere fails it
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+docs-serve: $(VENV)/.docs ## Serve the pages on http://127.0.0.1:8010 as they are written
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs serve --dev-addr 127.0.0.1:8010
+
 pins: $(VENV)/pins/.tools ## Compile requirements*.in into requirements*.txt, each pin with its hashes
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements.in -o requirements.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-train.in -o requirements-train.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-mlflow.in -o requirements-mlflow.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-import.in -o requirements-import.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-trace.in -o requirements-trace.txt
+	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-docs.in -o requirements-docs.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-dev.in -o requirements-dev.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-tools.in -o requirements-tools.txt
 
@@ -90,6 +97,11 @@ $(VENV)/.serving: requirements.txt | $(VENV)/bin/python
 $(VENV)/.development: requirements.txt requirements-dev.txt | $(VENV)/bin/python
 	@echo "Installing requirements-dev.txt (a minute or two)"
 	@$(call install,-r requirements-dev.txt)
+	@touch $@ $(VENV)/.serving
+
+$(VENV)/.docs: requirements.txt requirements-docs.txt | $(VENV)/bin/python
+	@echo "Installing requirements-docs.txt (a minute or two)"
+	@$(call install,-r requirements-docs.txt)
 	@touch $@ $(VENV)/.serving
 
 $(VENV)/pins/.tools: requirements-tools.txt | $(VENV)/bin/python

@@ -1,0 +1,26 @@
+"""Tables and cells of Markdown."""
+
+from collections.abc import Iterable, Sequence
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plain(text: str) -> str:
+    """A cell that shows ``text`` as it stands, on one line, without Markdown's or HTML's meaning of its signs."""
+    escaped = "".join(f"\\{sign}" if sign in r"\`*_{}[]|#~^" else sign for sign in " ".join(text.split()))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def code(text: object) -> str:
+    """A cell that shows ``text`` as code; empty for nothing."""
+    shown = str(text).replace("|", "\\|")
+    return f"`{shown}`" if shown else ""
+
+
+def codes(values: Iterable[object]) -> str:
+    """The same, one after the other."""
+    return ", ".join(map(code, values))
