@@ -10,12 +10,13 @@ from core.search_match import MIN_SCORE, Names, Query
 from core.search_text import chinese_characters
 from models.catalogue import Item
 
-N_COMPARED = 200
+# Of a long text the letters say more, so that what it means stands among fewer.
+_LONG, _N_OF_LONG, _N_OF_SHORT = 10, 100, 200
 _N_OF_INITIALS = 500
 _HEAP_BYTES = 32_000_000
 # A word as it was typed, but for a letter, is worth several of the letter groups that any word is made of.
 _SAME_WORD = 6.0
-_LEAST_FUZZY, _TWO_SLIPS = 4, 9
+_LEAST_FUZZY, _TWO_SLIPS = 4, 12
 _SHORT = 3
 _LEAST_WEIGHT = 0.2
 _GRAM = 3
@@ -78,7 +79,8 @@ class NameIndex:
         if query.initials:
             wanted, n = self._query_of_initials(query.initials), _N_OF_INITIALS
         else:
-            wanted, n = self._query_of_words(query.text.split()), N_COMPARED
+            wanted = self._query_of_words(query.text.split())
+            n = _N_OF_LONG if len(query.text) >= _LONG else _N_OF_SHORT
         # Where letters say little, popularity decides who is compared at all.
         by = "weight" if len(query.initials or query.text) <= _SHORT else None
         places = [place for _, place in searcher.search(wanted, n, count=False, weight_by_field=by).hits]
