@@ -30,7 +30,7 @@ from benchmarks.main_job import CLOCK_TICKS, PREFIX, cpu_s, fill, given_servers,
 from benchmarks.plot import Points, line_chart, write_chart
 from tests.support.backend import Backend, job_body, open_backend
 from tests.support.llm_process import LLMProcess
-from tests.support.worker_process import ROOT, worker
+from tests.support.worker_process import ROOT, WorkerProcess
 
 IN_FLIGHT = 64
 WITH_LLM, WITHOUT = "with an LLM", "without"
@@ -161,8 +161,11 @@ async def _ended(backend: Backend, job_ids: Sequence[str], poll_s: float) -> lis
 async def processes(environment: Mapping[str, str], n_workers: int) -> AsyncIterator[Crew]:
     """So many ``main.py worker``, started afresh."""
     async with contextlib.AsyncExitStack() as stack:
-        started = [stack.enter_async_context(worker(environment, afresh=True)) for _ in range(n_workers)]
-        running = await asyncio.gather(*started)
+        running = [WorkerProcess(environment) for _ in range(n_workers)]
+        for each in running:
+            stack.push_async_callback(each.kill)
+            await each.launch()
+        await asyncio.gather(*(each.wait_ready(TIMEOUT_S) for each in running))
         yield Crew(
             amqp_url=environment["BROKER_URL"],
             redis_url=environment["REDIS_URL"],
