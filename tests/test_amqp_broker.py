@@ -12,8 +12,9 @@ from aio_pika.abc import AbstractChannel
 from core.errors import ConfigurationError, DependencyUnavailable, NotEncodable, PublishRefused
 from tests.support.messaging import Inbox, Wire, delete_topology, eventually, open_wire, private_topology
 from tests.support.servers import BreakableServer
+from tests.support.waiting import until
 from workers.amqp_broker import AmqpBroker
-from workers.amqp_connection import AmqpTimings
+from workers.amqp_connection import AmqpConnection, AmqpTimings
 from workers.broker import OutgoingMessage, Properties, Unroutable
 from workers.topology import Topology, declare
 
@@ -272,6 +273,39 @@ async def test_messages_of_ours_survive_a_broker_restart(rig: Rig) -> None:
     queue = await rig.operator.get_queue(rig.topology.main.queue)
     message = await queue.get(no_ack=True)
     assert message.delivery_mode is aio_pika.DeliveryMode.PERSISTENT
+
+
+async def test_many_looks_at_queues_open_no_more_channels_than_one(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[bool] = []
+    open_channel = AmqpConnection.open_channel
+
+    async def counted(connection: AmqpConnection, *, confirms: bool) -> aio_pika.Channel:
+        opened.append(confirms)
+        return await open_channel(connection, confirms=confirms)
+
+    monkeypatch.setattr(AmqpConnection, "open_channel", counted)
+    main = rig.topology.main
+    for _ in range(20):
+        assert await rig.broker.waiting([main.queue, main.dead_letter_queue]) == {
+        counts = await rig.broker.waiting([main.queue, main.dead_letter_queue])
+        assert counts == {main.queue: 0, main.dead_letter_queue: 0}
+            main.dead_letter_queue: 0,
+        }
+    assert opened == [False]
+
+
+async def test_queues_are_looked_at_again_after_the_connection_was_cut(rig: Rig) -> None:
+    main = rig.topology.main
+    assert await rig.broker.waiting([main.queue]) == {main.queue: 0}
+    rig.wire.cut()
+
+    async def is_answered() -> bool:
+        try:
+            return await rig.broker.waiting([main.queue]) == {main.queue: 0}
+        except DependencyUnavailable:
+            return False
+
+    await until(is_answered)
 
 
 @pytest.mark.parametrize("header", [object(), {"nested": object()}, 2**70])

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 
 from aiormq.abc import DeliveredMessage
 
-from workers import amqp_browsing
+from workers.amqp_browsing import QueueLengths, browse
 from workers.amqp_connection import AmqpConnection, AmqpTimings, TopologyMode, library_errors
 from workers.amqp_publisher import AmqpPublisher
 from workers.amqp_subscription import AmqpSubscription
@@ -40,6 +40,7 @@ class AmqpBroker:
             for name in (connection_name, f"{connection_name} publisher")
         )
         self._publisher = AmqpPublisher(self._publishing)
+        self._lengths = QueueLengths(self._connection)
         self._subscriptions: list[AmqpSubscription] = []
 
     @property
@@ -69,11 +70,11 @@ class AmqpBroker:
 
     def browse(self, queue: str) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
         """See ``Broker``."""
-        return amqp_browsing.browse(self._connection, queue)
+        return browse(self._connection, queue)
 
     async def waiting(self, queues: Sequence[str]) -> dict[str, int]:
         """See ``Broker``."""
-        return await amqp_browsing.waiting(self._connection, queues)
+        return await self._lengths.of(queues)
 
     async def ack(self, delivery: Delivery) -> None:
         """See ``Broker``."""
