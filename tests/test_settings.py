@@ -75,12 +75,25 @@ def test_without_any_environment_everything_is_embedded() -> None:
         ("QUEUE_TYPE", "stream"),
         ("NAME_PREFIX", "a b"),
         ("LOG_LEVEL", "LOUD"),
+        ("HTTP_RATE_LIMIT", "600"),
+        ("HTTP_RATE_LIMIT", "600/minute;"),
+        ("HTTP_RATE_LIMIT", "many/minute"),
+        ("HTTP_CORS_ORIGINS", "*"),
+        ("HTTP_CORS_ORIGINS", "https://songs.example/path"),
+        ("HTTP_CORS_ORIGINS", "songs.example"),
     ],
 )
 def test_a_bad_value_is_refused_by_the_settings_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError, match=name.lower()):
         Settings()
+
+
+def test_limits_and_origins_may_be_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_RATE_LIMIT", "600/minute;20/second")
+    monkeypatch.setenv("HTTP_CORS_ORIGINS", "https://songs.example, http://localhost:3000")
+    assert Settings().http_rate_limit == "600/minute;20/second"
+    assert Settings().http_cors_origins == ("https://songs.example", "http://localhost:3000")
 
 
 def test_retry_delays_may_be_fractions_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +133,14 @@ def test_a_profile_with_a_wrong_field_is_refused_by_file_and_field(tmp_path: Pat
     path = tmp_path / "odd.toml"
     path.write_text(text.replace('table = "song"', 'tabel = "song"'), encoding="utf-8")
     with pytest.raises(ValueError, match=r"odd\.toml.*(?s:.*)item\.tabel"):
+        load_profile(str(path))
+
+
+def test_a_spelling_that_no_row_is_read_with_is_refused(tmp_path: Path) -> None:
+    text = (ROOT / "config" / "profiles" / "songs.toml").read_text(encoding="utf-8")
+    path = tmp_path / "odd.toml"
+    path.write_text(text.replace('spellings = ["title_yomi"', 'spellings = ["title_romaji"'), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"item\.spellings: title_romaji must be in item\.text"):
         load_profile(str(path))
 
 
