@@ -16,6 +16,7 @@ from core.seeds import SeedAnswer, SeedRecommender, UnknownSeeds, context_of, no
 from models.recommendation import Candidate, TasteSummary
 
 MAX_WISH_CHARS = 200
+MAX_DISLIKED = 100
 _SOURCE = "seeds"
 
 
@@ -36,10 +37,12 @@ class SeedsBody(Shape):
     """3 to 10 items that somebody chose.
 
     ``wish``: what they want to hear now, in their own words. With ``explain`` a job is made, for ``memberId`` or for
-    nobody in particular.
+    nobody in particular. ``dislikedIds``: what they refused, and what is like it comes further down; a job knows that
+    of its member's events instead.
     """
 
     item_ids: _Seeds
+    disliked_ids: Annotated[tuple[Int64, ...], Field(max_length=MAX_DISLIKED)] = ()
     limit: Annotated[int, Field(strict=True, ge=1, le=100)] = 20
     locale: Literal["ko", "ja", "en"] | None = None
     wish: Annotated[str, Field(strict=True, max_length=MAX_WISH_CHARS)] | None = None
@@ -184,7 +187,13 @@ def seeds_router(recommender: SeedRecommender, desk: JobDesk) -> APIRouter:
         """
         try:
             if not body.explain:
-                answer = await recommender.recommend(body.item_ids, body.limit, locale=body.locale, wish=body.wish)
+                answer = await recommender.recommend(
+                    body.item_ids,
+                    body.limit,
+                    locale=body.locale,
+                    wish=body.wish,
+                    disliked_ids=body.disliked_ids,
+                )
                 return SeedsShape.of(answer)
             await recommender.check(body.item_ids)
         except UnknownSeeds as error:

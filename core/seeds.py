@@ -1,6 +1,6 @@
 """A recommendation from a few chosen items, made while the asker waits: the first stage alone, no language model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
@@ -19,6 +19,7 @@ from models.recommendation import Candidate, TasteSummary
 
 N_NOBODIES = 1024
 _NOBODY = 0
+_REFUSAL = -1.0
 
 
 class UnknownSeeds(Exception):
@@ -63,13 +64,20 @@ class SeedRecommender:
         self._default_locale = default_locale
 
     async def recommend(
-        self, item_ids: Sequence[int], n: int, *, locale: str | None = None, wish: str | None = None
+        self,
+        item_ids: Sequence[int],
+        n: int,
+        *,
+        locale: str | None = None,
+        wish: str | None = None,
+        disliked_ids: Collection[int] = (),
     ) -> SeedAnswer:
         """The ``n`` best items beside ``item_ids``, and what the listener wishes for in their own words.
 
+        What is like one of ``disliked_ids`` comes further down; those that nobody knows say nothing.
         Raises ``UnknownSeeds`` and ``DependencyUnavailable``.
         """
-        question = await self._question(item_ids, n, locale, wish)
+        question = await self._question(item_ids, n, locale, wish, frozenset(disliked_ids))
         found = await self._first_stage.find(question, n)
         best = found.candidates[:n]
         shown = [*item_ids, *(each.item.item_id for each in best)]
@@ -97,7 +105,9 @@ class SeedRecommender:
             raise UnknownSeeds(unknown)
         return index
 
-    async def _question(self, item_ids: Sequence[int], n: int, locale: str | None, wish: str | None) -> Question:
+    async def _question(
+        self, item_ids: Sequence[int], n: int, locale: str | None, wish: str | None, disliked_ids: frozenset[int]
+    ) -> Question:
         index = await self._index_of(item_ids)
         context = context_of(wish)
         return Question(
@@ -106,6 +116,8 @@ class SeedRecommender:
                 member_id=_NOBODY,
                 interests=tuple(Interest(item_id) for item_id in item_ids),
                 seen_ids=frozenset(item_ids),
+                disliked_ids=disliked_ids,
+                reactions=tuple(Interest(item_id, _REFUSAL) for item_id in sorted(disliked_ids)),
             ),
             index=index,
             collaborative=self._collaborative.current(),

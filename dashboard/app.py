@@ -1,2 +1,77 @@
+"""The page: ``python -m streamlit run dashboard/app.py``, with the API's address in ``API_URL``."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+
 import streamlit as st
-st.write("hi")
+
+from dashboard.api_client import Api
+from dashboard.problems import told_problems
+from dashboard.texts import LANGUAGES, Texts, language_of
+from dashboard.views import catalogue, members, operations, quality, try_it
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+View = Callable[[Api, Texts], None]
+VIEWS: dict[str, tuple[View, str]] = {
+    "try": (try_it.show, ":material/music_note:"),
+    "members": (members.show, ":material/group:"),
+    "catalogue": (catalogue.show, ":material/library_music:"),
+    "quality": (quality.show, ":material/monitoring:"),
+    "operations": (operations.show, ":material/tune:"),
+}
+
+
+@st.cache_resource
+def _api(url: str, key: str, metrics_url: str) -> Api:
+    return Api(url, key=key, metrics_url=metrics_url)
+
+
+def _texts() -> Texts:
+    """In the language that was chosen, else of the address (``?lang=ja``), else the browser's."""
+    asked = st.query_params.get("lang") or language_of(st.context.locale)
+    if st.session_state.get("language") not in LANGUAGES:
+        st.session_state["language"] = asked if asked in LANGUAGES else Texts(asked).language
+    return Texts(st.session_state["language"])
+
+
+def _choose_language(texts: Texts) -> None:
+    with st.container(horizontal=True, horizontal_alignment="right"):
+        st.selectbox(
+            texts("page.language"),
+            list(LANGUAGES),
+            format_func=lambda language: LANGUAGES[language],
+            key="language",
+            label_visibility="collapsed",
+            width=140,
+        )
+
+
+def _show(view: View, api: Api, texts: Texts) -> None:
+    with told_problems(texts):
+        view(api, texts)
+
+
+def main() -> None:
+    """Draw the page that the address names."""
+    st.set_page_config(page_title="Songs AI", page_icon="🎧", layout="centered")
+    texts = _texts()
+    api = _api(
+        os.environ.get("API_URL") or DEFAULT_URL, os.environ.get("API_KEY", ""), os.environ.get("METRICS_URL", "")
+    )
+    pages = [
+        st.Page(
+            partial(_show, view, api, texts),
+            title=texts(f"{name}.name"),
+            icon=icon,
+            url_path=name,
+            default=name == "try",
+        )
+        for name, (view, icon) in VIEWS.items()
+    ]
+    chosen = st.navigation(pages, position="top")
+    _choose_language(texts)
+    chosen.run()
+
+
+main()

@@ -1,0 +1,221 @@
+"""The drawings: Vega-Lite specifications, made of plain rows."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import streamlit as st
+
+from dashboard.shapes import Item, Point
+
+Row = Mapping[str, object]
+Spec = dict[str, object]
+
+INK, LEADING, FAINT = "#1d1b2c", "#5b3fd6", "#dad8e6"
+COLOURS = [LEADING, "#d9480f", "#0b7285", "#a61e4d", "#5c7a00"]
+"""Told apart by those who see few colours too, and dark enough on white."""
+_LABEL_RADIUS = 1.2
+_RINGS = (0.25, 0.5, 0.75, 1.0)
+
+# Spotify's documented ranges of what does not run from 0 to 1.
+_RANGES = {"tempo": (50.0, 200.0), "loudness": (-30.0, 0.0)}
+_NO_TASTE = frozenset({"duration_ms"})
+
+
+def draw(spec: Spec) -> None:
+    """Put a drawing on the page, as wide as there is room."""
+    st.vega_lite_chart(spec=spec, theme=None, width="stretch")
+
+
+# --- audio features ---
+
+
+def shown_features(items: Iterable[Item]) -> list[str]:
+    """The features that every one of them has, in the order of the first; how long songs are tells no taste."""
+    names = [list(item["features"]) for item in items]
+    if not names:
+        return []
+    everywhere = set(names[0]).intersection(*names[1:]) - _NO_TASTE
+    return [name for name in names[0] if name in everywhere]
+
+
+def on_scale(name: str, value: float) -> float:
+    """A feature's value from 0 to 1."""
+    low, high = _RANGES.get(name, (0.0, 1.0))
+    return min(max((value - low) / (high - low), 0.0), 1.0)
+
+
+def mean_features(items: Sequence[Item], names: Sequence[str]) -> dict[str, float]:
+    """The mean of each feature, from 0 to 1."""
+    return {name: sum(on_scale(name, item["features"][name]) for item in items) / len(items) for name in names}
+
+
+def radar(shapes: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) -> Spec:
+    """Each of ``shapes`` as a polygon over the axes of ``labels``: name of a feature to what it is called."""
+    angles = {name: 2 * math.pi * place / len(labels) for place, name in enumerate(labels)}
+    corners = [*labels, next(iter(labels))]
+    rows = [
+        {
+            **_spoke(angles[name], values[name]),
+            "shape": shape,
+            "place": place,
+            "feature": labels[name],
+            "value": round(values[name], 2),
+        }
+        for shape, values in shapes.items()
+        for place, name in enumerate(corners)
+    ]
+    colour = {
+        **_coloured("shape", columns=1),
+        "scale": {"domain": list(shapes), "range": COLOURS[: len(shapes)]},
+    }
+    polygons = {
+        "data": {"values": rows},
+        "mark": {"type": "line", "strokeWidth": 2.5, "point": True},
+        "encoding": {**_PLANE, "color": colour, "order": _PLACE, "tooltip": _told("shape", "feature", "value")},
+    }
+    names = [{**_spoke(angle, _LABEL_RADIUS), "text": labels[name]} for name, angle in angles.items()]
+    text = {
+        "data": {"values": names},
+        "mark": {"type": "text", "fontSize": 12, "color": INK},
+        "encoding": {**_PLANE, "text": {"field": "text"}},
+    }
+    return _whole({"layer": [_rings(list(angles.values())), polygons, text], "height": 320})
+
+
+_PLANE = {
+    "x": {"field": "x", "type": "quantitative", "axis": None, "scale": {"domain": [-1.5, 1.5]}},
+    "y": {"field": "y", "type": "quantitative", "axis": None, "scale": {"domain": [-1.3, 1.3]}},
+}
+_PLACE = {"field": "place", "type": "ordinal"}
+
+
+def _rings(angles: Sequence[float]) -> Spec:
+    closed = [*angles, angles[0]]
+    rows = [
+        {**_spoke(angle, ring), "ring": ring, "place": place} for ring in _RINGS for place, angle in enumerate(closed)
+    ]
+    return {
+        "data": {"values": rows},
+        "mark": {"type": "line", "color": FAINT, "strokeWidth": 1},
+        "encoding": {**_PLANE, "detail": {"field": "ring"}, "order": _PLACE},
+    }
+
+
+def _spoke(angle: float, radius: float) -> dict[str, object]:
+    """A point of the radar, the first axis upwards and the others clockwise."""
+    return {"x": radius * math.sin(angle), "y": radius * math.cos(angle)}
+
+
+# --- counts ---
+
+
+def bars(rows: Sequence[tuple[str, float]], *, name: str, value: str) -> Spec:
+    """One bar a row, in their order; ``name`` and ``value`` say what they are."""
+    return _whole(
+        {
+            "data": {"values": [{name: label, value: count} for label, count in rows]},
+            "mark": {"type": "bar", "color": LEADING, "cornerRadiusEnd": 3},
+            "encoding": {
+                "x": {**_amount(value), "axis": {"grid": False, "tickMinStep": 1}},
+                "y": {"field": name, "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 150}},
+                "tooltip": _told(name, value),
+            },
+            "height": max(100, 26 * len(rows)),
+        }
+    )
+
+
+def columns(rows: Sequence[tuple[str, float]], *, name: str, value: str) -> Spec:
+    """One upright bar a row, as of a histogram."""
+    return _whole(
+        {
+            "data": {"values": [{name: label, value: count} for label, count in rows]},
+            "mark": {"type": "bar", "color": LEADING},
+            "encoding": {
+                "x": {"field": name, "type": "nominal", "sort": None, "axis": {"labelAngle": 0}},
+                "y": {**_amount(value), "axis": {"tickMinStep": 1}},
+                "tooltip": _told(name, value),
+            },
+            "height": 240,
+        }
+    )
+
+
+# --- places and courses ---
+
+
+def embedding_map(points: Sequence[Point], genres: Sequence[str], *, other: str) -> Spec:
+    """Each item a dot, coloured by its genre where that is one of ``genres``; it can be dragged and zoomed."""
+    rows = [{**point, "colour": point["genre"] if point["genre"] in genres else other} for point in points]
+    colour = {**_coloured("colour", columns=3), "scale": {"scheme": "tableau20", "domain": [*genres, other]}}
+    return _whole(
+        {
+            "data": {"values": rows},
+            "params": [{"name": "grip", "select": "interval", "bind": "scales"}],
+            "mark": {"type": "circle", "size": 36, "opacity": 0.7},
+            "encoding": {
+                "x": {"field": "x", "type": "quantitative", "axis": None},
+                "y": {"field": "y", "type": "quantitative", "axis": None},
+                "color": colour,
+                "tooltip": _told("title", "creator", "genre"),
+            },
+            "height": 520,
+        }
+    )
+
+
+def shares_over_time(rows: Sequence[Row], *, share: str) -> Spec:
+    """The ``share`` of each ``name`` by ``when`` (an ISO date), stacked to a whole; ``share`` titles the axis."""
+    amount = {"field": "share", "type": "quantitative", "title": share, "stack": "normalize", "axis": {"format": "%"}}
+    return _whole(
+        {
+            "data": {"values": list(rows)},
+            "mark": {"type": "area", "opacity": 0.85},
+            "encoding": {
+                "x": {"field": "when", "type": "temporal", "title": None, "axis": {"format": "%Y-%m", "tickCount": 6}},
+                "y": amount,
+                "color": {**_coloured("name", columns=3), "scale": {"scheme": "tableau20"}},
+                "tooltip": [
+                    *_told("name"),
+                    {"field": "share", "type": "quantitative", "format": ".0%", "title": share},
+                ],
+            },
+            "height": 280,
+        }
+    )
+
+
+def lines(rows: Sequence[Row], *, value: str, of_versions: bool = False) -> Spec:
+    """``value`` by ``when``, a line for each ``name``; ``of_versions``: instants at equal distances, in their order."""
+    kind = "nominal" if of_versions else "temporal"
+    axis = {"labelAngle": -40} if of_versions else {"tickCount": 5, "format": "%H:%M:%S"}
+    return _whole(
+        {
+            "data": {"values": list(rows)},
+            "mark": {"type": "line", "point": True, "strokeWidth": 2.5},
+            "encoding": {
+                "x": {"field": "when", "type": kind, "title": None, "sort": None, "axis": axis},
+                "y": {**_amount("value"), "title": value, "scale": {"zero": not of_versions}},
+                "color": {**_coloured("name", columns=2), "scale": {"range": COLOURS}},
+                "tooltip": _told("name", "value", "when"),
+            },
+            "height": 260,
+        }
+    )
+
+
+def _amount(field: str) -> dict[str, object]:
+    return {"field": field, "type": "quantitative"}
+
+
+def _coloured(field: str, *, columns: int) -> dict[str, object]:
+    legend = {"orient": "bottom", "columns": columns, "labelLimit": 240, "symbolOpacity": 1}
+    return {"field": field, "type": "nominal", "title": None, "legend": legend}
+
+
+def _told(*fields: str) -> list[dict[str, str]]:
+    return [{"field": field} for field in fields]
+
+
+def _whole(spec: Spec) -> Spec:
+    return {**spec, "config": {"view": {"stroke": None}, "axis": {"labelColor": INK, "titleColor": INK}}}

@@ -1,0 +1,25 @@
+"""What the pages say when the API does not answer as it should: what is wrong, and what to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import streamlit as st
+
+from dashboard.api_client import ApiProblem
+from dashboard.texts import Texts
+
+
+@contextmanager
+def told_problems(texts: Texts) -> Iterator[None]:
+    """Say on the page what went wrong in the block, instead of its remaining parts."""
+    try:
+        yield
+    except ApiProblem as problem:
+        tell(problem, texts)
+        if st.button(texts("problem.again"), key=f"again-{problem.trouble}"):
+            st.rerun()
+
+
+def tell(problem: ApiProblem, texts: Texts) -> None:
+    """One box: what it means, what to do, and the API's own sentence."""
+    st.error(f"{texts(f'problem.{problem.trouble}')}\n\n`{problem.detail.replace('`', chr(39))}`")
