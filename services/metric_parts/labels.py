@@ -42,6 +42,7 @@ TASK_OUTCOMES = tuple(outcome.value for outcome in TaskOutcome)
 HTTP_ROUTES = (
     "/health", "/health/live", "/health/ready", "/health/started", "/metrics", "/recommend", "/recommend/cached",
     "/favorites/updated", "/warm/active", "/recommend/seeds", "/search", "/items/{item_id}",
-    "/items/{item_id}/similar", "/jobs/{job_id}", "/jobs/{job_id}/events", "/members/{member_id}/recommendations", "/events", OTHER,
+    "/items/{item_id}/similar", "/jobs/{job_id}", "/jobs/{job_id}/events", "/members/{member_id}/recommendations",
+    "/events", OTHER,
 )  # fmt: skip
 HTTP_CODES = ("2xx", "3xx", "4xx", "5xx")
