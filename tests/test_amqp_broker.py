@@ -286,11 +286,8 @@ async def test_many_looks_at_queues_open_no_more_channels_than_one(rig: Rig, mon
     monkeypatch.setattr(AmqpConnection, "open_channel", counted)
     main = rig.topology.main
     for _ in range(20):
-        assert await rig.broker.waiting([main.queue, main.dead_letter_queue]) == {
         counts = await rig.broker.waiting([main.queue, main.dead_letter_queue])
         assert counts == {main.queue: 0, main.dead_letter_queue: 0}
-            main.dead_letter_queue: 0,
-        }
     assert opened == [False]
 
 
