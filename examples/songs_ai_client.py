@@ -166,10 +166,17 @@ class SongsAIClient:
         return [Found(Item.of(each["item"]), each["score"]) for each in found["items"]]
 
     def recommend(
-        self, item_ids: Sequence[int], *, limit: int = 20, locale: str | None = None, wish: str | None = None
+        self,
+        item_ids: Sequence[int],
+        *,
+        limit: int = 20,
+        locale: str | None = None,
+        wish: str | None = None,
+        disliked_ids: Sequence[int] = (),
     ) -> Recommendation:
-        """What is like 3 to 10 chosen items, at once and without a language model."""
-        answer = self._post("/recommend/seeds", _asked(item_ids, limit, locale, wish))
+        """What is like 3 to 10 chosen items, and unlike those disliked, at once and without a language model."""
+        body = {**_asked(item_ids, limit, locale, wish), "dislikedIds": list(disliked_ids)}
+        answer = self._post("/recommend/seeds", body)
         return Recommendation(
             items=[
                 Recommended(Item.of(each["item"]), each["score"], each["type"], each["reason"], each["evidence"])

@@ -161,6 +161,17 @@ async def test_a_wish_changes_the_list() -> None:
     assert share[1] > share[0]
 
 
+async def test_what_was_refused_is_left_out_and_what_is_like_it_comes_further_down() -> None:
+    async with http_bench() as bench:
+        before, after = [
+            {each["item"]["itemId"]: each["score"] for each in (await ask(bench, limit=30, **refused)).json()["items"]}
+            for refused in ({}, {"dislikedIds": [4, 999]})
+        ]
+    assert 4 in before
+    assert 4 not in after
+    assert after[2] / before[2] < 0.6 < after[33] / before[33]  # 2 is near 4, and 33 is far from it
+
+
 @pytest.mark.parametrize("explain", [False, True])
 async def test_items_that_are_not_there_are_named(explain: bool) -> None:
     async with http_bench() as bench:
