@@ -14,6 +14,8 @@ INK, LEADING, FAINT = "#1d1b2c", "#5b3fd6", "#dad8e6"
 COLOURS = [LEADING, "#d9480f", "#0b7285", "#a61e4d", "#5c7a00"]
 """Told apart by those who see few colours too, and dark enough on white."""
 _LABEL_RADIUS = 1.2
+_SIDE = 320
+"""Pixels; as wide as a phone shows without scrolling."""
 _RINGS = (0.25, 0.5, 0.75, 1.0)
 
 # Spotify's documented ranges of what does not run from 0 to 1.
@@ -22,8 +24,8 @@ _NO_TASTE = frozenset({"duration_ms"})
 
 
 def draw(spec: Spec) -> None:
-    """Put a drawing on the page, as wide as there is room."""
-    st.vega_lite_chart(spec=spec, theme=None, width="stretch")
+    """Put a drawing on the page: as wide as there is room, unless it has a width of its own."""
+    st.vega_lite_chart(spec=spec, theme=None, width="content" if "width" in spec else "stretch")
 
 
 # --- audio features ---
@@ -79,12 +81,12 @@ def radar(shapes: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) 
         "mark": {"type": "text", "fontSize": 12, "color": INK},
         "encoding": {**_PLANE, "text": {"field": "text"}},
     }
-    return _whole({"layer": [_rings(list(angles.values())), polygons, text], "height": 320})
+    return _whole({"layer": [_rings(list(angles.values())), polygons, text], "width": _SIDE, "height": _SIDE})
 
 
 _PLANE = {
-    "x": {"field": "x", "type": "quantitative", "axis": None, "scale": {"domain": [-1.5, 1.5]}},
-    "y": {"field": "y", "type": "quantitative", "axis": None, "scale": {"domain": [-1.3, 1.3]}},
+    "x": {"field": "x", "type": "quantitative", "axis": None, "scale": {"domain": [-1.6, 1.6]}},
+    "y": {"field": "y", "type": "quantitative", "axis": None, "scale": {"domain": [-1.6, 1.6]}},
 }
 _PLACE = {"field": "place", "type": "ordinal"}
 
@@ -113,12 +115,12 @@ def bars(rows: Sequence[tuple[str, float]], *, name: str, value: str) -> Spec:
     """One bar a row, in their order; ``name`` and ``value`` say what they are."""
     return _whole(
         {
-            "data": {"values": [{name: label, value: count} for label, count in rows]},
+            "data": _named_values(rows),
             "mark": {"type": "bar", "color": LEADING, "cornerRadiusEnd": 3},
             "encoding": {
-                "x": {**_amount(value), "axis": {"grid": False, "tickMinStep": 1}},
-                "y": {"field": name, "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 150}},
-                "tooltip": _told(name, value),
+                "x": {**_amount("value"), "title": value, "axis": {"grid": False, "tickMinStep": 1, "tickCount": 6}},
+                "y": {"field": "name", "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 150}},
+                "tooltip": _titled(name, value),
             },
             "height": max(100, 26 * len(rows)),
         }
@@ -129,12 +131,12 @@ def columns(rows: Sequence[tuple[str, float]], *, name: str, value: str) -> Spec
     """One upright bar a row, as of a histogram."""
     return _whole(
         {
-            "data": {"values": [{name: label, value: count} for label, count in rows]},
+            "data": _named_values(rows),
             "mark": {"type": "bar", "color": LEADING},
             "encoding": {
-                "x": {"field": name, "type": "nominal", "sort": None, "axis": {"labelAngle": 0}},
-                "y": {**_amount(value), "axis": {"tickMinStep": 1}},
-                "tooltip": _told(name, value),
+                "x": {"field": "name", "type": "nominal", "title": name, "sort": None, "axis": {"labelAngle": 0}},
+                "y": {**_amount("value"), "title": value, "axis": {"tickMinStep": 1}},
+                "tooltip": _titled(name, value),
             },
             "height": 240,
         }
@@ -172,7 +174,12 @@ def shares_over_time(rows: Sequence[Row], *, share: str) -> Spec:
             "data": {"values": list(rows)},
             "mark": {"type": "area", "opacity": 0.85},
             "encoding": {
-                "x": {"field": "when", "type": "temporal", "title": None, "axis": {"format": "%Y-%m", "tickCount": 6}},
+                "x": {
+                    "field": "when",
+                    "type": "temporal",
+                    "title": None,
+                    "axis": {"format": "%Y-%m-%d", "tickCount": 4},
+                },
                 "y": amount,
                 "color": {**_coloured("name", columns=3), "scale": {"scheme": "tableau20"}},
                 "tooltip": [
@@ -213,9 +220,20 @@ def _coloured(field: str, *, columns: int) -> dict[str, object]:
     return {"field": field, "type": "nominal", "title": None, "legend": legend}
 
 
+def _named_values(rows: Sequence[tuple[str, float]]) -> Spec:
+    """Under names of ours: in what a column is called Vega would read dots and brackets as a path."""
+    return {"values": [{"name": label, "value": count} for label, count in rows]}
+
+
+def _titled(name: str, value: str) -> list[dict[str, str]]:
+    return [{"field": "name", "title": name}, {"field": "value", "title": value}]
+
+
 def _told(*fields: str) -> list[dict[str, str]]:
     return [{"field": field} for field in fields]
 
 
 def _whole(spec: Spec) -> Spec:
-    return {**spec, "config": {"view": {"stroke": None}, "axis": {"labelColor": INK, "titleColor": INK}}}
+    words = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12}
+    config = {"font": "sans-serif", "view": {"stroke": None}, "axis": words, "legend": words}
+    return {**spec, "config": config}

@@ -36,10 +36,12 @@ def _pick(active: list[int], texts: Texts) -> int | None:
     picked = st.selectbox(
         texts("members.pick"), [str(each) for each in active], accept_new_options=True, key="member", index=0
     )
+    typed = str(picked or "").strip()
     try:
-        return int(picked)
+        return int(typed)
     except ValueError:
-        st.warning(texts("members.no_number", text=plain(picked)))
+        if typed:
+            st.warning(texts("members.no_number", text=plain(typed)))
         return None
 
 
