@@ -14,7 +14,7 @@ _INTRODUCTION = """\
 
 What `GET /metrics` answers, with every value that a label can have; read off the registry. What each metric means, and
 what to look at first: [Metrics](../metrics.md). Series of a histogram end in `_bucket`, `_sum` and `_count`. Where a
-label has no values here, its series come with what they tell of: models, batches. Beside these there are Prometheus' own
+label has no values here, its series come with what they tell of: models, batches. Beside these there are those
 of the process and of Python.
 """
 
