@@ -7,13 +7,16 @@ TRACKS ?=
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-long chaos soak fuzz lint format docs docs-serve pins sbom secrets image clean
+.PHONY: help demo dashboard install test test-long chaos soak fuzz lint format docs docs-serve pins sbom secrets image clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.serving ## Run the whole worker in one process on made-up listeners; TRACKS=file.csv: on real songs
 	@$(RUN) main.py demo $(if $(TRACKS),--tracks "$(TRACKS)")
+
+dashboard: $(if $(API_URL),,$(VENV)/.serving) $(VENV)/dashboard/.installed ## Show the dashboard, over a worker of its own on made-up songs; API_URL=http://...: over one that runs
+	@$(if $(API_URL),API_URL="$(API_URL)" $(VENV)/dashboard/bin/python -m streamlit run dashboard/app.py --server.address 127.0.0.1,$(RUN) main.py dashboard --python $(VENV)/dashboard/bin/python)
 
 install: $(VENV)/.serving ## Install what the worker needs into .venv
 
@@ -55,6 +58,7 @@ pins: $(VENV)/pins/.tools ## Compile requirements*.in into requirements*.txt, ea
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-import.in -o requirements-import.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-trace.in -o requirements-trace.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-docs.in -o requirements-docs.txt
+	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) dashboard/requirements.in -o dashboard/requirements.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-dev.in -o requirements-dev.txt
 	@$(VENV)/pins/bin/uv pip compile $(UV_COMPILE) requirements-tools.in -o requirements-tools.txt
 
@@ -80,9 +84,9 @@ UV_COMPILE := --quiet --universal --python-version 3.11 --no-header --no-annotat
 # Debian's Python has pip but, without the package python3-venv, no way to put pip into a new environment; then the
 # system's pip installs into it from outside.
 PIP_INSTALL := install --quiet --disable-pip-version-check --require-hashes
-install = if $(RUN) -m pip --version >/dev/null 2>&1; \
-	then $(RUN) -m pip $(PIP_INSTALL) $(1); \
-	else $(PYTHON) -m pip --python $(RUN) $(PIP_INSTALL) $(1); fi
+install = if $(or $(2),$(RUN)) -m pip --version >/dev/null 2>&1; \
+	then $(or $(2),$(RUN)) -m pip $(PIP_INSTALL) $(1); \
+	else $(PYTHON) -m pip --python $(or $(2),$(RUN)) $(PIP_INSTALL) $(1); fi
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is %d.%d: make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -92,6 +96,13 @@ $(VENV)/bin/python:
 $(VENV)/.serving: requirements.txt | $(VENV)/bin/python
 	@echo "Installing requirements.txt (a minute or two)"
 	@$(call install,-r requirements.txt)
+	@touch $@
+
+# The dashboard speaks HTTP to the API and shares nothing with it: packages of its own.
+$(VENV)/dashboard/.installed: dashboard/requirements.txt | $(VENV)/bin/python
+	@echo "Installing dashboard/requirements.txt into $(VENV)/dashboard (a minute or two)"
+	@$(PYTHON) -m venv $(VENV)/dashboard >/dev/null 2>&1 || $(PYTHON) -m venv --clear --without-pip $(VENV)/dashboard
+	@$(call install,-r dashboard/requirements.txt,$(VENV)/dashboard/bin/python)
 	@touch $@
 
 $(VENV)/.development: requirements.txt requirements-dev.txt | $(VENV)/bin/python

@@ -196,13 +196,16 @@ def lines(rows: Sequence[Row], *, value: str, of_versions: bool = False) -> Spec
     """``value`` by ``when``, a line for each ``name``; ``of_versions``: instants at equal distances, in their order."""
     kind = "nominal" if of_versions else "temporal"
     axis = {"labelAngle": -40} if of_versions else {"tickCount": 5, "format": "%H:%M:%S"}
+    # counts begin at 0, and where all are 0 there is an axis all the same
+    greatest = max((float(str(row["value"])) for row in rows), default=0.0)
+    scale = {"zero": False} if of_versions else {"domain": [0, max(1.0, greatest)]}
     return _whole(
         {
             "data": {"values": list(rows)},
             "mark": {"type": "line", "point": True, "strokeWidth": 2.5},
             "encoding": {
                 "x": {"field": "when", "type": kind, "title": None, "sort": None, "axis": axis},
-                "y": {**_amount("value"), "title": value, "scale": {"zero": not of_versions}},
+                "y": {**_amount("value"), "title": value, "scale": scale, "axis": {} if of_versions else {"tickMinStep": 1}},
                 "color": {**_coloured("name", columns=2), "scale": {"range": COLOURS}},
                 "tooltip": _told("name", "value", "when"),
             },
