@@ -22,6 +22,7 @@ from services.redis_client import open_redis
 from services.refresh_requests import RedisRefreshRequests
 from services.result_cache import RedisResultCache
 from tests.support.hand_clock import HandClock
+from tests.support.page_routes import Pages
 from tests.support.small_catalogue import Showroom, showroom
 
 
@@ -98,6 +99,7 @@ class HttpBench:
     refreshes: RedisRefreshRequests
     events: RecordingEvents
     showroom: Showroom
+    pages: Pages
 
 
 @asynccontextmanager
@@ -120,12 +122,13 @@ async def http_bench(
         cache = RedisResultCache(redis, clock, job_ttl_s=600, cache_ttl_s=600, lease_s=15)
         publisher, members = RecordingPublisher(cache), FixedMembers()
         refreshes = RedisRefreshRequests(redis, quiet_s=0.001, drift_s=0.001)
-        events, shown = RecordingEvents(), showroom(clock, metrics)
+        events, shown, pages = RecordingEvents(), showroom(clock, metrics), Pages()
+        shelf = cast("ResultCache", results or cache)
         app = create_app(
             health=HealthReporter(checks or {}, clock=clock, observer=metrics),
             expose_metrics=metrics.expose,
             observer=metrics,
-            results=cast("ResultCache", results or cache),
+            results=shelf,
             publisher=publishes_to or publisher,
             members=members,
             clock=clock,
@@ -138,7 +141,8 @@ async def http_bench(
             rate_limit=rate_limit,
             cors_origins=cors_origins,
             answer_timeout_s=answer_timeout_s,
+            pages=pages.routers(shown, shelf, members),
         )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://songs-ai") as client:
-            yield HttpBench(app, client, cache, publisher, members, metrics, clock, refreshes, events, shown)
+            yield HttpBench(app, client, cache, publisher, members, metrics, clock, refreshes, events, shown, pages)
