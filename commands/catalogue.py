@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from commands.running import complaints, console, progress_bar, run
+from commands.running import run
+from commands.screen import complain, for_machines, progress_bar, say, tell_json
 from config.catalogue_profile import CatalogueProfile
 from config.settings import Settings
 from config.source_files import SourceMapping, load_mapping
@@ -18,9 +19,9 @@ from services.fitted_embedder import FittedEmbedder
 from services.former_embeddings import SqlFormerEmbeddings
 from services.ingest_store import SqlIngestStore
 from services.overlaid_index import MeasuredIndex
-from training.embed import Fitting, embed_catalogue, fit_and_embed
+from training.embed import EmbedReport, Fitting, embed_catalogue, fit_and_embed
+from training.ingest import IngestReport, layouts_of
 from training.ingest import ingest as ingest_whole
-from training.ingest import layouts_of
 from workers.runtime.parts import Parts, open_parts
 
 N_PROBLEMS_SHOWN = 20
@@ -30,6 +31,8 @@ _WHY_IN_MEMORY = {
     "fastscan": "since codes of all items are scanned sooner than the items themselves",
     "fastscan_lists": "since the items lie in clusters, of which a search looks at a few",
 }
+
+AsJson = Annotated[bool, typer.Option("--json", help="What became of it as JSON, on standard output alone.")]
 
 
 def migrate(
@@ -71,22 +74,39 @@ def ingest(
             exists=True, dir_okay=False, help="TOML that says what their columns are, in place of the profile."
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Fill a catalogue that is ours from files; where a backend owns the table of items it is left alone."""
 
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
             found = mapping_of(mapping)
-            for file in files:
-                await ingest_file(parts, file, found)
+            reports = [(file, await ingest_file(parts, file, found)) for file in files]
+        if as_json:
+            tell_json([_ingested(file, report) for file, report in reports])
 
-    run(step)
+    with for_machines(as_json):
+        run(step)
+
+
+def _ingested(file: Path, report: IngestReport) -> dict[str, object]:
+    return {
+        "file": str(file),
+        "of": "likes" if report.is_of_likes else "items",
+        "n_rows": report.n_rows,
+        "n_new": report.n_inserted,
+        "n_changed": report.n_updated,
+        "n_unchanged": report.n_unchanged,
+        "n_left_out": report.n_bad_rows,
+        "problems": [str(each) for each in report.problems],
+    }
 
 
 def embed(
     refit: Annotated[
         bool, typer.Option("--refit", help="Fit the statistics of the catalogue anew, and embed all of it by them.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Bring the stored vectors up to date with the catalogue: what is new or changed.
 
@@ -96,9 +116,22 @@ def embed(
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
             await parts.catalogue.check()
-            await embed_items(parts, refit=refit)
+            report = await embed_items(parts, refit=refit)
+        if as_json:
+            tell_json(_embedded(report))
 
-    run(step)
+    with for_machines(as_json):
+        run(step)
+
+
+def _embedded(report: EmbedReport) -> dict[str, int]:
+    return {
+        "n_items": report.n_items,
+        "n_embedded": report.n_embedded,
+        "n_unchanged": report.n_unchanged,
+        "n_deleted": report.n_deleted,
+        "n_without_content": report.n_without_content,
+    }
 
 
 def mapping_of(path: Path | None) -> SourceMapping | None:
@@ -117,7 +150,7 @@ def mapped_profile(profile: CatalogueProfile, mapping: SourceMapping | None) -> 
         raise ConfigurationError(f"the mapping: {error}") from error
 
 
-async def ingest_file(parts: Parts, file: Path, mapping: SourceMapping | None = None) -> None:
+async def ingest_file(parts: Parts, file: Path, mapping: SourceMapping | None = None) -> IngestReport:
     """Take in what ``file`` holds, and say what became of it."""
     store = SqlIngestStore(parts.database, mapped_profile(parts.profile, mapping))
     items = parts.profile.words_in("en").items
@@ -131,21 +164,27 @@ async def ingest_file(parts: Parts, file: Path, mapping: SourceMapping | None = 
             lambda done, total: progress.update(task, completed=done, total=total, visible=True),
         )
     for problem in report.problems[:N_PROBLEMS_SHOWN]:
-        complaints.print(str(problem), style="yellow", markup=False, highlight=False)
+        complain(str(problem), "yellow")
     if report.n_bad_rows > N_PROBLEMS_SHOWN:
-        complaints.print(f"... and {report.n_bad_rows - N_PROBLEMS_SHOWN} more", style="yellow")
-    console.print(
+        complain(f"... and {report.n_bad_rows - N_PROBLEMS_SHOWN} more", "yellow")
+    say(
         f"{report.n_rows} rows: {report.n_inserted} {'likes' if report.is_of_likes else items} new, "
         f"{report.n_updated} changed, "
         f"{report.n_unchanged} as they were; {report.n_bad_rows} rows left out"
     )
+    return report
 
 
-async def embed_items(parts: Parts, *, refit: bool = False) -> None:
+async def n_items(parts: Parts) -> int:
+    """How many there are to go through, for a bar."""
+    return len((await parts.catalogue.mark()).active_ids)
+
+
+async def embed_items(parts: Parts, *, refit: bool = False) -> EmbedReport:
     """Embed what is new or changed, and say how much that was."""
     text_columns = parts.profile.item.text
     with progress_bar() as progress:
-        task = progress.add_task("embeddings", total=None)
+        task = progress.add_task("embeddings", total=None if progress.disable else await n_items(parts))
         show = partial(progress.update, task)
         if isinstance(parts.embedder, FittedEmbedder):
             fitting = Fitting(
@@ -169,12 +208,13 @@ async def embed_items(parts: Parts, *, refit: bool = False) -> None:
                 text_columns=text_columns,
             )
         progress.update(task, total=report.n_items)
-    console.print(
+    say(
         f"{report.n_items} items: {report.n_embedded} embedded, {report.n_unchanged} as they were, "
         f"{report.n_deleted} vectors deleted; {report.n_without_content} without content"
     )
     if report.gone_ids:
         await _withdraw(parts, frozenset(report.gone_ids))
+    return report
 
 
 async def _withdraw(parts: Parts, item_ids: frozenset[int]) -> None:
@@ -182,31 +222,37 @@ async def _withdraw(parts: Parts, item_ids: frozenset[int]) -> None:
     try:
         n_documents = await parts.shelves.withdraw_from_all(item_ids)
     except DependencyUnavailable as error:
-        complaints.print(f"results may still hold {len(item_ids)} items that are gone: {error}", style="yellow")
+        complain(f"results may still hold {len(item_ids)} items that are gone: {error}", "yellow")
     else:
         if n_documents:
-            console.print(f"{n_documents} results no longer hold items that are gone")
+            say(f"{n_documents} results no longer hold items that are gone")
 
 
-def retrieval() -> None:
+def retrieval(*, as_json: AsJson = False) -> None:
     """Say where candidates are searched for, how, and why; brings what is searched up to date."""
 
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
             await parts.catalogue.check()
             await parts.index.load()
-            typer.echo(_searched_by(parts.index.current()))
+            index = parts.index.current()
+        where = "database" if isinstance(index, DatabaseItemIndex) else "memory"
+        why = index.why if isinstance(index, DatabaseItemIndex) else _WHY_IN_MEMORY[index.kind]
+        if as_json:
+            tell_json(_searched_by(index, where, why))
+            return
+        say(f"RETRIEVAL={where}: {index.kind}, {why}")
+        say(f"{len(index):,} items of {index.embedder_name}, recall@200 on a sample {index.recall:.3f}")
 
     run(step)
 
 
-def _searched_by(index: MeasuredIndex | DatabaseItemIndex) -> str:
-    """What ``retrieval`` prints."""
-    where = "database" if isinstance(index, DatabaseItemIndex) else "memory"
-    why = index.why if isinstance(index, DatabaseItemIndex) else _WHY_IN_MEMORY[index.kind]
-    return "\n".join(
-        (
-            f"RETRIEVAL={where}: {index.kind}, {why}",
-            f"{len(index):,} items of {index.embedder_name}, recall@200 on a sample {index.recall:.3f}",
-        )
-    )
+def _searched_by(index: MeasuredIndex | DatabaseItemIndex, where: str, why: str) -> dict[str, object]:
+    return {
+        "retrieval": where,
+        "kind": index.kind,
+        "why": why,
+        "n_items": len(index),
+        "embedder": index.embedder_name,
+        "recall_at_200": index.recall,
+    }

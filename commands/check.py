@@ -1,15 +1,16 @@
 """The command ``check``: are the data what they must be? Of a file before ``ingest``, or of a site before ``fit``."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from commands.running import FAILED, complaints, progress_bar, run, tell_all
+from commands.catalogue import n_items
+from commands.running import run
+from commands.screen import FAILED, progress_bar, tell_all, tell_json
 from config.settings import Settings
-from core.data_checks import CheckReport, Limits
+from core.data_checks import Limits
 from core.data_checks import check as check_figures
 from core.data_figures import DataFigures
 from core.fitted_collaborative import MODEL_KIND
@@ -41,21 +42,17 @@ def check(
                 text = f"{file.name}: {report.problem}" if file else report.problem
                 await parts.notices.tell(Notice(kind=NoticeKind.CHECK_FAILED, text=text))
         if as_json:
-            typer.echo(json.dumps({**report.document(), "figures": json.loads(figures.to_json())}, indent=2))
+            tell_json({**report.document(), "figures": json.loads(figures.to_json())})
         else:
             tell_all(table_of(report))
-        _end(report)
+        if report.failed:
+            raise typer.Exit(FAILED)
 
     run(step)
 
 
-def _end(report: CheckReport) -> None:
-    if report.failed:
-        sys.exit(FAILED)
-
-
 async def _figures(parts: Parts, file: Path | None, before: DataFigures | None) -> DataFigures:
-    with progress_bar(complaints) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("rows" if file else "items", total=None)
 
         def show(n: int) -> None:
@@ -65,8 +62,9 @@ async def _figures(parts: Parts, file: Path | None, before: DataFigures | None) 
             return figures_of_file(file, parts.profile, before, show)
         await parts.catalogue.check()
         orphans = SqlOrphanCount(parts.database, parts.profile)
+        progress.update(task, total=None if progress.disable else await n_items(parts))
         figures = await figures_of_catalogue(parts.catalogue, parts.profile, orphans, before, show)
-        progress.update(task, description="interactions")
+        progress.reset(task, description="interactions", total=None)
         return await with_log(figures, SqlInteractionLog(parts.database, parts.profile), before, show)
 
 

@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from commands.demo import N_MADE_UP, fill_catalogue, made_up_likes
-from commands.running import console, run, stop
+from commands.running import run
+from commands.screen import console, stop
 from config.settings import Settings
 from workers.runtime.consuming import prepare, running_consumers
 from workers.runtime.http import serving_http

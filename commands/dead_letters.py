@@ -12,7 +12,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from commands.running import complaints, progress_bar, run, stop, tell_all
+from commands.listing import examples
+from commands.running import run
+from commands.screen import complain, for_machines, progress_bar, say, stop, tell_all, tell_json
 from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError
 from services.logs import mask_secrets
@@ -35,6 +37,7 @@ Where = Annotated[
 All = Annotated[bool, typer.Option("--all", help="All of them, as far as --where does not say otherwise.")]
 OfEvents = Annotated[bool, typer.Option("--events", help="The dead letters of events, not of jobs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON for each.")]
+Counted = Annotated[bool, typer.Option("--json", help="How many of each fate, as JSON, on standard output alone.")]
 
 _FATES_TOLD = {
     Fate.REPLAYED: "replayed",
@@ -46,7 +49,7 @@ _FATES_TOLD = {
 
 
 def _examples(*lines: str) -> str:
-    return "\n\n".join(("Examples:", *(f"python main.py dead-letters {line}" for line in lines)))
+    return examples(*(f"dead-letters {line}" for line in lines))
 
 
 @dead_letters.command(
@@ -113,6 +116,7 @@ def replay(
     where: Where = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     rate: Annotated[float, typer.Option(min=0, help="Jobs a second at the most; 0: as fast as it goes.")] = 0.0,
+    as_json: Counted = False,
 ) -> None:
     """Send dead letters back to work, the oldest first, with their tries counted from nothing.
 
@@ -125,6 +129,7 @@ def replay(
         everything=everything,
         step=lambda letters, wanted, tell: letters.replay(wanted, tell, dry_run=dry_run, rate=rate),
         ending=" (nothing is done: --dry-run)" if dry_run else "",
+        as_json=as_json,
     )
 
 
@@ -140,6 +145,7 @@ def purge(
         Path | None, typer.Option(dir_okay=False, help="Write each to the end of this file first, as JSON, unmasked.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Without a file too: they are gone for good.")] = False,
+    as_json: Counted = False,
 ) -> None:
     """Drop dead letters for good, each once it is written to a file, or with --yes."""
     if to is None and not yes:
@@ -152,6 +158,7 @@ def purge(
             step=lambda letters, wanted, tell: letters.purge(wanted, tell, keep),
             of_events=events,
             ending=f"; kept in {to}" if to else "",
+            as_json=as_json,
         )
 
 
@@ -181,6 +188,7 @@ def _each_letter(
     everything: bool,
     step: Callable[..., Coroutine[Any, Any, Mapping[Fate, int]]],
     ending: str,
+    as_json: bool,
     of_events: bool = False,
 ) -> None:
     if not (job_ids or where or everything):
@@ -191,23 +199,25 @@ def _each_letter(
     async def deal(settings: Settings) -> None:
         wanted = dead_letter_text.wanted(job_ids or (), where or ())
         async with _open_dead_letters(settings, of_events=of_events) as (letters, _):
-            with progress_bar(complaints) as progress:
-                task = progress.add_task("dead letters", total=None, visible=complaints.is_terminal)
+            with progress_bar() as progress:
+                task = progress.add_task("dead letters", total=await letters.n_waiting() if everything else None)
 
                 def tell(letter: Letter, fate: Fate) -> None:
                     fates[fate] = fates.get(fate, 0) + 1
                     unseen.discard(letter.letter_id)
                     progress.advance(task)
                     if fate is Fate.NO_JOB:
-                        complaints.print(f"{letter.letter_id}: {letter.problem}", style="yellow", markup=False)
+                        complain(f"{letter.letter_id}: {letter.problem}", "yellow")
 
                 await step(letters, wanted, tell)
 
-    try:
-        run(deal)
-    finally:
-        told = ", ".join(f"{n} {_FATES_TOLD[fate]}" for fate, n in fates.items()) or "none"
-        typer.echo(told + ending)
+    with for_machines(as_json):
+        try:
+            run(deal)
+        finally:
+            say((", ".join(f"{n} {_FATES_TOLD[fate]}" for fate, n in fates.items()) or "none") + ending)
+            if as_json:
+                tell_json({**{str(fate): fates.get(fate, 0) for fate in Fate}, "unknown": sorted(unseen)})
     if unseen:
         stop(f"no dead letter is called {', '.join(sorted(unseen))}")
 

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from commands.catalogue import embed_items, ingest_file
-from commands.running import console, run
+from commands.running import run
+from commands.screen import console
 from config.settings import Settings
 from core.errors import ConfigurationError
 from services.ingest_store import SqlIngestStore

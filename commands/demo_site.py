@@ -7,7 +7,8 @@ import typer
 
 from commands.catalogue import embed_items
 from commands.demo import N_MADE_UP, made_up_likes, make_up_songs
-from commands.running import console, run, stop
+from commands.running import run
+from commands.screen import console, stop
 from config.settings import Settings
 from services.ingest_store import SqlIngestStore
 from services.listener_store import SqlListenerStore

@@ -10,7 +10,9 @@ import typer
 from sqlalchemy.engine import URL
 
 from commands.catalogue import mapped_profile, mapping_of
-from commands.running import MISCONFIGURED, complaints, console, progress_bar, run, stop
+from commands.listing import examples
+from commands.running import run
+from commands.screen import MISCONFIGURED, complain, for_machines, progress_bar, say, stop, tell_json
 from config.settings import Settings
 from core.errors import ConfigurationError
 from core.ports import RowSource
@@ -41,19 +43,25 @@ _MAX_NAME_CHARS = 64
 
 Limit = Annotated[int | None, typer.Option(min=1, help="How many to import at the most, this time.")]
 Afresh = Annotated[bool, typer.Option("--afresh", help="Begin anew, whatever was read before.")]
+AsJson = Annotated[bool, typer.Option("--json", help="What became of it as JSON, on standard output alone.")]
 Mapping = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="TOML that says what becomes of what the service has."),
 ]
 
 
-@imports.command()
+@imports.command(
+    epilog=examples(
+        "import spotify --playlist 37i9dQZF1DX9tPFwDMOaN1", "import spotify --search 'city pop' --limit 200 --json"
+    )
+)
 def spotify(
     playlist: Annotated[str, typer.Option(metavar="ID", help="A playlist that anybody may read.")] = "",
     search: Annotated[str, typer.Option(metavar="QUERY", help="What Spotify's search finds, a thousand at most.")] = "",
     limit: Limit = None,
     mapping: Mapping = None,
     afresh: Afresh = False,
+    as_json: AsJson = False,
 ) -> None:
     """Import tracks of a playlist or a search; needs SPOTIFY_CLIENT_ID and SPOTIFY_CLIENT_SECRET."""
     if bool(playlist) == bool(search):
@@ -66,17 +74,21 @@ def spotify(
         calls = _calls("Spotify", settings)
         client = Spotify(settings.spotify_client_id, settings.spotify_client_secret, calls, _tell)
         source = SpotifySource(client, playlist=playlist, query=search)
-        await _import_service(settings, "spotify", source, mapping, limit=limit, afresh=afresh)
+        report = await _import_service(settings, "spotify", source, mapping, limit=limit, afresh=afresh)
+        if as_json:
+            tell_json([report])
 
-    run(step)
+    with for_machines(as_json):
+        run(step)
 
 
-@imports.command()
+@imports.command(epilog=examples("import rawg --limit 1000", "import rawg --search zelda"))
 def rawg(
     search: Annotated[str, typer.Option(metavar="QUERY", help="Only games that RAWG's search finds.")] = "",
     limit: Limit = None,
     mapping: Mapping = None,
     afresh: Afresh = False,
+    as_json: AsJson = False,
 ) -> None:
     """Import games, those first that most people have; needs RAWG_API_KEY."""
 
@@ -87,16 +99,22 @@ def rawg(
 
         async with httpx.AsyncClient() as http:
             source = RawgSource(http, settings.rawg_api_key, _calls("RAWG", settings), query=search)
-            await _import_service(settings, "rawg", source, mapping, limit=limit, afresh=afresh)
+            report = await _import_service(settings, "rawg", source, mapping, limit=limit, afresh=afresh)
+        if as_json:
+            tell_json([report])
 
-    run(step)
+    with for_machines(as_json):
+        run(step)
 
 
-@imports.command()
+@imports.command(
+    epilog=examples("import backend --from -", "import backend --from mysql://reader@db.example/music --name main")
+)
 def backend(
     url: Annotated[str, typer.Option("--from", metavar="URL", help="The other database; -: it is asked for.")],
     name: Annotated[str, typer.Option(help="What its ids are known under; as a rule host and database say.")] = "",
     afresh: Afresh = False,
+    as_json: AsJson = False,
 ) -> None:
     """Copy items, likes and lists from a database with the tables of the catalogue profile; it is only read."""
     if len(name) > _MAX_NAME_CHARS:
@@ -106,35 +124,38 @@ def backend(
     async def step(settings: Settings) -> None:
         source = name or _name_of(_checked(url))
         async with open_parts(settings) as parts, _open_other(url, parts) as other:
-            await _copy(parts, other, source, afresh=afresh)
+            reports = [report async for report in _copied(parts, other, source, afresh=afresh)]
+        if as_json:
+            tell_json(reports)
 
-    run(step)
+    with for_machines(as_json):
+        run(step)
 
 
 async def _import_service(
     settings: Settings, name: str, source: RowSource, mapping: Path | None, *, limit: int | None, afresh: bool
-) -> None:
+) -> dict[str, object]:
     async with open_parts(settings) as parts:
         profile = mapped_profile(parts.profile, mapping_of(mapping))
         layout, store = layout_of(profile, name), SqlIngestStore(parts.database, profile)
         items = profile.words_in("en").items
-        await _shown(
+        return await _shown(
             parts, source, items, lambda importing: import_items(importing, layout, store), limit=limit, afresh=afresh
         )
 
 
-async def _copy(parts: Parts, other: Database, source: str, *, afresh: bool) -> None:
+async def _copied(parts: Parts, other: Database, source: str, *, afresh: bool) -> AsyncIterator[dict[str, object]]:
     profile, store = parts.profile, SqlIngestStore(parts.database, parts.profile)
     items, likes = copying_layouts(profile, source)
     optional = [profile.item.active] if profile.item.active else []
     tables = TableSource(other, source, profile.item.table, items.needed, optional=optional)
     words = profile.words_in("en").items
-    await _shown(parts, tables, words, lambda importing: import_items(importing, items, store), afresh=afresh)
+    yield await _shown(parts, tables, words, lambda importing: import_items(importing, items, store), afresh=afresh)
     liked = TableSource(other, source, profile.likes.table, likes.needed)
-    await _shown(parts, liked, "likes", lambda importing: import_likes(importing, likes, store), afresh=afresh)
+    yield await _shown(parts, liked, "likes", lambda importing: import_likes(importing, likes, store), afresh=afresh)
     if listed := list_source(other, source, profile):
         lists = SqlListStore(parts.database, profile)
-        await _shown(
+        yield await _shown(
             parts,
             listed,
             f"{words} of lists",
@@ -151,8 +172,8 @@ async def _shown(
     *,
     limit: int | None = None,
     afresh: bool,
-) -> None:
-    """Take the step with a bar of progress, and say what became of it."""
+) -> dict[str, object]:
+    """Take the step with a bar of progress, and say what became of it; the same for machines."""
     with progress_bar() as progress:
         task = progress.add_task(what, total=limit, visible=False)
         importing = Importing(
@@ -165,10 +186,21 @@ async def _shown(
         report = await step(importing)
     _tell_all(report.problems)
     went_on = ", going on from where it was" if report.went_on else ""
-    console.print(
+    say(
         f"{report.n_rows} rows{went_on}: {report.n_inserted} {what} new, {report.n_updated} changed, "
         f"{report.n_unchanged} as they were; {report.n_left_out} rows left out"
     )
+    return {
+        "source": source.key,
+        "of": what,
+        "went_on": report.went_on,
+        "n_rows": report.n_rows,
+        "n_new": report.n_inserted,
+        "n_changed": report.n_updated,
+        "n_unchanged": report.n_unchanged,
+        "n_left_out": report.n_left_out,
+        "problems": list(report.problems),
+    }
 
 
 def _calls(name: str, settings: Settings) -> PacedCalls:
@@ -176,7 +208,7 @@ def _calls(name: str, settings: Settings) -> PacedCalls:
 
 
 def _tell(sentence: str) -> None:
-    complaints.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    complain(sentence, "yellow")
 
 
 def _tell_all(sentences: Iterable[str]) -> None:

@@ -8,12 +8,18 @@ from typing import Annotated
 import orjson
 import typer
 
-from commands.running import run, stop
+from commands.running import run
+from commands.screen import say, stop, tell_json
 from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError
+from core.ports import JobView
 from core.submission import submit
 from models.job import Job, JobContext, JobStatus, Strategy
 from workers.runtime.parts import Parts, open_parts
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="As JSON: job_id and status, and of a job that has ended result or error.")
+]
 
 
 def publish(
@@ -25,6 +31,7 @@ def publish(
     wish: Annotated[str, typer.Option(help="What the listener asks for at this moment, in their own words.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the result and print it.")] = False,
     timeout_s: Annotated[float, typer.Option(min=0, help="Seconds to wait at the most.")] = 60.0,
+    as_json: AsJson = False,
 ) -> None:
     """Publish a job as the backend does; print its id, or with --wait its result."""
     job = Job(
@@ -48,9 +55,11 @@ def publish(
             await parts.broker.start()
             await submit(job, results=parts.results, publisher=parts.publisher)
             if wait:
-                await _print_result(parts, job.job_id, timeout_s)
+                await _print_result(parts, job.job_id, timeout_s, as_json=as_json)
+            elif as_json:
+                tell_json({"job_id": job.job_id, "status": JobStatus.QUEUED})
             else:
-                typer.echo(job.job_id)
+                say(job.job_id)
 
     run(step)
 
@@ -58,28 +67,41 @@ def publish(
 def result(
     job_id: Annotated[str, typer.Argument(help="The id that publish printed.")],
     timeout_s: Annotated[float, typer.Option(min=0, help="Seconds to wait at the most.")] = 0.0,
+    as_json: AsJson = False,
 ) -> None:
     """Print a job's result as the backend reads it."""
 
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
-            await _print_result(parts, job_id, timeout_s)
+            await _print_result(parts, job_id, timeout_s, as_json=as_json)
 
     run(step)
 
 
-async def _print_result(parts: Parts, job_id: str, timeout_s: float) -> None:
+async def _print_result(parts: Parts, job_id: str, timeout_s: float, *, as_json: bool) -> None:
     deadline_s = parts.clock.monotonic_s() + timeout_s
     while (view := await parts.results.job(job_id)) is None or view.status not in (
         JobStatus.SUCCEEDED,
         JobStatus.FAILED,
     ):
         if parts.clock.monotonic_s() >= deadline_s:
+            if as_json:
+                tell_json({"job_id": job_id, "status": view.status if view else "unknown"})
             stop(f"job {job_id} is {view.status if view else 'unknown'}; is a worker running?")
         await asyncio.sleep(0.1)
-    if view.result is None:
+    found = None if view.result is None else orjson.loads(view.result)
+    if as_json:
+        tell_json({"job_id": job_id, "status": view.status, "result": found, "error": _error_of(view)})
+    if found is None:
         stop(f"job {job_id} failed: {view.fields.get('error.code')}: {view.fields.get('error.message')}")
-    typer.echo(orjson.dumps(orjson.loads(view.result), option=orjson.OPT_INDENT_2).decode())
+    if not as_json:
+        tell_json(found)
+
+
+def _error_of(view: JobView) -> dict[str, str | None] | None:
+    if view.status is JobStatus.SUCCEEDED:
+        return None
+    return {"code": view.fields.get("error.code"), "message": view.fields.get("error.message")}
 
 
 def _ids(text: str) -> tuple[int, ...]:

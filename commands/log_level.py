@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from commands.running import run
+from commands.screen import for_machines, say, tell_json
 from config.settings import Settings
 from services.log_level import RedisLogLevel
 from workers.runtime.parts import redis_of
@@ -15,6 +16,9 @@ Word = Literal["DEBUG", "INFO", "WARNING", "ERROR", "own"]
 def log_level(
     level: Annotated[Word, typer.Argument(case_sensitive=False, help="own: what each one's LOG_LEVEL says")],
     minutes: Annotated[int, typer.Option(min=1, max=1440, help="after which each logs by its LOG_LEVEL again")] = 15,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As JSON: level and minutes, null where it is their own.")
+    ] = False,
 ) -> None:
     """Change what all running workers log, for a while."""
 
@@ -23,9 +27,12 @@ def log_level(
             told = RedisLogLevel(redis, group=settings.name_prefix)
             if level == "own":
                 await told.clear()
-                typer.echo("All workers log by their own LOG_LEVEL again.")
-                return
-            await told.set(level, for_s=60 * minutes)
-        typer.echo(f"All workers log from {level} on for {minutes} minutes.")
+                say("All workers log by their own LOG_LEVEL again.")
+            else:
+                await told.set(level, for_s=60 * minutes)
+                say(f"All workers log from {level} on for {minutes} minutes.")
+        if as_json:
+            tell_json({"level": level, "minutes": None if level == "own" else minutes})
 
-    run(change)
+    with for_machines(as_json):
+        run(change)

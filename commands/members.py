@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from commands.running import FAILED, console, run
+from commands.running import run
+from commands.screen import FAILED, console, for_machines, say, tell_json
 from config.settings import MEMORY_URL, Settings
 from core.feedback import Remains
 from workers.member_messages import MemberMessages, all_queues
@@ -15,6 +16,9 @@ from workers.runtime.parts import Parts, open_parts
 def forget(
     member: Annotated[int, typer.Option(help="The member to forget.")],
     look: Annotated[bool, typer.Option("--look", help="Only say what is kept; forget nothing.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As JSON: how much was removed and is left, by place; unseen queues.")
+    ] = False,
 ) -> None:
     """Remove what is kept of a member, and list what is left by looking: nothing, or the command fails."""
 
@@ -23,30 +27,35 @@ def forget(
             has_broker = settings.broker_url.get_secret_value() != MEMORY_URL
             if has_broker:
                 await parts.broker.start()
-            if not look:
-                _tell("removed", await _forget(parts, member, has_broker=has_broker))
+            removed = None if look else await _forget(parts, member, has_broker=has_broker)
+            if removed:
+                _tell("removed", removed)
             left = await _remains(parts, member, has_broker=has_broker)
             _tell("kept" if look else "left", left)
             unseen = await _unseen(parts) if has_broker else []
             for queue in unseen:
-                console.print(
-                    f"{queue} holds too many messages to be looked through: look again once it is shorter",
-                    highlight=False,
-                    soft_wrap=True,
-                )
-            if look:
-                return
+                say(f"{queue} holds too many messages to be looked through: look again once it is shorter")
             at = await parts.forgetting.forgotten_at(member)
-            console.print(
+        if not look:
+            say(
                 f"that member {member} was forgotten at {at:%Y-%m-%dT%H:%M:%SZ} is kept: what is under way from before "
-                "is not written, and no model is fitted on what other tables say of before",
-                highlight=False,
-                soft_wrap=True,
+                "is not written, and no model is fitted on what other tables say of before"
             )
-            if left.n or unseen:
-                raise typer.Exit(FAILED)
+        if as_json:
+            tell_json(
+                {
+                    "member": member,
+                    "forgotten_at": at,
+                    "removed": removed and dict(removed.places),
+                    "left": dict(left.places),
+                    "unseen": unseen,
+                }
+            )
+        if not look and (left.n or unseen):
+            raise typer.Exit(FAILED)
 
-    run(step)
+    with for_machines(as_json):
+        run(step)
 
 
 async def _forget(parts: Parts, member: int, *, has_broker: bool) -> Remains:

@@ -16,7 +16,9 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from commands.check import last_figures, limits_of
-from commands.running import offline_step, read_settings, run, tell_all, telling, told_errors
+from commands.listing import examples
+from commands.running import offline_step, read_settings, run
+from commands.screen import for_machines, say, tell_all, tell_json, telling
 from config.settings import Settings
 from core.data_checks import CheckReport, check
 from core.data_figures import with_interactions
@@ -45,10 +47,19 @@ def fit(
     budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
     seed: Annotated[int, typer.Option(help="The same seed and data give the same model.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Fit and tell, but keep nothing.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fit the collaborative model on what members like and do, and put it in force if it is no worse than the last."""
+    with for_machines(as_json):
+        told = _fit(budget_s, seed, dry_run=dry_run)
+    if as_json:
+        tell_json(told)
+
+
+def _fit(budget_s: float, seed: int, *, dry_run: bool) -> dict[str, object]:
+    """Fit and say what came of it; the same for machines."""
     training = offline_step("fit")
-    with telling() as tell, told_errors(), _alone(dry_run=dry_run):
+    with telling(budget_s) as tell, _alone(dry_run=dry_run):
         runs = None if dry_run else _mlflow_runs()
         read = _read(training, tell)
         # outside of any event loop, where Ctrl-C ends it at once; most of the algebra is of small matrices, which a
@@ -57,12 +68,23 @@ def fit(
             report = training.fit_on(
                 read.observed, active=read.active, budget_s=budget_s, seed=seed, tell=tell, shown_to=_shown_to(tell)
             )
-        outcome = "nothing is kept: --dry-run" if dry_run else _kept(training, report, read.checked)
-    tell_all([*report, *table_of(read.checked, whole=False), str(outcome)])
-    if runs:
+        outcome = None if dry_run else _kept(training, report, read.checked)
+    tell_all([*report, *table_of(read.checked, whole=False), str(outcome or "nothing is kept: --dry-run")])
+    run_id = None
+    if runs and outcome:
         # Last, and after everything is told: what is fitted and in force stays so, whatever MLflow says.
-        with told_errors():
-            typer.echo(f"MLflow run {runs.log(_run_of(report, outcome, read.checked))}")
+        run_id = runs.log(_run_of(report, outcome, read.checked))
+        say(f"MLflow run {run_id}")
+    return {
+        "version": report.fitted.version,
+        "kept": outcome is not None,
+        "in_force": outcome is not None and outcome.in_force,
+        "changed": outcome is not None and outcome.changed,
+        "reason": outcome and outcome.reason,
+        "metrics": dict(report.metrics),
+        "checks": read.checked.document(),
+        "mlflow_run": run_id,
+    }
 
 
 @contextmanager
@@ -172,7 +194,7 @@ def _figures(report: Any) -> dict[str, float]:  # noqa: ANN401 - of ``training.f
     return {name: round(value, 4) for name, value in report.comparison.metrics()}
 
 
-@models.command("list")
+@models.command("list", epilog=examples("models list", "models list --kind embedder --json"))
 def list_versions(kind: Kind = MODEL_KIND, as_json: AsJson = False) -> None:
     """List the versions that are kept, newest first."""
 
@@ -180,7 +202,7 @@ def list_versions(kind: Kind = MODEL_KIND, as_json: AsJson = False) -> None:
         async with open_parts(settings) as parts:
             found = await parts.models.versions(kind)
         if as_json:
-            typer.echo(json.dumps([_document(each) for each in found], indent=2))
+            tell_json([_document(each) for each in found])
             return
         table = Table("version", "fitted", "", "kB", "Recall@20", "NDCG@20", "held out: Recall@20, NDCG@20")
         for each in found:
@@ -215,7 +237,7 @@ def _document(each: StoredVersion) -> dict[str, object]:
     }
 
 
-@models.command()
+@models.command(epilog=examples("models history", "models history --json"))
 def history(kind: Kind = MODEL_KIND, as_json: AsJson = False) -> None:
     """Tell which version was put in force when, in whose place and why; the newest last."""
 
@@ -223,7 +245,7 @@ def history(kind: Kind = MODEL_KIND, as_json: AsJson = False) -> None:
         async with open_parts(settings) as parts:
             found = await parts.models.promotions(kind)
         if as_json:
-            typer.echo(json.dumps([_step(each) for each in found], indent=2))
+            tell_json([_step(each) for each in found])
             return
         table = Table("at", "version", "in place of", "by", "why")
         for each in found:
@@ -245,7 +267,7 @@ def _step(each: Promotion) -> dict[str, object]:
     }
 
 
-@models.command()
+@models.command(epilog=examples("models promote 3f2a", "models promote 3f2a --why 'better with new songs'"))
 def promote(
     version: Annotated[str, typer.Argument(help="The version, or how it begins, as `list` prints it.")],
     kind: Kind = MODEL_KIND,
@@ -279,7 +301,7 @@ async def _found(parts: Parts, kind: str, version: str) -> str:
     return found[0]
 
 
-@models.command()
+@models.command(epilog=examples("models rollback", "models rollback --why 'complaints since noon' --json"))
 def rollback(
     kind: Kind = MODEL_KIND,
     why: Annotated[str, typer.Option(help="Kept in the history.")] = "by hand",
@@ -299,8 +321,8 @@ def rollback(
 
 def _tell_change(kind: str, version: str, replaced: str | None, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"kind": kind, "version": version, "replaced": replaced}))
+        tell_json({"kind": kind, "version": version, "replaced": replaced})
     elif version == replaced:
-        typer.echo(f"version {version} is in force already")
+        say(f"version {version} is in force already")
     else:
-        typer.echo(f"version {version} is in force" + (f" in place of {replaced}" if replaced else ""))
+        say(f"version {version} is in force" + (f" in place of {replaced}" if replaced else ""))

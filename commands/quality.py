@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,16 +10,17 @@ from typing import Annotated, Any
 import typer
 from threadpoolctl import threadpool_limits
 
-from commands.running import (
+from commands.running import offline_step, run
+from commands.screen import (
     MISCONFIGURED,
-    complaints,
-    offline_step,
+    STANDARD_OUTPUT,
+    complain,
+    for_machines,
     progress_bar,
-    run,
     stop,
     tell_all,
+    tell_json,
     telling,
-    told_errors,
 )
 from config.settings import Settings
 from services.collaborative_source import InMemoryCollaborativeSource
@@ -38,9 +40,15 @@ def rank(
     n: Annotated[int, typer.Option(min=1, help="Items per query.")] = 20,
     budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
     seed: Annotated[int, typer.Option(help="The same seed and files give the same lists.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="How many were ranked, and what was chosen, as JSON.")
+    ] = False,
 ) -> None:
     """Fit collaborative models on interactions and rank items for lists of liked ones; all from files."""
-    _quality("rank", train, queries, out, items=items, n=n, budget_s=budget_s, seed=seed)
+    with for_machines(as_json):
+        found = _quality("rank", train, queries, out, items=items, n=n, budget_s=budget_s, seed=seed)
+    if as_json:
+        tell_json({"out": str(out), **asdict(found)})
 
 
 def evaluate(
@@ -65,7 +73,10 @@ def evaluate(
     k: Annotated[int, typer.Option(min=1, help="Length of the lists.")] = 20,
     budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
     seed: Annotated[int, typer.Option(help="The same seed and files give the same split and figures.")] = 0,
-    json_out: Annotated[Path | None, typer.Option("--json", dir_okay=False, help="Write the figures here too.")] = None,
+    json_out: Annotated[
+        Path | None,
+        typer.Option("--json", dir_okay=False, help="Write the figures here too; -: on standard output alone."),
+    ] = None,
     llm: Annotated[bool, typer.Option("--llm", help="Measure instead what the LLM's order is worth.")] = False,
     users: Annotated[int, typer.Option(min=1, help="With --llm: listeners that it is asked about.")] = 100,
     max_usd: Annotated[float, typer.Option(min=0, help="With --llm: what it may cost without --yes.")] = 1.0,
@@ -75,20 +86,28 @@ def evaluate(
     ] = Path("llm-answers.db"),
 ) -> None:
     """Measure the collaborative models on a data set, baselines beside them; or the LLM beside the ranking."""
-    if llm:
-        study = {"items": items, "n_users": users, "budget_s": budget_s, "seed": seed}
-        _uplift(dataset, protocol, study, answers, k=k, max_usd=math.inf if yes else max_usd, json_out=json_out)
-        return
-    _quality("evaluate", dataset, protocol, items=items, k=k, budget_s=budget_s, seed=seed, json_out=json_out)
+    as_json = json_out == STANDARD_OUTPUT
+    file = None if as_json else json_out
+    with for_machines(as_json):
+        if llm:
+            study = {"items": items, "n_users": users, "budget_s": budget_s, "seed": seed}
+            most_usd = math.inf if yes else max_usd
+            found = _uplift(dataset, protocol, study, answers, k=k, max_usd=most_usd, json_out=file)
+        else:
+            options = {"items": items, "k": k, "budget_s": budget_s, "seed": seed, "json_out": file}
+            found = _quality("evaluate", dataset, protocol, **options)
+    if as_json:
+        tell_json(found.document() if llm else asdict(found))
 
 
-def _quality(step: str, *arguments: object, **options: object) -> None:
-    """Run a step of ``training`` on files."""
+def _quality(step: str, *arguments: object, **options: Any) -> Any:  # noqa: ANN401 - of a step that takes and says its own
+    """Run a step of ``training`` on files, and say what came of it."""
     module = offline_step(step)
     # most of the algebra is of small matrices, which a second BLAS thread makes many times slower
-    with told_errors(), threadpool_limits(1, user_api="blas"), telling() as tell:
-        found = list(getattr(module, step)(*arguments, **options, tell=tell))
+    with threadpool_limits(1, user_api="blas"), telling(options["budget_s"]) as tell:
+        found = getattr(module, step)(*arguments, **options, tell=tell)
     tell_all(found)
+    return found
 
 
 def _uplift(
@@ -100,7 +119,7 @@ def _uplift(
     k: int,
     max_usd: float,
     json_out: Path | None,
-) -> None:
+) -> Any:  # noqa: ANN401 - of ``training.uplift``
     """Prepare outside of any event loop, where Ctrl-C ends it at once; say what asking costs; ask; tell."""
     found: list[Any] = []
 
@@ -114,7 +133,7 @@ def _uplift(
             questions = await uplift.questions_of(study, index, InMemoryCollaborativeSource(study.fitted), judge, k=k)
             with kept_answers.open_kept_answers(answers) as kept:
                 _tell_price(uplift.estimate(questions, kept, judge), max_usd)
-                with progress_bar(complaints) as progress:
+                with progress_bar() as progress:
                     task = progress.add_task("listeners", total=len(questions))
                     show = partial(progress.update, task)
                     heard = await uplift.ask(questions, judge, kept, done=lambda n: show(completed=n))
@@ -123,15 +142,16 @@ def _uplift(
     run(try_to_open)
     uplift, first_stage, kept_answers = map(offline_step, ("uplift", "first_stage", "kept_answers"))
     with threadpool_limits(1, user_api="blas"):
-        with told_errors(), telling() as tell:
+        with telling() as tell:
             study = first_stage.prepare(dataset, protocol, **options, tell=tell)
         run(measure, log_level="ERROR")
     tell_all(found[0])
     if json_out is not None:
         found[0].write(json_out)
+    return found[0]
 
 
 def _tell_price(estimate: Any, max_usd: float) -> None:  # noqa: ANN401 - of ``training.uplift``
-    complaints.print(str(estimate), markup=False, highlight=False, soft_wrap=True)
+    complain(str(estimate), "")
     if not estimate.is_within(max_usd):
         stop(f"that is not known to be within --max-usd {max_usd:g}: give --yes to ask all the same", MISCONFIGURED)

@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import date
-from functools import partial
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import typer
 
-from commands.running import console, progress_bar, run
+from commands.running import run
+from commands.screen import for_machines, progress_bar, say, tell_json
 from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError
 from core.ports import BatchApi
@@ -32,6 +32,9 @@ def refresh(
         bool | None, typer.Option("--batch/--queue", help="Through the provider's Batch API, or by jobs for workers.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and what it costs.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="What became of it as JSON, on standard output alone.")
+    ] = False,
 ) -> None:
     """Bring the results of active members up to date; a run that was cut off goes on where it was."""
 
@@ -47,13 +50,16 @@ def refresh(
             await parts.index.load()
             await parts.collaborative.load()
             if dry_run:
-                await _estimate_refresh(parts, api, members, by_batch=by_batch)
+                told = await _estimate_refresh(parts, api, members, by_batch=by_batch)
             elif by_batch:
-                await _refresh_by_batch(parts, api, members)
+                told = await _refresh_by_batch(parts, api, members)
             else:
-                await _refresh_by_queue(parts, api, members)
+                told = await _refresh_by_queue(parts, api, members)
+        if as_json:
+            tell_json({"dry_run": dry_run, "by": "batch" if by_batch else "queue", **told})
 
-    run(step)
+    with for_machines(as_json):
+        run(step)
 
 
 @asynccontextmanager
@@ -86,7 +92,7 @@ def _today(parts: Parts) -> date:
     return parts.clock.now().astimezone(ZoneInfo(parts.settings.time_zone)).date()
 
 
-async def _estimate_refresh(parts: Parts, api: BatchApi, n_members: int, *, by_batch: bool) -> None:
+async def _estimate_refresh(parts: Parts, api: BatchApi, n_members: int, *, by_batch: bool) -> dict[str, object]:
     if by_batch:
         await api.check()
     ledger, today = SqlBatchLedger(parts.database), _today(parts)
@@ -94,7 +100,6 @@ async def _estimate_refresh(parts: Parts, api: BatchApi, n_members: int, *, by_b
     member_ids = [each for each in await parts.members.active_member_ids(n_members) if each not in asked]
     questions = RefreshQuestions(parts.pipeline, parts.results, api)
     found = await questions.estimate(member_ids, today, instant_ns(parts.clock.now()))
-    say = partial(console.print, highlight=False, soft_wrap=True)
     say(
         f"{found.n_members} active members: {found.n_requests} would be asked about, {found.skipped['kept']} have "
         f"their answer, {found.skipped['refreshed']} were refreshed today, {found.skipped['nothing']} go without LLM"
@@ -104,24 +109,42 @@ async def _estimate_refresh(parts: Parts, api: BatchApi, n_members: int, *, by_b
         f"tokens, at most {found.max_completion_tokens:,} completion tokens; "
         + (f"at most about {found.usd:.4f} USD" if _is_priced(parts.settings) else _UNPRICED)
     )
-    if by_batch and (parts_left := await ledger.open_parts()):
-        say(f"{len(parts_left)} batches of an earlier run are open and would be brought to their end first")
+    n_open = len(await ledger.open_parts()) if by_batch else 0
+    if n_open:
+        say(f"{n_open} batches of an earlier run are open and would be brought to their end first")
     say("nothing is done: --dry-run")
+    return {
+        "n_members": found.n_members,
+        "n_requests": found.n_requests,
+        "skipped": found.skipped,
+        "n_bytes": found.n_bytes,
+        "rough_prompt_tokens": found.rough_prompt_tokens,
+        "max_completion_tokens": found.max_completion_tokens,
+        "usd": found.usd if _is_priced(parts.settings) else None,
+        "n_open_batches": n_open,
+    }
 
 
-async def _refresh_by_queue(parts: Parts, api: BatchApi, n_members: int) -> None:
+async def _refresh_by_queue(parts: Parts, api: BatchApi, n_members: int) -> dict[str, object]:
     await parts.broker.start()
     today, now_ns = _today(parts), instant_ns(parts.clock.now())
     questions = RefreshQuestions(parts.pipeline, parts.results, api)
     member_ids = await parts.members.active_member_ids(n_members)
-    due = [each.question async for each in questions.of(member_ids, today, now_ns) if isinstance(each, Due)]
+    due = []
+    with progress_bar() as progress:
+        task = progress.add_task("members", total=len(member_ids))
+        async for each in questions.of(member_ids, today, now_ns):
+            progress.advance(task)
+            if isinstance(each, Due):
+                due.append(each.question)
     await submit_refreshes(due, today, now_ns, results=parts.results, publisher=parts.publisher)
     told = f"{len(member_ids)} active members: {len(due)} jobs published"
-    console.print(told)
+    say(told)
     await parts.notices.tell(Notice(kind=NoticeKind.REFRESH_FINISHED, text=told, figures={"jobs": len(due)}))
+    return {"n_members": len(member_ids), "n_jobs": len(due)}
 
 
-async def _refresh_by_batch(parts: Parts, api: BatchApi, n_members: int) -> None:
+async def _refresh_by_batch(parts: Parts, api: BatchApi, n_members: int) -> dict[str, object]:
     settings = parts.settings
     if settings.llm_batch_rest == "online":
         await parts.broker.start()
@@ -161,8 +184,24 @@ async def _refresh_by_batch(parts: Parts, api: BatchApi, n_members: int) -> None
             show=lambda what, done, total: progress.update(tasks[what], completed=done, total=total, visible=True),
         ).run(n_members)
     for line in _told_of(report, is_priced=_is_priced(settings)):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line)
     await _tell_people(parts, report)
+    return _document(report, is_priced=_is_priced(settings))
+
+
+def _document(report: Report, *, is_priced: bool) -> dict[str, object]:
+    usage = report.usage
+    return {
+        "n_sent": report.n_sent,
+        "n_resumed": report.n_resumed,
+        "batches": report.statuses,
+        "questions": report.outcomes,
+        "skipped": report.skipped,
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "usd": usage.cost_usd if is_priced else None,
+    }
 
 
 async def _tell_people(parts: Parts, report: Report) -> None:

@@ -1,8 +1,9 @@
 """The command that simulates listeners: into the table of events, into files, onto the queues, or round the loop."""
 
 import asyncio
+import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,11 +14,21 @@ from typing import Annotated, Any
 
 import orjson
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from threadpoolctl import threadpool_limits
 
 from commands.demo import fill_catalogue
-from commands.running import MISCONFIGURED, console, offline_step, run, stop, tell_all, telling
+from commands.running import offline_step, run
+from commands.screen import (
+    MISCONFIGURED,
+    STANDARD_OUTPUT,
+    for_machines,
+    progress_bar,
+    say,
+    stop,
+    tell_all,
+    tell_json,
+    telling,
+)
 from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError
 from core.event_codec import encode_event
@@ -42,6 +53,8 @@ from workers.runtime.parts import Parts, embedded, open_parts
 # Files are the same whenever they are written.
 _FILES_START = datetime(2026, 1, 1, tzinfo=UTC)
 WITHOUT, EVENTS_ALONE, EVERY_FIT, WITH = "without the loop", "events, no refit", "every fit in force", "with the loop"
+
+_Told = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +109,10 @@ def simulate(
     ] = False,
     rounds: Annotated[int, typer.Option(min=2, max=100, help="With --loop: how often.")] = 8,
     json_out: Annotated[
-        Path | None, typer.Option("--json", dir_okay=False, help="With --loop: write the curves here too.")
+        Path | None,
+        typer.Option(
+            "--json", dir_okay=False, help="Write what came of it, with --loop the curves; -: on standard output alone."
+        ),
     ] = None,
     file: Annotated[
         list[Path] | None,
@@ -119,14 +135,30 @@ def simulate(
         files=tuple(file or ()),
         n_items=items,
     )
-    if out is not None:
-        _to_files(asked, out, judge=judge)
-    elif loop:
-        _round_the_loop(asked, rounds, json_out)
-    elif live:
-        run(partial(_live, asked, Pace(events_per_s=rate, max_events=max_events, with_jobs=jobs)))
-    else:
-        run(_remove if remove else partial(_into_table, asked))
+    with for_machines(json_out == STANDARD_OUTPUT):
+        if out is not None:
+            told = _to_files(asked, out, judge=judge)
+        elif loop:
+            told = _round_the_loop(asked, rounds)
+        elif live:
+            pace = Pace(events_per_s=rate, max_events=max_events, with_jobs=jobs)
+            told = _of_site(partial(_live, asked, pace))
+        else:
+            told = _of_site(_remove if remove else partial(_into_table, asked))
+    if json_out == STANDARD_OUTPUT:
+        tell_json(told)
+    elif json_out is not None:
+        json_out.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _of_site(step: Callable[[Settings], Awaitable[_Told]]) -> _Told:
+    found: list[_Told] = []
+
+    async def keep(settings: Settings) -> None:
+        found.append(await step(settings))
+
+    run(keep)
+    return found[0]
 
 
 def _midnight() -> datetime:
@@ -137,48 +169,42 @@ async def _items_of(parts: Parts) -> list[Item]:
     return [item async for batch in parts.catalogue.stream() for item in batch]
 
 
-def _bar() -> Progress:
-    """What is done of what, at what rate, and how long it takes yet."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[told]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console)
-
-
 # --- into the table of events ---
 
 
-async def _into_table(asked: _Asked, settings: Settings) -> None:
+async def _into_table(asked: _Asked, settings: Settings) -> _Told:
     async with open_parts(settings) as parts:
         await parts.catalogue.check()
         world = World.of(await _items_of(parts), Assumptions())
         clock = parts.clock
-        with _bar() as bar:
-            task = bar.add_task("members", total=asked.n_members, told="")
+        with progress_bar() as bar:
+            task = bar.add_task("members", total=asked.n_members)
             began_s = clock.monotonic_s()
 
             def show(n_members: int, n_events: int) -> None:
                 per_s = n_events / max(clock.monotonic_s() - began_s, 1e-9)
-                bar.update(task, completed=n_members, told=f"{n_events:,} events, {per_s:,.0f} a second")
+                bar.update(task, completed=n_members, description=f"members ({n_events:,} events, {per_s:,.0f}/s)")
 
             written = await write_histories(world, asked.ending_today(), SqlSimulatedEvents(parts.database), show)
             took_s = clock.monotonic_s() - began_s
-        console.print(
+        say(
             f"{written.n_events:,} events of {asked.n_members:,} members are there; {written.n_written:,} written in "
-            f"{took_s:.1f} s" + (f", {written.n_members_before:,} members before" if written.n_members_before else ""),
-            highlight=False,
+            f"{took_s:.1f} s" + (f", {written.n_members_before:,} members before" if written.n_members_before else "")
         )
+    return {
+        "n_members": asked.n_members,
+        "n_events": written.n_events,
+        "n_written": written.n_written,
+        "n_members_before": written.n_members_before,
+        "seconds": round(took_s, 3),
+    }
 
 
-async def _remove(settings: Settings) -> None:
+async def _remove(settings: Settings) -> _Told:
     async with open_parts(settings) as parts:
         n = await SqlSimulatedEvents(parts.database).remove(PREFIX)
-    console.print(f"{n:,} simulated events removed", highlight=False)
+    say(f"{n:,} simulated events removed")
+    return {"n_removed": n}
 
 
 # --- into files ---
@@ -193,7 +219,7 @@ async def _own_site(asked: _Asked, settings: Settings) -> AsyncIterator[Parts]:
             yield parts
 
 
-def _to_files(asked: _Asked, directory: Path, *, judge: bool) -> None:
+def _to_files(asked: _Asked, directory: Path, *, judge: bool) -> _Told:
     """Fits outside of any event loop, where Ctrl-C ends it at once."""
     found: list[Item] = []
 
@@ -205,24 +231,22 @@ def _to_files(asked: _Asked, directory: Path, *, judge: bool) -> None:
     world, plan = World.of(found, Assumptions()), asked.plan(_FILES_START)
     directory.mkdir(parents=True, exist_ok=True)
     write_items(directory / ITEMS, found)
-    with threadpool_limits(1, user_api="blas"), _bar() as bar:
-        task = bar.add_task("members", total=plan.n_members, told="")
+    with threadpool_limits(1, user_api="blas"), progress_bar() as bar:
+        task = bar.add_task("members", total=plan.n_members)
         pasts = histories(world, plan.n_members, plan.n_days, plan.seed, first_member=plan.first_member)
         parts = (past.happenings for past in bar.track(pasts, task_id=task))
         n = write_interactions(directory / INTERACTIONS, parts, plan.start)
-    console.print(f"{n:,} pairs of {plan.n_members:,} members: `python main.py evaluate {directory}`", highlight=False)
-    if judge:
-        _judge(directory, world, plan)
+    say(f"{n:,} pairs of {plan.n_members:,} members: `python main.py evaluate {directory}`")
+    judged = _judge(directory, world, plan) if judge else []
+    return {"directory": str(directory), "n_members": plan.n_members, "n_pairs": n, "judged": judged}
 
 
-def _judge(directory: Path, world: World, plan: Plan) -> None:
+def _judge(directory: Path, world: World, plan: Plan) -> list[str]:
     recovery = offline_step("simulator.recovery")
     with threadpool_limits(1, user_api="blas"), telling() as tell:
-        try:
-            found = recovery.recovered(directory, world, simulation_seed=plan.seed, n_days=plan.n_days, tell=tell)
-        except ConfigurationError as error:
-            stop(f"{type(error).__name__}: {error}")
+        found = list(recovery.recovered(directory, world, simulation_seed=plan.seed, n_days=plan.n_days, tell=tell))
     tell_all(found)
+    return found
 
 
 # --- onto the queues ---
@@ -243,7 +267,7 @@ class _BrokerPublisher:
         await submit(job, results=self._parts.results, publisher=self._parts.publisher)
 
 
-async def _live(asked: _Asked, pace: Pace, settings: Settings) -> None:
+async def _live(asked: _Asked, pace: Pace, settings: Settings) -> _Told:
     if settings.broker_url.get_secret_value() == MEMORY_URL:
         raise ConfigurationError("BROKER_URL is memory://, where no worker can take what is published")
     async with open_parts(settings) as parts:
@@ -251,9 +275,9 @@ async def _live(asked: _Asked, pace: Pace, settings: Settings) -> None:
         world, plan = World.of(await _items_of(parts), Assumptions()), asked.ending_today()
         found = await asyncio.to_thread(Replay.of, world, plan)
         await parts.broker.start()
-        with _bar() as bar:
+        with progress_bar() as bar:
             total = min(len(found.happenings), pace.max_events or len(found.happenings))
-            task = bar.add_task("events", total=total, told="")
+            task = bar.add_task("events", total=total)
             n_events, n_jobs = await replay(
                 found,
                 plan,
@@ -261,9 +285,10 @@ async def _live(asked: _Asked, pace: Pace, settings: Settings) -> None:
                 _BrokerPublisher(parts),
                 parts.clock,
                 pace,
-                lambda events, jobs: bar.update(task, completed=events, told=f"{events:,} events, {jobs:,} jobs"),
+                lambda events, jobs: bar.update(task, completed=events, description=f"events ({jobs:,} jobs)"),
             )
-        console.print(f"{n_events:,} events and {n_jobs:,} jobs published", highlight=False)
+    say(f"{n_events:,} events and {n_jobs:,} jobs published")
+    return {"n_events": n_events, "n_jobs": n_jobs}
 
 
 # --- round the loop ---
@@ -312,7 +337,7 @@ async def _no_report(_percent: int) -> None:
     """Nobody waits to see how far a job is."""
 
 
-def _round_the_loop(asked: _Asked, n_rounds: int, json_out: Path | None) -> None:
+def _round_the_loop(asked: _Asked, n_rounds: int) -> _Told:
     plan = LoopPlan(
         n_members=asked.n_members,
         n_rounds=n_rounds,
@@ -342,5 +367,4 @@ def _round_the_loop(asked: _Asked, n_rounds: int, json_out: Path | None) -> None
     with telling() as tell:
         run(step, log_level="ERROR")
     tell_all(found[0])
-    if json_out is not None:
-        found[0].write(json_out)
+    return found[0].document()

@@ -6,13 +6,13 @@ from datetime import datetime, timedelta
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
-import orjson
 import structlog
 import typer
 from apscheduler.triggers.cron import CronTrigger
 from rich.table import Table
 
-from commands.running import run, tell_all
+from commands.running import run
+from commands.screen import for_machines, say, tell_all, tell_json
 from config.schedule import TASK_NAMES
 from config.settings import MEMORY_URL, Settings
 from core.errors import DependencyUnavailable
@@ -39,14 +39,14 @@ def schedule(*, as_json: AsJson = False) -> None:
             last, now = await SqlTaskRuns(parts.database).last(), parts.clock.now()
         rows = [_planned(task, settings, last.get(task), now) for task in TASK_NAMES]
         if as_json:
-            typer.echo(orjson.dumps([asdict(row) for row in rows]))
+            tell_json([asdict(row) for row in rows])
         else:
             tell_all([_table(rows, ZoneInfo(settings.time_zone))])
 
     run(step)
 
 
-def clean_up() -> None:
+def clean_up(*, as_json: AsJson = False) -> None:
     """Delete what is kept no longer: old events, and versions of models beyond those that are kept."""
 
     async def step(settings: Settings) -> None:
@@ -54,13 +54,15 @@ def clean_up() -> None:
             oldest = parts.clock.now() - timedelta(days=settings.event_retention_days)
             n_events = await SqlEventLog(parts.database).delete_before(oldest)
             log.info(LogEvent.EVENTS_CLEANED_UP, n_events=n_events, before=oldest.isoformat())
-            typer.echo(f"{n_events} events deleted, of more than {settings.event_retention_days} days ago")
+            say(f"{n_events} events deleted, of more than {settings.event_retention_days} days ago")
             pruned = await parts.models.prune(settings.model_versions_kept)
-            typer.echo(
-                f"{len(pruned)} versions of models deleted: {', '.join(f'{k} {v}' for k, v in pruned) or 'none'}"
-            )
+            say(f"{len(pruned)} versions of models deleted: {', '.join(f'{k} {v}' for k, v in pruned) or 'none'}")
+        if as_json:
+            versions = [{"kind": kind, "version": version} for kind, version in pruned]
+            tell_json({"n_events": n_events, "events_before": oldest, "versions": versions})
 
-    run(step)
+    with for_machines(as_json):
+        run(step)
 
 
 def digest(
@@ -76,7 +78,7 @@ def digest(
             if tell:
                 await parts.notices.tell(Notice(kind=NoticeKind.DIGEST, text="\n".join(found)))
         if as_json:
-            typer.echo(orjson.dumps(asdict(found)))
+            tell_json(asdict(found))
         else:
             tell_all(found)
 

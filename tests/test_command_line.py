@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from commands.listing import LISTED
 from tests.support.command import run_command
 from tests.support.worker_process import ROOT
 
@@ -39,9 +40,22 @@ async def test_help_lists_every_command() -> None:
         assert re.search(rf"^\W*{name}\s", outcome.out, re.MULTILINE)
 
 
+def imported_by(*modules: str) -> set[str]:
+    told = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    return set(subprocess.check_output([sys.executable, "-c", told], cwd=ROOT, text=True).split())
+
+
+def test_help_waits_for_no_library_that_only_commands_need() -> None:
+    imported = imported_by("main", "typer.rich_utils")
+    assert {"typer", "rich"} <= imported
+    assert imported.isdisjoint(
+        {"sqlalchemy", "pydantic", "pydantic_settings", "numpy", "redis", "aio_pika", "structlog"}
+    )
+
+
 def test_no_command_waits_for_the_import_of_what_only_some_need() -> None:
-    told = "import sys, main; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
-    imported = subprocess.check_output([sys.executable, "-c", told], cwd=ROOT, text=True).split()
+    modules = {each.place.partition(":")[0] for each in LISTED.values()} - {"dashboard"}  # which serves HTTP as well
+    imported = imported_by("main", *(f"commands.{module}" for module in modules))
     assert "sqlalchemy" in imported
     seldom_needed = {"alembic", "fakeredis", "fastapi", "langchain_core", "openai", "pyarrow", "scipy", "spotipy"}
     assert seldom_needed.isdisjoint(imported)

@@ -291,10 +291,13 @@ class Uplift:
         if used.cost_usd is not None:
             yield f"cost: {used.cost_usd:.4f} USD, {1000 * used.cost_usd / n:.3f} USD for a thousand listeners"
 
+    def document(self) -> dict[str, object]:
+        """For machines."""
+        return {**dataclasses.asdict(self), "verdicts": list(self.verdicts)}
+
     def write(self, path: Path) -> None:
         """As JSON."""
-        told = {**dataclasses.asdict(self), "verdicts": list(self.verdicts)}
-        path.write_text(json.dumps(told, indent=2), encoding="utf-8")
+        path.write_text(json.dumps(self.document(), indent=2), encoding="utf-8")
 
 
 def verdict(gain: Interval) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import importlib
 import os
+import pkgutil
 import selectors
 import signal
 import socket
@@ -21,11 +22,14 @@ from dataclasses import dataclass, field
 
 import orjson
 
+import commands
+
 LENGTH, NUMBER = struct.Struct("!I"), struct.Struct("!i")
 N_FDS = 3
 
 # What commands import only once they run, and workers nearly always.
-_SLOW = ("main", "services.language_model", "services.migrations", "workers.runtime.process")
+_COMMANDS = (f"commands.{module.name}" for module in pkgutil.iter_modules(commands.__path__))
+_SLOW = ("main", *_COMMANDS, "services.language_model", "services.migrations", "workers.runtime.process")
 
 
 @dataclass(frozen=True, slots=True)

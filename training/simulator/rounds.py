@@ -120,8 +120,8 @@ class LoopReport:
         for name in names[:-1]:
             yield f"last round, {names[-1]} above {name}: {_shown(self.gain_over(name))}"
 
-    def write(self, path: Path) -> None:
-        """The means of every round as JSON, for a chart."""
+    def document(self) -> dict[str, object]:
+        """The means of every round, for a chart."""
         arms = {
             name: {
                 "satisfaction": course.satisfaction.mean(axis=1).round(5).tolist(),
@@ -129,13 +129,16 @@ class LoopReport:
             }
             for name, course in self.courses.items()
         }
-        told = {
+        return {
             "seed": self.plan.seed,
             "members": self.plan.n_members,
             "arms": arms,
             "best": self.best.round(5).tolist(),
         }
-        path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+    def write(self, path: Path) -> None:
+        """The document as JSON."""
+        path.write_text(json.dumps(self.document(), indent=2) + "\n", encoding="utf-8")
 
 
 def _shown(found: Interval) -> str:
