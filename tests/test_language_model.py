@@ -787,16 +787,16 @@ async def test_a_streamed_answer_is_the_same_completion(
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"),
-    [(Fault.ANSWER_CUT, "unavailable"), (Fault.ANSWER_ERROR, "unavailable"), (Fault.ANSWER_STALLS, "timeout"),
-     (Fault.ANSWER_UNFINISHED, "truncated")],
+    ("fault", "reason", "timeout_s"),
+    [(Fault.ANSWER_CUT, "unavailable", 10), (Fault.ANSWER_ERROR, "unavailable", 10),
+     (Fault.ANSWER_STALLS, "timeout", 0.5), (Fault.ANSWER_UNFINISHED, "truncated", 10)],
 )  # fmt: skip
 @pytest.mark.parametrize("method", METHODS)
 async def test_of_a_stream_that_breaks_what_had_come_is_handed_over(
-    open_model: Opener, llm_server: LLMServer, fault: Fault, reason: str, method: Method
+    open_model: Opener, llm_server: LLMServer, fault: Fault, reason: str, timeout_s: float, method: Method
 ) -> None:
     llm_server.fail(fault)
-    async with open_model(streaming=True, timeout_s=0.5, structured_output=method) as model:
+    async with open_model(streaming=True, timeout_s=timeout_s, structured_output=method) as model:
         with pytest.raises(LanguageModelFailed) as failure:
             await model.complete(QUESTION)
     assert failure.value.reason == reason
