@@ -71,6 +71,13 @@ def test_the_bill_of_materials_is_made_of_the_serving_pins_by_a_tool_in_an_envir
     assert "cyclonedx-py requirements requirements.txt" in said
 
 
+def test_the_pages_are_built_strictly_and_served_on_this_machine_alone(fresh: Path) -> None:
+    shutil.copy(ROOT / "requirements-docs.txt", fresh)
+    said = make(fresh, "--dry-run", "docs")
+    assert said.index("-r requirements-docs.txt") < said.index("-m mkdocs build --strict")
+    assert "-m mkdocs serve --dev-addr 127.0.0.1:" in make(fresh, "--dry-run", "docs-serve")
+
+
 def test_pins_are_compiled_with_their_hashes(fresh: Path) -> None:
     compiled = [line for line in make(fresh, "--dry-run", "pins").splitlines() if "pip compile" in line]
     assert {line.rpartition(" ")[2] for line in compiled} == {path.name for path in ROOT.glob("requirements*.txt")}

@@ -60,6 +60,19 @@ def test_no_link_is_dead(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_link_leads_to_a_place_that_its_page_does_not_have(page: Path) -> None:
+    links = re.findall(r"\]\(([^):#\s]*\.md|)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    targets = [(page.parent / name if name else page, place) for name, place in links]
+    assert [f"{target.name}#{place}" for target, place in targets if place not in _places(target)] == []
+
+
+def _places(page: Path) -> set[str]:
+    """What hosts of repositories call the headings of a page: small letters, without marks, spaces as hyphens."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_test_that_a_page_calls_as_a_witness_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))

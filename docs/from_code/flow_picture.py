@@ -126,7 +126,8 @@ def picture() -> str:
             f"<defs>{head}</defs>",
             f'<rect width="{_WIDTH}" height="{_HEIGHT}" rx="8" fill="white"/>',
             worker,
-            *(line for each in (*ARROWS, *BOXES) for line in each.drawn()),
+            *(line for arrow in ARROWS for line in arrow.drawn()),
+            *(line for box in BOXES for line in box.drawn()),
             "</svg>\n",
         ]
     )

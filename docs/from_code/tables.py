@@ -11,14 +11,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def plain(text: str) -> str:
     """A cell that shows ``text`` as it stands, on one line, without Markdown's or HTML's meaning of its signs."""
-    escaped = "".join(f"\\{sign}" if sign in r"\`*_{}[]|#~^" else sign for sign in " ".join(text.split()))
+    escaped = "".join(f"\\{sign}" if sign in r"\`*_{}[]|#" else sign for sign in " ".join(text.split()))
     return escaped.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def code(text: object) -> str:
     """A cell that shows ``text`` as code; empty for nothing."""
-    shown = str(text).replace("|", "\\|")
-    return f"`{shown}`" if shown else ""
+    # Python-Markdown's tables, unlike GitHub's, take a bar in code for what it is.
+    return f"`{text}`" if str(text) else ""
 
 
 def codes(values: Iterable[object]) -> str:
