@@ -4,6 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest
 TRACKS ?=
+WITH ?=
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
@@ -18,7 +19,8 @@ demo: $(VENV)/.serving ## Run the whole worker in one process on made-up listene
 dashboard: $(if $(API_URL),,$(VENV)/.serving) $(VENV)/dashboard/.installed ## Show the dashboard, over a worker of its own on made-up songs; API_URL=http://...: over one that runs
 	@$(if $(API_URL),API_URL="$(API_URL)" $(VENV)/dashboard/bin/python -m streamlit run dashboard/app.py --server.address 127.0.0.1,$(RUN) main.py dashboard --python $(VENV)/dashboard/bin/python)
 
-install: $(VENV)/.serving ## Install what the worker needs into .venv
+install: $(VENV)/.serving $(if $(WITH),$(VENV)/.with-$(WITH)) ## Install what the worker needs into .venv; WITH=train: and requirements-train.txt
+	@echo "$(VENV) has what the worker needs; $(RUN) main.py --help says what it can do"
 
 test: $(VENV)/.development ## Run the tests on real servers, in TEST_PROCESSES (2) side by side
 	@$(PYTEST) -m "not long" --numprocesses $(TEST_PROCESSES) --dist loadfile
@@ -45,10 +47,10 @@ format: $(VENV)/.development ## Mend style where that can be done for you
 	@$(RUN) -m ruff check --fix
 	@$(RUN) -m ruff format
 
-docs: $(VENV)/.docs ## Build the pages for people into site/; a link that leads nowhere fails it
+docs: $(VENV)/.with-docs ## Build the pages for people into site/; a link that leads nowhere fails it
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
-docs-serve: $(VENV)/.docs ## Serve the pages on http://127.0.0.1:8010 as they are written
+docs-serve: $(VENV)/.with-docs ## Serve the pages on http://127.0.0.1:8010 as they are written
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs serve --dev-addr 127.0.0.1:8010
 
 pins: $(VENV)/pins/.tools ## Compile requirements*.in into requirements*.txt, each pin with its hashes
@@ -110,9 +112,9 @@ $(VENV)/.development: requirements.txt requirements-dev.txt | $(VENV)/bin/python
 	@$(call install,-r requirements-dev.txt)
 	@touch $@ $(VENV)/.serving
 
-$(VENV)/.docs: requirements.txt requirements-docs.txt | $(VENV)/bin/python
-	@echo "Installing requirements-docs.txt (a minute or two)"
-	@$(call install,-r requirements-docs.txt)
+$(VENV)/.with-%: requirements.txt requirements-%.txt | $(VENV)/bin/python
+	@echo "Installing requirements-$*.txt (a minute or two)"
+	@$(call install,-r requirements-$*.txt)
 	@touch $@ $(VENV)/.serving
 
 $(VENV)/pins/.tools: requirements-tools.txt | $(VENV)/bin/python

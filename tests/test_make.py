@@ -51,6 +51,14 @@ def test_the_demo_is_given_the_tracks(fresh: Path) -> None:
     assert "--tracks" not in make(fresh, "--dry-run", "demo")
 
 
+def test_more_than_serving_needs_is_installed_where_it_is_asked_for(fresh: Path) -> None:
+    shutil.copy(ROOT / "requirements-train.txt", fresh)
+    said = make(fresh, "--dry-run", "install", "WITH=train")
+    assert said.index("-r requirements.txt") < said.index("-r requirements-train.txt") < said.index("main.py --help")
+    assert "requirements-train.txt" not in make(fresh, "--dry-run", "install")
+    assert "No rule to make target" in make(fresh, "--dry-run", "install", "WITH=nothing")
+
+
 def test_the_tests_get_the_development_requirements(fresh: Path) -> None:
     said = make(fresh, "--dry-run", "test")
     assert said.index("-r requirements-dev.txt") < said.index("-m pytest")
