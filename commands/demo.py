@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from commands.catalogue import embed_items, ingest_file
+from commands.completion import offered_locales
 from commands.running import run
 from commands.screen import console
 from config.settings import Settings
@@ -50,7 +51,7 @@ def demo(
     ] = None,
     members: Annotated[int, typer.Option(min=1, max=10_000, help="How many listeners ask.")] = 40,
     shown: Annotated[int, typer.Option(min=0, help="How many of them are shown.")] = 3,
-    locale: Annotated[str, typer.Option(help="ko, ja or en.")] = "en",
+    locale: Annotated[str, typer.Option(help="ko, ja or en.", autocompletion=offered_locales)] = "en",
     seed: Annotated[int, typer.Option(help="The same seed makes the same catalogue and listeners.")] = 7,
 ) -> None:
     """Run the whole worker in this process: no server, no key. With OPENAI_API_KEY set, the LLM explains."""

@@ -8,6 +8,7 @@ from typing import Annotated
 import orjson
 import typer
 
+from commands.completion import offered_locales
 from commands.running import run
 from commands.screen import say, stop, tell_json
 from config.settings import MEMORY_URL, Settings
@@ -27,7 +28,7 @@ def publish(
     favorites: Annotated[str, typer.Option(help="Liked items' ids, comma-separated; none: looked up in MySQL.")] = "",
     strategy: Annotated[Strategy, typer.Option(help="How much LLM to spend.")] = Strategy.DEFAULT,
     top_k: Annotated[int | None, typer.Option(min=1, help="Candidates in the result.")] = None,
-    locale: Annotated[str | None, typer.Option(help="ko, ja or en.")] = None,
+    locale: Annotated[str | None, typer.Option(help="ko, ja or en.", autocompletion=offered_locales)] = None,
     wish: Annotated[str, typer.Option(help="What the listener asks for at this moment, in their own words.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the result and print it.")] = False,
     timeout_s: Annotated[float, typer.Option(min=0, help="Seconds to wait at the most.")] = 60.0,

@@ -6,8 +6,9 @@ stops a fault; the fit, which was compared with another version, then keeps its 
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
+from io import StringIO
 from typing import Annotated, Any
 
 import typer
@@ -16,13 +17,15 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from commands.check import last_figures, limits_of
+from commands.completion import one_of
 from commands.listing import examples
 from commands.running import offline_step, read_settings, run
 from commands.screen import for_machines, say, tell_all, tell_json, telling
 from config.settings import Settings
+from core.catalogue_statistics import STATISTICS_KIND
 from core.data_checks import CheckReport, check
 from core.data_figures import with_interactions
-from core.errors import ConfigurationError, DependencyUnavailable
+from core.errors import ConfigurationError, DependencyUnavailable, SongsAIError
 from core.fitted_collaborative import MODEL_KIND
 from core.ports import Promotion, StoredVersion
 from models.notice import Notice, NoticeKind
@@ -39,7 +42,13 @@ from workers.runtime.parts import Parts, open_parts
 
 models = typer.Typer(no_args_is_help=True, help="Look at fitted versions; put another one in force.")
 
-Kind = Annotated[str, typer.Option(help="collaborative, or embedder: the statistics that vectors are made by.")]
+Kind = Annotated[
+    str,
+    typer.Option(
+        help="collaborative, or embedder: the statistics that vectors are made by.",
+        autocompletion=one_of(MODEL_KIND, STATISTICS_KIND),
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
@@ -267,9 +276,24 @@ def _step(each: Promotion) -> dict[str, object]:
     }
 
 
+def _kept_versions(ctx: typer.Context, incomplete: str) -> list[str]:
+    """None where the site cannot be asked: a shell has no place for a complaint."""
+    found: list[StoredVersion] = []
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            found.extend(await parts.models.versions(ctx.params.get("kind") or MODEL_KIND))
+
+    with suppress(SongsAIError, SystemExit), redirect_stderr(StringIO()):
+        run(step, log_level="ERROR")
+    return [each.version for each in found if each.version.startswith(incomplete)]
+
+
 @models.command(epilog=examples("models promote 3f2a", "models promote 3f2a --why 'better with new songs'"))
 def promote(
-    version: Annotated[str, typer.Argument(help="The version, or how it begins, as `list` prints it.")],
+    version: Annotated[
+        str, typer.Argument(help="The version, or how it begins, as `list` prints it.", autocompletion=_kept_versions)
+    ],
     kind: Kind = MODEL_KIND,
     why: Annotated[str, typer.Option(help="Kept in the history.")] = "by hand",
     as_json: AsJson = False,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from threadpoolctl import threadpool_limits
 
+from commands.completion import one_of
 from commands.running import offline_step, run
 from commands.screen import (
     MISCONFIGURED,
@@ -64,7 +65,8 @@ def evaluate(
         str,
         typer.Option(
             help="What is held out: known, some items of each user; new, users whole; cold, items whole (needs items); "
-            "time, the last fifth."
+            "time, the last fifth.",
+            autocompletion=one_of("known", "new", "cold", "time"),
         ),
     ] = "new",
     items: Annotated[

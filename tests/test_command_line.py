@@ -49,7 +49,7 @@ def test_help_waits_for_no_library_that_only_commands_need() -> None:
     imported = imported_by("main", "typer.rich_utils")
     assert {"typer", "rich"} <= imported
     assert imported.isdisjoint(
-        {"sqlalchemy", "pydantic", "pydantic_settings", "numpy", "redis", "aio_pika", "structlog"}
+        {"sqlalchemy", "pydantic", "numpy", "redis", "aio_pika", "structlog"}
     )
 
 

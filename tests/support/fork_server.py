@@ -3,7 +3,8 @@
     python -m tests.support.fork_server     # standard input is a socket; see ``tests.support.program_forks``
 
 A request is its length, with three descriptors beside it (standard output, standard error, and a socket for news), and
-then JSON: ``arguments`` and ``environment``. The news are the process's id, and later its exit code.
+then JSON: ``arguments``, ``environment`` and ``stop_at`` (see ``tests.support.stop_points``). The news are
+the process's id, and later its exit code.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 import orjson
 
 import commands
+from tests.support.stop_points import stand_still_at
 
 LENGTH, NUMBER = struct.Struct("!I"), struct.Struct("!i")
 N_FDS = 3
@@ -36,6 +38,7 @@ _SLOW = ("main", *_COMMANDS, "services.language_model", "services.migrations", "
 class _Request:
     arguments: list[str]
     environment: dict[str, str]
+    stop_at: tuple[str, int] | None
     stdout: int
     stderr: int
     news: socket.socket
@@ -94,7 +97,8 @@ def _read(control: socket.socket) -> _Request | None:
     while missing := LENGTH.unpack(head)[0] - len(body):
         body += control.recv(missing)
     asked = orjson.loads(body)
-    return _Request(asked["arguments"], asked["environment"], fds[0], fds[1], socket.socket(fileno=fds[2]))
+    stop_at = asked["stop_at"] and tuple(asked["stop_at"])
+    return _Request(asked["arguments"], asked["environment"], stop_at, fds[0], fds[1], socket.socket(fileno=fds[2]))
 
 
 @contextlib.contextmanager
@@ -122,6 +126,10 @@ def _become(request: _Request) -> None:
     os.environ.update(request.environment)
     time.tzset()
     sys.argv[:] = ["main.py", *request.arguments]
+    # Ignored where whoever started the tests did so in the background of a shell.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if request.stop_at:
+        stand_still_at(*request.stop_at)
 
 
 if __name__ == "__main__":

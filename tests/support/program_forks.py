@@ -56,9 +56,16 @@ class ForkedProgram:
 
 
 async def fork_program(
-    arguments: Sequence[str], environment: Mapping[str, str], *, one_stream: bool = False
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    one_stream: bool = False,
+    stop_at: tuple[str, int] | None = None,
 ) -> ForkedProgram:
-    """Run ``main.py`` with ``arguments`` and no other environment; ``one_stream``: stderr goes where stdout goes."""
+    """Run ``main.py`` with ``arguments`` and no other environment; ``one_stream``: stderr goes where stdout goes.
+
+    ``stop_at``: it stands still at such a call, as ``tests.support.stop_points`` says.
+    """
     server = await asyncio.to_thread(_server)
     news, theirs = socket.socketpair()
     news.setblocking(False)
@@ -66,7 +73,7 @@ async def fork_program(
     stderr, err_fd = await _pipe()
     with theirs:
         fds = [out_fd, out_fd if one_stream else err_fd, theirs.fileno()]
-        request = orjson.dumps({"arguments": list(arguments), "environment": dict(environment)})
+        request = orjson.dumps({"arguments": list(arguments), "environment": dict(environment), "stop_at": stop_at})
         socket.send_fds(server, [LENGTH.pack(len(request))], fds)
         server.sendall(request)
     os.close(out_fd)

@@ -1,0 +1,101 @@
+"""Ctrl-C in the midst of each long step of building a site, by real signals, and then the same command again."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+
+from commands.listing import LISTED
+from tests.support.command import Outcome, run_command
+from tests.support.program_forks import fork_program
+from tests.support.stop_points import REACHED
+
+N_SONGS = 1200  # more than one batch
+PATIENCE_S = 60.0
+INTERRUPTED = 130
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {"DATABASE_URL": f"sqlite:///{tmp_path / 'songs.db'}", "LOG_LEVEL": "ERROR", "EMBEDDING_DIM": "64"}
+
+
+@pytest.fixture
+def tracks(tmp_path: Path) -> Path:
+    header = (
+        "track_name,artist_name,genre,danceability,energy,loudness,speechiness,acousticness,instrumentalness,liveness,"
+        "valence,tempo,duration_ms,popularity,track_id"
+    )
+    rows = [
+        f"Song {i},Artist {i % 90},{'pop' if i % 2 else 'rock'},0.{i % 9},0.6,-7,0.05,0.2,0,0.1,0.4,120,200000,9,t{i}"
+        for i in range(N_SONGS)
+    ]
+    path = tmp_path / "tracks.csv"
+    path.write_text("\n".join([header, *rows]), encoding="utf-8")
+    return path
+
+
+async def interrupted(environment: dict[str, str], place: str, number: int, *command: str) -> Outcome:
+    """The command, interrupted before that call."""
+    program = await fork_program(command, {"COLUMNS": "160", **environment}, stop_at=(place, number))
+    async with asyncio.timeout(PATIENCE_S):
+        told = ""
+        while not told.endswith(REACHED):
+            line = (await program.stderr.readline()).decode()
+            assert line, told  # it has ended before it came there
+            told += line
+        program.send_signal(signal.SIGINT)
+        out, err = await program.communicate()
+    return Outcome(program.returncode or 0, out.decode(), err.decode())
+
+
+def is_told(outcome: Outcome, command: str) -> bool:
+    """One sentence on what is kept and how to go on, and no traceback."""
+    said = " ".join(outcome.err.split())
+    return outcome.code == INTERRUPTED and said == f"Interrupted. {LISTED[command].interrupted}"
+
+
+async def test_a_site_is_built_though_every_step_is_interrupted(environment: dict[str, str], tracks: Path) -> None:
+    async def done(*command: str) -> str:
+        outcome = await run_command(*command, environment=environment)
+        assert outcome.code == 0, outcome.err
+        return outcome.out
+
+    await done("migrate")
+
+    outcome = await interrupted(environment, "services.ingest_store:SqlIngestStore.save", 2, "ingest", str(tracks))
+    assert is_told(outcome, "ingest")
+    assert "200 songs new, 0 changed, 1000 as they were" in await done("ingest", str(tracks))
+
+    outcome = await interrupted(environment, "services.embedding_store:SqlEmbeddingStore.save", 2, "embed")
+    assert is_told(outcome, "embed")
+    assert "1200 items: 200 embedded, 1000 as they were" in await done("embed")
+
+    simulation = ("simulate", "--members", "130", "--days", "10")
+    outcome = await interrupted(environment, "services.simulated_events:SqlSimulatedEvents.add", 3, *simulation)
+    assert is_told(outcome, "simulate")
+    assert "64 members before" in await done(*simulation)
+
+    outcome = await interrupted(environment, "training.fit:fit_on", 1, "fit", "--budget-s", "0")
+    assert is_told_last(outcome, "fit")
+    # The lease is given back: the next fit does not wait for it to expire.
+    assert "is in force: no version was in force" in await done("fit", "--budget-s", "0")
+
+
+def is_told_last(outcome: Outcome, command: str) -> bool:
+    """As above, after lines on what was done until then."""
+    last = outcome.err.splitlines()[-1]
+    return (outcome.code, last) == (INTERRUPTED, f"Interrupted. {LISTED[command].interrupted}")
+
+
+async def test_files_are_whole_or_not_there(environment: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    command = ("simulate", "--out", str(out), "--members", "130", "--days", "5", "--items", "60")
+    place = "training.simulator.files:positive_pairs"
+    outcome = await interrupted(environment, place, 2, *command)
+    assert is_told_last(outcome, "simulate")
+    assert not (out / "interactions.csv").exists()
+    assert (await run_command(*command, environment=environment)).code == 0
+    assert (out / "interactions.csv").stat().st_size > 0
+    assert [each.name for each in out.glob("*.part")] == []
