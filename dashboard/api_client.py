@@ -58,6 +58,10 @@ class Api:
         self._metrics_url = metrics_url or f"{self.url}/metrics"
         self._client = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S)
 
+    def close(self) -> None:
+        """Close its connections."""
+        self._client.close()
+
     # --- the catalogue ---
 
     def search(self, text: str, limit: int) -> list[Found]:

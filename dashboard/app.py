@@ -48,7 +48,7 @@ def _choose_language(texts: Texts) -> None:
 
 
 def _show(view: View, api: Api, texts: Texts) -> None:
-    with told_problems(texts):
+    with told_problems(texts, "page"):
         view(api, texts)
 
 

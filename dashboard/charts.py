@@ -198,14 +198,15 @@ def lines(rows: Sequence[Row], *, value: str, of_versions: bool = False) -> Spec
     axis = {"labelAngle": -40} if of_versions else {"tickCount": 5, "format": "%H:%M:%S"}
     # counts begin at 0, and where all are 0 there is an axis all the same
     greatest = max((float(str(row["value"])) for row in rows), default=0.0)
-    scale = {"zero": False} if of_versions else {"domain": [0, max(1.0, greatest)]}
+    counts: Spec = {"scale": {"domain": [0, max(1.0, greatest)]}, "axis": {"tickMinStep": 1}}
+    figures: Spec = {"scale": {"zero": False}}
     return _whole(
         {
             "data": {"values": list(rows)},
             "mark": {"type": "line", "point": True, "strokeWidth": 2.5},
             "encoding": {
                 "x": {"field": "when", "type": kind, "title": None, "sort": None, "axis": axis},
-                "y": {**_amount("value"), "title": value, "scale": scale, "axis": {} if of_versions else {"tickMinStep": 1}},
+                "y": {**_amount("value"), "title": value, **(figures if of_versions else counts)},
                 "color": {**_coloured("name", columns=2), "scale": {"range": COLOURS}},
                 "tooltip": _told("name", "value", "when"),
             },

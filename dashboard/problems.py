@@ -10,13 +10,13 @@ from dashboard.texts import Texts
 
 
 @contextmanager
-def told_problems(texts: Texts) -> Iterator[None]:
-    """Say on the page what went wrong in the block, instead of its remaining parts."""
+def told_problems(texts: Texts, part: str) -> Iterator[None]:
+    """Say on the page what went wrong in the block, instead of its rest; ``part`` tells it from others of the page."""
     try:
         yield
     except ApiProblem as problem:
         tell(problem, texts)
-        if st.button(texts("problem.again"), key=f"again-{problem.trouble}"):
+        if st.button(texts("problem.again"), key=f"again-{part}"):
             st.rerun()
 
 

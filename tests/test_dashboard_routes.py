@@ -189,7 +189,8 @@ async def test_those_that_are_named_are_replayed_and_no_others(bench: HttpBench)
 
 
 async def test_a_replay_names_its_letters(bench: HttpBench) -> None:
-    for body in ({"letterIds": []}, {}, {"letterIds": [""]}):
+    bodies: list[dict[str, list[str]]] = [{"letterIds": []}, {}, {"letterIds": [""]}]
+    for body in bodies:
         assert (await bench.client.post("/dead-letters/replay", json=body)).status_code == 422
 
 

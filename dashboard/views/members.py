@@ -69,7 +69,7 @@ def _show_taste(likes: list[Liked], texts: Texts) -> None:
 def _watch(api: Api, member_id: int, texts: Texts) -> None:
     """The newest recommendation, and the way to a new one."""
     st.subheader(texts("members.newest"))
-    with told_problems(texts):
+    with told_problems(texts, "newest"):
         if st.button(texts("members.ask"), icon=":material/refresh:"):
             api.recommend(member_id)
             st.toast(texts("members.asked"))

@@ -27,7 +27,7 @@ def show(api: Api, texts: Texts) -> None:
 
 @st.fragment(run_every=LOOK_EVERY_S)
 def _show_now(api: Api, texts: Texts) -> None:
-    with told_problems(texts):
+    with told_problems(texts, "now"):
         _show_health(api.health(), texts)
         figures = read_figures(api.metrics())
         _show_figures(figures, texts)
@@ -105,7 +105,7 @@ def _show_cost(figures: Figures, texts: Texts) -> None:
 def _show_dead_letters(api: Api, texts: Texts) -> None:
     """Looked at when the page is drawn and when a button asks: a look takes them off the queue for a moment."""
     st.subheader(texts("operations.dead_letters"))
-    with told_problems(texts):
+    with told_problems(texts, "dead"):
         page = api.dead_letters(N_LETTERS)
         st.button(texts("operations.look_again"), icon=":material/refresh:")
         for fate in st.session_state.pop("fates", []):

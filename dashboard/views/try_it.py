@@ -201,7 +201,7 @@ def _show_workers_list(api: Api, texts: Texts) -> None:
 @st.fragment(run_every=LOOK_EVERY_S)
 def _watch(api: Api, texts: Texts) -> None:
     """Looks again and again: for the job that was asked for, and for those that reactions bring about."""
-    with told_problems(texts):
+    with told_problems(texts, "worker"):
         if job_id := st.session_state.get("job"):
             job = api.job(job_id)
             if job["status"] == "failed":
