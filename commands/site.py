@@ -1,0 +1,195 @@
+"""The commands on a whole site: ``schedule``, ``clean-up`` and ``digest``, which the leader also starts by itself."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+import structlog
+import typer
+from apscheduler.triggers.cron import CronTrigger
+from rich.table import Table
+
+from commands.running import run
+from commands.screen import for_machines, say, tell_all, tell_json
+from config.schedule import TASK_NAMES
+from config.settings import MEMORY_URL, Settings
+from core.errors import DependencyUnavailable
+from core.fitted_collaborative import MODEL_KIND
+from core.schedule import TaskRun
+from models.log_event import LogEvent
+from models.notice import Notice, NoticeKind
+from services.call_budgets import spend_today_usd
+from services.event_log import SqlEventLog
+from services.task_runs import SqlTaskRuns
+from workers.runtime.parts import Parts, open_parts
+
+log = structlog.get_logger()
+
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+
+
+def schedule(*, as_json: AsJson = False) -> None:
+    """Say when each scheduled task runs, and how it last ended; a worker that leads starts them."""
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            last, now = await SqlTaskRuns(parts.database).last(), parts.clock.now()
+        rows = [_planned(task, settings, last.get(task), now) for task in TASK_NAMES]
+        if as_json:
+            tell_json([asdict(row) for row in rows])
+        else:
+            tell_all([_table(rows, ZoneInfo(settings.time_zone))])
+
+    run(step)
+
+
+def clean_up(*, as_json: AsJson = False) -> None:
+    """Delete what is kept no longer: old events, and versions of models beyond those that are kept."""
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            oldest = parts.clock.now() - timedelta(days=settings.event_retention_days)
+            n_events = await SqlEventLog(parts.database).delete_before(oldest)
+            log.info(LogEvent.EVENTS_CLEANED_UP, n_events=n_events, before=oldest.isoformat())
+            say(f"{n_events} events deleted, of more than {settings.event_retention_days} days ago")
+            pruned = await parts.models.prune(settings.model_versions_kept)
+            say(f"{len(pruned)} versions of models deleted: {', '.join(f'{k} {v}' for k, v in pruned) or 'none'}")
+        if as_json:
+            versions = [{"kind": kind, "version": version} for kind, version in pruned]
+            tell_json({"n_events": n_events, "events_before": oldest, "versions": versions})
+
+    with for_machines(as_json):
+        run(step)
+
+
+def digest(
+    *,
+    as_json: AsJson = False,
+    tell: Annotated[bool, typer.Option("--tell", help="Tell those too whom NOTICE_... names.")] = False,
+) -> None:
+    """Say in a few lines how the site is: queues, dead letters, model, spend, and tasks that failed."""
+
+    async def step(settings: Settings) -> None:
+        async with open_parts(settings) as parts:
+            found = await _digest(parts)
+            if tell:
+                await parts.notices.tell(Notice(kind=NoticeKind.DIGEST, text="\n".join(found)))
+        if as_json:
+            tell_json(asdict(found))
+        else:
+            tell_all(found)
+
+    run(step)
+
+
+# --- schedule ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planned:
+    """A row of ``schedule``; ``next_at`` is None for a task that does not run by itself."""
+
+    task: str
+    cron: str
+    next_at: datetime | None
+    started_at: datetime | None
+    seconds: float | None
+    outcome: str
+    detail: str
+
+
+def _planned(task: str, settings: Settings, last: TaskRun | None, now: datetime) -> _Planned:
+    cron = settings.schedule.expressions.get(task, "")
+    took = last.ended_at - last.started_at if last and last.started_at and last.ended_at else None
+    return _Planned(
+        task=task,
+        cron=cron,
+        next_at=CronTrigger.from_crontab(cron, settings.time_zone).get_next_fire_time(None, now) if cron else None,
+        started_at=last.started_at if last else None,
+        seconds=took.total_seconds() if took else None,
+        outcome=_outcome(last),
+        detail=last.detail if last else "",
+    )
+
+
+def _outcome(last: TaskRun | None) -> str:
+    if last is None or last.started_at is None:
+        return "never ran"
+    return last.outcome or "under way"
+
+
+def _table(rows: list[_Planned], zone: ZoneInfo) -> Table:
+    def shown(at: datetime | None) -> str:
+        return f"{at.astimezone(zone):%Y-%m-%d %H:%M}" if at else "-"
+
+    table = Table("task", "cron", "next", "last", "took", "outcome", "last words")
+    for row in rows:
+        took = "-" if row.seconds is None else f"{row.seconds:.0f} s"
+        words = row.detail.rpartition("\n")[2]
+        table.add_row(row.task, row.cron or "-", shown(row.next_at), shown(row.started_at), took, row.outcome, words)
+    return table
+
+
+# --- digest ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digest:
+    """How a site is. ``waiting`` is None where the broker did not say, empty where there is none; spends are in USD."""
+
+    waiting: dict[str, int] | None
+    dead_letters: int | None
+    model_version: str | None
+    spent_today: float
+    daily_limit: float
+    failed_tasks: dict[str, str]
+
+    def __iter__(self) -> Iterator[str]:
+        """As lines for people, what wants attention first."""
+        if self.dead_letters:
+            yield f"{self.dead_letters} dead letters: see `dead-letters list`"
+        for task, words in self.failed_tasks.items():
+            yield f"task {task} failed: {words}"
+        if self.waiting is None:
+            yield "the broker could not be asked"
+        elif self.waiting:
+            yield "waiting: " + ", ".join(f"{n} in {queue}" for queue, n in self.waiting.items())
+        yield f"collaborative model: {self.model_version or 'none'}"
+        limit = f" of {self.daily_limit:.2f}" if self.daily_limit else ""
+        yield f"LLM: {self.spent_today:.4f}{limit} USD today"
+
+
+async def _digest(parts: Parts) -> Digest:
+    settings = parts.settings
+    queues = await _waiting(parts)
+    dead = parts.broker.topology.main.dead_letter_queue
+    last = await SqlTaskRuns(parts.database).last()
+    return Digest(
+        waiting={queue: n for queue, n in queues.items() if queue != dead} if queues is not None else None,
+        dead_letters=queues.get(dead, 0) if queues is not None else None,
+        model_version=await parts.models.active_version(MODEL_KIND),
+        spent_today=await spend_today_usd(parts.redis, parts.clock, settings.time_zone),
+        daily_limit=settings.llm_daily_usd,
+        failed_tasks={task: each.detail.rpartition("\n")[2] for task, each in last.items() if each.outcome == "failed"},
+    )
+
+
+async def _waiting(parts: Parts) -> dict[str, int] | None:
+    if parts.settings.broker_url.get_secret_value() == MEMORY_URL:
+        return {}
+    topology = parts.broker.topology
+    try:
+        await parts.broker.start()
+        return await parts.broker.waiting(
+            [
+                topology.main.queue,
+                *(step.queue for step in topology.main.retries),
+                topology.batch.queue,
+                topology.events.queue,
+                topology.main.dead_letter_queue,
+            ]
+        )
+    except DependencyUnavailable:
+        return None

@@ -22,7 +22,7 @@ from config.token_price import TokenPrice
 from core.errors import ConfigurationError, DependencyUnavailable, LanguageModelFailed
 from core.lanes import Lane, current_lane
 from core.ports import Clock
-from services.redis_client import RedisScript
+from services.redis_client import RedisScript, redis_errors
 
 WINDOW_PREFIX = "songs_ai:llm_budget:window:"
 OPEN_PREFIX = "songs_ai:llm_budget:open:"
@@ -262,6 +262,13 @@ def _day_keys(day: datetime, scope: _Scope) -> list[str]:
 def spend_key(day: datetime, infix: str = "") -> str:
     """Redis' name of what is spent on ``day``, in nano-USD."""
     return f"{SPEND_PREFIX}{infix}{day:%Y-%m-%d}"
+
+
+async def spend_today_usd(client: Redis, clock: Clock, time_zone: str) -> float:
+    """What all workers spent on this day of ``time_zone``, in USD. Raises ``DependencyUnavailable``."""
+    with redis_errors():
+        spent = await client.get(spend_key(clock.now().astimezone(ZoneInfo(time_zone))))
+    return usd_of(int(spent or 0))
 
 
 def nano_usd(amount_usd: float) -> int:

@@ -76,14 +76,27 @@ class RedisCircuitBreaker:
         return "" if self._now_ms is None else str(self._now_ms())
 
 
-async def models_given_up(client: Redis, models: Sequence[str]) -> list[str]:
-    """Those of ``models`` that are not asked, but by one call now and then. Raises ``DependencyUnavailable``."""
+async def breaker_states(
+    client: Redis, models: Sequence[str], now_ms: Callable[[], int] | None = None
+) -> dict[str, BreakerState]:
+    """The state of each of ``models`` now, without a call of it. Raises ``DependencyUnavailable``.
+
+    From the end of the cool-down on it is half open until a probe has told, whether or not one is under way.
+    """
     with redis_errors():
         async with client.pipeline(transaction=False) as pipe:
+            pipe.time()
             for model in models:
-                pipe.exists(BREAKER_PREFIX + model)
-            found = await pipe.execute()
-    return [model for model, there in zip(models, found, strict=True) if there]
+                pipe.hget(BREAKER_PREFIX + model, "opens_again_at")
+            (seconds, microseconds), *found = await pipe.execute()
+    now = now_ms() if now_ms else 1000 * seconds + microseconds // 1000
+    return {model: _state(opens_again_at, now) for model, opens_again_at in zip(models, found, strict=True)}
+
+
+def _state(opens_again_at: bytes | None, now_ms: int) -> BreakerState:
+    if opens_again_at is None:
+        return BreakerState.CLOSED
+    return BreakerState.OPEN if now_ms < int(opens_again_at) else BreakerState.HALF_OPEN
 
 
 def _ms(seconds: float) -> int:

@@ -17,7 +17,7 @@ from config.rate_limit import RateLimit
 from config.token_price import TokenPrice
 from core.errors import ConfigurationError, DependencyUnavailable, LanguageModelFailed
 from core.lanes import Lane, in_lane
-from services.call_budgets import OPEN_PREFIX, SPEND_PREFIX, RedisCallBudgets, Reservation
+from services.call_budgets import OPEN_PREFIX, SPEND_PREFIX, RedisCallBudgets, Reservation, spend_today_usd
 from services.clock import SystemClock
 from services.redis_client import open_redis
 from tests.support.hand_clock import HandClock
@@ -226,6 +226,21 @@ class CallBudgetsContract:
         await reserved(each, "a")
         with pytest.raises(LanguageModelFailed, match="over_spend"):
             await reserved(each, "b", model="large")
+
+    async def test_what_all_spent_today_is_told_and_nothing_the_day_after(
+        self, client: Redis, clock: HandClock
+    ) -> None:
+        async def spent() -> float:
+            return await spend_today_usd(client, clock, "Asia/Seoul")
+
+        assert await spent() == 0
+        each = budgets(client, clock, daily_usd=1.0)
+        first, second = await reserved(each, "a"), await reserved(each, "b")
+        for reservation in (first, second):
+            await each.settle(reservation, n_requests=1, tokens=100, cost_usd=0.05)
+        assert await spent() == pytest.approx(0.1)
+        clock.move(86_400)
+        assert await spent() == 0
 
     async def test_a_call_above_the_whole_limit_goes_alone(self, client: Redis, clock: HandClock) -> None:
         each = budgets(client, clock, tokens_per_minute=50, requests_per_minute=1, requests_per_call=3)

@@ -8,11 +8,12 @@ from redis.asyncio import Redis
 
 from core.errors import LANGUAGE_MODEL_FAILURES, DependencyUnavailable
 from services.circuit_breaker import (
+    BREAKER_PREFIX,
     PROVIDER_FAILURES,
     BreakerState,
     Passage,
     RedisCircuitBreaker,
-    models_given_up,
+    breaker_states,
 )
 from services.redis_client import open_redis
 from tests.support.private_servers import free_port
@@ -97,17 +98,30 @@ class CircuitBreakerContract:
         for _ in range(5):
             assert await here.settle(MODEL, "same", "timeout") is CLOSED
 
-    async def test_the_models_that_are_not_asked_are_those_whose_breaker_is_not_closed(
-        self, client: Redis, here: RedisCircuitBreaker, hand: Hand
-    ) -> None:
-        assert await models_given_up(client, [MODEL, "another"]) == []
+    async def test_the_state_is_told_without_a_call(self, client: Redis, here: RedisCircuitBreaker, hand: Hand) -> None:
+        async def states() -> list[BreakerState]:
+            return list((await breaker_states(client, [MODEL, "another"], hand)).values())
+
+        assert await states() == [CLOSED, CLOSED]
         await failed(here)
-        assert await models_given_up(client, ["another", MODEL]) == [MODEL]
+        assert await states() == [OPEN, CLOSED]
+        hand.move(10.1)
+        assert await states() == [HALF_OPEN, CLOSED], "nobody has asked since"
+        await here.admit(MODEL, "probe")
+        assert await states() == [HALF_OPEN, CLOSED]
+        await here.settle(MODEL, "probe", "timeout")
+        assert await states() == [OPEN, CLOSED]
         hand.move(10.1)
         await here.admit(MODEL, "probe")
-        assert await models_given_up(client, [MODEL]) == [MODEL]
         await here.settle(MODEL, "probe", "ok")
-        assert await models_given_up(client, [MODEL]) == []
+        assert await states() == [CLOSED, CLOSED]
+
+    async def test_the_state_goes_by_the_servers_own_clock(self, client: Redis) -> None:
+        seconds, _ = await client.time()
+        for name, opens_again_s in (("past", seconds - 5), ("future", seconds + 60)):
+            await client.hset(BREAKER_PREFIX + name, "opens_again_at", str(1000 * opens_again_s))
+        assert await breaker_states(client, ["past", "future"]) == {"past": HALF_OPEN, "future": OPEN}
+        assert await breaker_states(client, []) == {}
 
     async def test_after_the_cool_down_one_caller_among_all_workers_may_try(
         self, here: RedisCircuitBreaker, there: RedisCircuitBreaker, hand: Hand

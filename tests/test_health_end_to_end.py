@@ -6,12 +6,15 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
 
 from config.settings import Settings
+from services.call_budgets import nano_usd, spend_key
 from services.circuit_breaker import BREAKER_PREFIX, RedisCircuitBreaker
 from services.redis_client import open_redis
 from tests.support.catalogue import create_all_tables, insert_songs
@@ -68,15 +71,26 @@ async def test_a_model_that_is_not_asked_degrades_and_no_more(site: Site, redis_
         assert code == 200
         return (body["checks"]["llm"]["status"], body["status"]) == (wanted, "ok" if wanted == "ok" else "degraded")
 
+    async def charted() -> tuple[float, float]:
+        """The breaker, and what was spent today, though this worker asks nobody."""
+        text = await process.metrics()
+        names = (f'songs_ai_llm_breaker_state{{model="{model}"}}', "songs_ai_llm_spend_today_usd")
+        breaker, spent = (float(text.split(f"\n{name} ", 1)[1].split("\n", 1)[0]) for name in names)
+        return breaker, spent
+
     async with worker(site.environment) as process, process.client() as client:
         await until(lambda: llm_is("ok"), within_s=READY_WITHIN_S)
+        assert await charted() == (0, 0)
         async with open_redis(redis_url, max_connections=2, timeout_s=5) as redis:
             breaker = RedisCircuitBreaker(redis, n_failures=1, window_s=30, cool_down_s=60, probe_s=5)
             await breaker.settle(model, "a call of another worker", "timeout")
+            await redis.set(spend_key(datetime.now(ZoneInfo(Settings().time_zone))), nano_usd(1.5))
             await until(lambda: llm_is("unavailable"), within_s=UNREADY_WITHIN_S)
             assert model in (await ready(client))[1]["checks"]["llm"]["reason"]
+            assert await charted() == (2, 1.5)
             await redis.delete(BREAKER_PREFIX + model)
         await until(lambda: llm_is("ok"), within_s=READY_WITHIN_S)
+        assert (await charted())[0] == 0
 
 
 async def test_a_slow_answer_is_no_outage_an_outage_is_and_liveness_knows_of_neither(site: Site) -> None:

@@ -239,6 +239,8 @@ def test_cost_and_breaker_are_told_by_the_models_of_the_settings(bench: Bench) -
     assert bench.value("songs_ai_llm_cost_usd_total", model="small") == 0.25
     assert bench.value("songs_ai_llm_cost_usd_total", model=OTHER) == 0.5
     assert bench.value("songs_ai_llm_spend_today_usd") == 1.5
+    bench.metrics.llm_spent_today(0)
+    assert bench.value("songs_ai_llm_spend_today_usd") == 0
     assert bench.value("songs_ai_llm_daily_ceiling_usd") == 5
     assert bench.value("songs_ai_llm_breaker_state", model="small") == 2
     assert tuple(BreakerState) == BREAKER_STATES

@@ -20,14 +20,14 @@ class GuardMetrics:
             registry=registry,
         )
         self._spend = Gauge(
-            "songs_ai_llm_spend_today_usd", "What all workers spent today, as last heard.", registry=registry
+            "songs_ai_llm_spend_today_usd", "What all workers spent today, as last seen.", registry=registry
         )
         self._ceiling = Gauge(
             "songs_ai_llm_daily_ceiling_usd", "What may be spent a day; 0: no limit.", registry=registry
         )
         self._breaker_state = Gauge(
             "songs_ai_llm_breaker_state",
-            "0: closed, 1: half open, 2: open; as last heard.",
+            "0: closed, 1: half open, 2: open; as last seen.",
             ["model"],
             registry=registry,
         )
@@ -64,10 +64,14 @@ class GuardMetrics:
         """A call cost so much; ``spend_usd`` is what all workers spent today, None where that could not be asked."""
         self._cost.labels(bounded(model, self._guarded)).inc(usd)
         if spend_usd is not None:
-            self._spend.set(spend_usd)
+            self.llm_spent_today(spend_usd)
+
+    def llm_spent_today(self, usd: float) -> None:
+        """All workers spent so much today."""
+        self._spend.set(usd)
 
     def llm_breaker(self, model: str, state: str) -> None:
-        """The breaker of a model is ``closed``, ``half_open`` or ``open``, as this worker last heard."""
+        """The breaker of a model is ``closed``, ``half_open`` or ``open``, as this worker last saw."""
         self._breaker_state.labels(bounded(model, self._guarded)).set(BREAKER_STATES.index(state))
 
     def llm_budget_wait(self, seconds: float, *, admitted: bool) -> None:

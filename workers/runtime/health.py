@@ -6,7 +6,8 @@ from functools import partial
 from config.settings import MEMORY_URL
 from core.errors import DependencyUnavailable
 from core.ports import HealthCheck
-from services.circuit_breaker import models_given_up
+from services.call_budgets import spend_today_usd
+from services.circuit_breaker import BreakerState, breaker_states
 from services.redis_client import appendonly_enabled, ping
 from workers.runtime.parts import Parts
 
@@ -53,10 +54,19 @@ async def _check_index(parts: Parts) -> None:
 
 
 async def _check_llm(parts: Parts) -> None:
-    """By what the calls of all workers came to: a call of its own would cost money at every look."""
+    """By what the calls of all workers came to: a call of its own would cost money at every look.
+
+    What is charted of it is told at every look too: a worker that asks nobody would go on with what it last heard.
+    """
+    settings = parts.settings
+    models = settings.llm_strategies.models if settings.llm_breaker_failures else ()
     try:
-        given_up = await models_given_up(parts.redis, parts.settings.llm_strategies.models)
+        states = await breaker_states(parts.redis, models)
+        spend_usd = await spend_today_usd(parts.redis, parts.clock, settings.time_zone)
     except DependencyUnavailable:
         return  # nobody can say, and calls pass: that Redis is away is told by its own check
-    if given_up:
+    parts.metrics.llm_spent_today(spend_usd)
+    for model, state in states.items():
+        parts.metrics.llm_breaker(model, state)
+    if given_up := [model for model, state in states.items() if state is not BreakerState.CLOSED]:
         raise DependencyUnavailable("llm", f"the breaker keeps calls from {', '.join(given_up)}")
