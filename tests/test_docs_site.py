@@ -52,6 +52,26 @@ def test_a_browser_that_shows_it_asks_no_other_site(site: Path) -> None:
     assert fetched_from_elsewhere(site) == []
 
 
+def test_nothing_that_was_meant_as_a_list_a_table_or_a_link_is_left_as_text(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        assert [f"{page.name}: {line[:80]}" for line in markdown_left_in(page.read_text(encoding="utf-8"))] == []
+
+
+def markdown_left_in(html: str) -> list[str]:
+    """Lines of the article, code and headings aside, that are Markdown yet: a list without an empty line before it."""
+    article = html[html.find("<article") : html.find("</article>")]
+    words = re.sub(r"<(pre|code|h\d)\b.*?</\1>", "x", article, flags=re.DOTALL)
+    lines = unescape(re.sub(r"<[^>]+>", "", words)).splitlines()
+    return [line for line in lines if re.search(r"\|---|^\s*\|.*\|\s*$|\]\(|\*\*|^\s*(?:[-*]|\d+\.) \S", line)]
+
+
+@pytest.mark.parametrize("left", ["Words:\n- one", "1. one", "[a](b.md)", "**a**", "| a | b |\n", "|---|---|"])
+def test_markdown_that_is_left_is_found(left: str) -> None:
+    rest = "<h2>1. A</h2><p>Yes.</p><ul><li>fine</li></ul><pre>- code</pre><p>a - b</p>"
+    assert len(markdown_left_in(f"<article>{rest}\n<p>{left}</p></article>")) == 1
+    assert markdown_left_in(f"<article>{rest}</article>") == []
+
+
 def test_every_setting_is_in_the_reference_with_its_default_and_a_place_of_its_own(site: Path) -> None:
     html = (site / "reference" / "settings.html").read_text(encoding="utf-8")
     rows = {row[1]: row[0] for row in re.finditer(r'<tr>\s*<td><a id="(\w+)">.*?</tr>', html, re.DOTALL)}
