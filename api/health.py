@@ -22,6 +22,7 @@ N_FAILURES = 3
 PATIENCE_S = 3.0
 N_SUCCESSES = 2
 LOOK_EVERY_S = 1.0
+ENDING = "the process ends: it takes no more, and finishes what it has"
 
 
 class Health(StrEnum):
@@ -44,10 +45,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All findings by the dependency's name, and what follows from them."""
+    """All findings by the dependency's name, and what follows from them; ``reason`` where none of them is why."""
 
     status: Health
     findings: Mapping[str, Finding]
+    reason: str | None = None
 
     @property
     def ready(self) -> bool:
@@ -68,7 +70,8 @@ class HealthReporter:
     A check that takes longer than ``timeout_s`` has failed. A dependency in ``optional`` only degrades. One slow answer
     takes no worker out of service: what was well once is unavailable only where it failed ``N_FAILURES`` times in a row
     and for ``PATIENCE_S``, and is then well again after ``N_SUCCESSES``. Until it was well for the first time, it is as
-    the last check found it. While ``run`` runs, all that is known within ``PATIENCE_S`` and two looks.
+    the last check found it. While ``run`` runs, all that is known within ``PATIENCE_S`` and two looks. After ``end`` it
+    looks no more.
     """
 
     def __init__(
@@ -92,6 +95,11 @@ class HealthReporter:
         self._latest_at_s = 0.0
         self._standings = {name: _Standing() for name in checks}
         self._has_been_ready = False
+        self._is_ending = False
+
+    def end(self) -> None:
+        """From the next question on it is not ready, for the process ends; what it closes meanwhile is no outage."""
+        self._is_ending = True
 
     async def run(self) -> None:
         """Look every ``LOOK_EVERY_S`` until cancelled, whoever asks or does not."""
@@ -106,10 +114,13 @@ class HealthReporter:
     async def report(self) -> Report:
         """What is known, at most ``max_age_s`` old; never raises for a dependency's sake."""
         async with self._running:
+            if self._is_ending:
+                findings = self._latest.findings if self._latest else {}
+                return Report(status=Health.UNAVAILABLE, findings=findings, reason=ENDING)
             if self._latest is not None and self._clock.monotonic_s() - self._latest_at_s < self._max_age_s:
                 return self._latest
-            findings = await asyncio.gather(*(self._look(name, check) for name, check in self._checks.items()))
-            report = self._conclude(dict(zip(self._checks, findings, strict=True)))
+            found = await asyncio.gather(*(self._look(name, check) for name, check in self._checks.items()))
+            report = self._conclude(dict(zip(self._checks, found, strict=True)))
             self._log_changes(report)
             self._latest, self._latest_at_s = report, self._clock.monotonic_s()
             self._has_been_ready |= report.ready
@@ -214,7 +225,7 @@ def health_router(reporter: HealthReporter) -> APIRouter:
     async def ready() -> Response:
         """200 where jobs can be taken, else 503; says of every dependency how it stands, and why."""
         report = await reporter.report()
-        body = {"status": report.status, "ready": report.ready, "checks": report.findings}
+        body = {"status": report.status, "ready": report.ready, "reason": report.reason, "checks": report.findings}
         return json_response(body, status_code=200 if report.ready else 503)
 
     return router

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import aio_pika
 import orjson
 import pytest
 
+from api.health import ENDING
 from config.settings import Settings
 from core.embedding import HashingEmbedder
 from services.catalogue import SqlCatalogue
@@ -445,6 +447,27 @@ async def test_sigterm_lets_running_jobs_end_and_leaves_the_rest_to_others(site:
     async with worker(environment):
         await all_succeeded(site, bodies)
     assert site.llm.n_calls == n_calls + sum(fields["status"] == "queued" for fields in statuses.values())
+
+
+async def test_a_worker_that_drains_is_alive_but_not_ready(site: Site) -> None:
+    site.llm.delay_s = 2.5
+    bodies = jobs_of(range(650, 652))
+    async with worker(site.environment) as process, process.client() as client:
+        await site.backend.publish(bodies)
+        await site.llm.called(2)
+        process.send(signal.SIGTERM)
+
+        async def says_that_it_ends() -> bool:
+            health = await client.get("/health/ready")
+            return (health.status_code, health.json()["reason"]) == (503, ENDING)
+
+        await until(says_that_it_ends, within_s=2)
+        assert (await client.get("/health/live")).status_code == 200
+        statuses = await site.backend.statuses([body["jobId"] for body in bodies])
+        assert {fields["status"] for fields in statuses.values()} == {"running"}
+        await all_succeeded(site, bodies)
+        assert await process.ended() == 0
+        assert "dependency_check_failed" not in process.log.partition("shutdown_requested")[2]
 
 
 async def test_sigterm_beyond_the_grace_gives_running_jobs_back(site: Site) -> None:

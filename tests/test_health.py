@@ -8,7 +8,7 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 
-from api.health import N_FAILURES, PATIENCE_S, Health, HealthReporter
+from api.health import ENDING, N_FAILURES, PATIENCE_S, Health, HealthReporter
 from core.errors import DependencyUnavailable
 from core.ports import HealthCheck
 from models.log_event import LogEvent
@@ -319,3 +319,35 @@ async def test_it_looks_by_itself_where_nobody_asks() -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+# --- the end ---
+
+
+async def test_a_process_that_ends_is_alive_but_not_ready_and_says_why_at_once() -> None:
+    check = Check()
+    async with http_bench(checks={"mysql": check}) as bench:
+        assert (await bench.client.get("/health/ready")).json()["reason"] is None
+        bench.health.end()
+        response = await bench.client.get("/health/ready")
+        assert response.status_code == 503
+        body = response.json()
+        assert (body["status"], body["ready"], body["reason"]) == ("unavailable", False, ENDING)
+        assert body["checks"]["mysql"]["status"] == "ok"
+        for path in ("/health/live", "/health/started"):
+            assert (await bench.client.get(path)).status_code == 200
+
+
+async def test_what_a_process_closes_at_its_end_is_no_outage() -> None:
+    clock, check = HandClock(), Check()
+    metrics = make_metrics(clock)
+    reporter = HealthReporter({"broker": check}, clock=clock, observer=metrics)
+    await reporter.report()
+    check.error = DependencyUnavailable("broker", "not consuming")
+    reporter.end()
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2 * N_FAILURES):
+            clock.move(PATIENCE_S)
+            assert not (await reporter.report()).ready
+    assert (check.n_asked, logs) == (1, [])
+    assert b'songs_ai_dependency_up{dependency="broker"} 1.0' in metrics.expose("")[0]

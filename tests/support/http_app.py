@@ -100,6 +100,7 @@ class HttpBench:
     events: RecordingEvents
     showroom: Showroom
     pages: Pages
+    health: HealthReporter
 
 
 @asynccontextmanager
@@ -124,8 +125,9 @@ async def http_bench(
         refreshes = RedisRefreshRequests(redis, quiet_s=0.001, drift_s=0.001)
         events, shown, pages = RecordingEvents(), showroom(clock, metrics), Pages()
         shelf = cast("ResultCache", results or cache)
+        health = HealthReporter(checks or {}, clock=clock, observer=metrics)
         app = create_app(
-            health=HealthReporter(checks or {}, clock=clock, observer=metrics),
+            health=health,
             expose_metrics=metrics.expose,
             observer=metrics,
             results=shelf,
@@ -145,4 +147,6 @@ async def http_bench(
         )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://songs-ai") as client:
-            yield HttpBench(app, client, cache, publisher, members, metrics, clock, refreshes, events, shown, pages)
+            yield HttpBench(
+                app, client, cache, publisher, members, metrics, clock, refreshes, events, shown, pages, health
+            )

@@ -127,6 +127,11 @@ class WorkerProcess:
         assert self._process is not None
         if self._process.returncode is None:
             self._process.send_signal(number)
+        return await self.ended(timeout_s)
+
+    async def ended(self, timeout_s: float = 40.0) -> int:
+        """Wait until it has ended by itself; the exit code."""
+        assert self._process is not None
         async with asyncio.timeout(timeout_s):
             code = await self._process.wait()
         if self._reader is not None:

@@ -27,9 +27,10 @@ log = structlog.get_logger()
 
 
 @asynccontextmanager
-async def serving_http(parts: Parts, *, consuming: bool) -> AsyncIterator[None]:
-    """Serve while the block runs. Raises ``ConfigurationError`` where the address is not to be had.
+async def serving_http(parts: Parts, *, consuming: bool) -> AsyncIterator[HealthReporter]:
+    """Serve while the block runs, which is given what tells the health of it.
 
+    Raises ``ConfigurationError`` where the address is not to be had.
     A process that does not consume loads the index, the model and the names here, in the background.
     """
     health = HealthReporter(
@@ -51,8 +52,9 @@ async def serving_http(parts: Parts, *, consuming: bool) -> AsyncIterator[None]:
         looking.append(asyncio.create_task(_load_and_follow(parts), name="follow"))
     try:
         async with search.following():
-            yield
+            yield health
     finally:
+        health.end()
         for task in looking:
             task.cancel()
             with suppress(asyncio.CancelledError):

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Coroutine, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from typing import Any
 
 import structlog
@@ -23,21 +23,23 @@ log = structlog.get_logger()
 
 
 async def run_worker(settings: Settings) -> None:
-    """Consume until SIGTERM or SIGINT, then drain; a second signal cuts the grace short.
+    """Consume until SIGTERM or SIGINT, then drain, not ready and alive; a second signal cuts the grace short.
 
     HTTP is served from the first moment, so that ``/health`` can say what a worker that is not ready waits for.
     """
     bind_contextvars(worker_id=worker_id())
     signals = Signals()
     async with open_parts(settings) as parts, following_log_level(parts), AsyncExitStack() as stack:
-        if settings.http_enabled:
-            await stack.enter_async_context(serving_http(parts, consuming=True))
+        serving = serving_http(parts, consuming=True) if settings.http_enabled else nullcontext()
+        health = await stack.enter_async_context(serving)
         if await signals.sooner_than(prepare(parts)):
             return
         async with running_consumers(parts) as consumers:
             log.info(LogEvent.WORKER_STARTED, version=VERSION, n_items=len(parts.index.current()))
             warn_of_unpriced_models(settings)
             await signals.next()
+            if health:
+                health.end()
             await drain_all(consumers, settings.shutdown_grace_s, signals)
     log.info(LogEvent.WORKER_STOPPED)
 
