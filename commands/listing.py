@@ -124,7 +124,7 @@ PANELS: Mapping[str, Mapping[str, Listed]] = {
         "check": Listed(
             line="Check a file, or a site's data, before they are used",
             place="check:check",
-            examples=("check", "check songs.csv", "check --json | jq '.checks'"),
+            examples=("check", "check songs.csv", "check --json | jq .findings"),
             interrupted=_LOOKED,
         ),
         "embed": Listed(

@@ -1,14 +1,26 @@
-"""The command line as a person uses it, each command in a process of its own; no server runs."""
+"""The command line as a person uses it; no server runs."""
 
+import io
+import json
+import os
+import pty
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
+from rich.console import Console
+from typer.main import get_group
 
-from commands.listing import LISTED
-from tests.support.command import run_command
+from commands.listing import LISTED, PANELS, PROGRAM
+from commands.screen import progress_bar, telling
+from main import app
+from tests.support.command import Outcome, completed, run_command, run_here
 from tests.support.worker_process import ROOT
 
 HEADER = (
@@ -48,9 +60,7 @@ def imported_by(*modules: str) -> set[str]:
 def test_help_waits_for_no_library_that_only_commands_need() -> None:
     imported = imported_by("main", "typer.rich_utils")
     assert {"typer", "rich"} <= imported
-    assert imported.isdisjoint(
-        {"sqlalchemy", "pydantic", "numpy", "redis", "aio_pika", "structlog"}
-    )
+    assert imported.isdisjoint({"sqlalchemy", "pydantic", "numpy", "redis", "aio_pika", "structlog"})
 
 
 def test_no_command_waits_for_the_import_of_what_only_some_need() -> None:
@@ -160,3 +170,278 @@ async def test_a_database_that_cannot_be_searched_is_refused_by_name(environment
         outcome = await run_command(command, environment={**environment, "RETRIEVAL": "database"})
         assert outcome.code == 1
         assert "RETRIEVAL=database: searching needs MySQL or MariaDB, and DATABASE_URL names SQLite" in outcome.err
+
+
+# --- every command ---
+
+
+def leaves() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each command that does something, under its words."""
+    for name, command in get_group(app).commands.items():
+        for below, leaf in getattr(command, "commands", {"": command}).items():
+            yield (name, below) if below else (name,), leaf
+
+
+COMMANDS = dict(leaves())
+# They serve, show something to people, or say nothing.
+FOR_PEOPLE = {"demo", "dashboard", "demo-catalogue", "first-recommendation", "worker", "api", "migrate"}
+
+
+def words_of(example: str) -> list[str]:
+    return shlex.split(example.partition("|")[0].removeprefix(PROGRAM))
+
+
+def test_the_overview_shows_each_command_in_its_panel_with_a_line_that_fits() -> None:
+    shown = subprocess.check_output(
+        [sys.executable, "main.py", "--help"], cwd=ROOT, text=True, env={**os.environ, "COLUMNS": "100"}
+    )
+    for panel, listed in PANELS.items():
+        [lines] = re.findall(rf"─ {panel} ─+╮\n(.*?)╰", shown, re.DOTALL)
+        told = dict(line.strip("│ ").split(maxsplit=1) for line in lines.splitlines())
+        assert {name: line.rstrip() for name, line in told.items()} == {
+            name: each.line for name, each in listed.items()
+        }
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_says_what_it_does_and_shows_examples_that_it_takes(words: tuple[str, ...]) -> None:
+    command = COMMANDS[words]
+    assert command.help
+    heading, *examples = str(command.epilog).split("\n\n")
+    assert heading == "Examples:"
+    assert examples
+    for example in examples:
+        asked = [word for word in words_of(example) if word != "--debug"]
+        assert tuple(asked[: len(words)]) == words
+        with command.make_context(words[-1], asked[len(words) :], resilient_parsing=True) as context:
+            assert not context.args
+
+
+@pytest.mark.parametrize("name", [name for name in LISTED if hasattr(get_group(app).commands[name], "commands")])
+def test_a_group_shows_examples_of_its_commands(name: str) -> None:
+    _, *examples = str(get_group(app).commands[name].epilog).split("\n\n")
+    assert examples
+    assert {tuple(words_of(example)[:2]) for example in examples} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_that_reports_something_does_so_for_machines_and_its_page_says_how(
+    words: tuple[str, ...],
+) -> None:
+    options = {option for parameter in COMMANDS[words].params for option in parameter.opts}
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    is_told = re.search(rf"^\|[^|]*`{' '.join(words)}`[^|]*\| .", page.partition("## For machines")[2], re.MULTILINE)
+    assert ("--json" in options) == (" ".join(words) not in FOR_PEOPLE) == bool(is_told)
+
+
+def keys_told(command: str, part: int = 0) -> set[str]:
+    """What the page names in the ``part`` of its row, between semicolons."""
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    [row] = re.findall(rf"^\|[^|]*`{command}`[^|]*\|(.*)\|$", page.partition("## For machines")[2], re.MULTILINE)
+    named: list[str] = re.findall(r"`([a-z_0-9]+)`", re.sub(r"\(.*?\)", "", row.split(";")[part]))
+    return set(named)
+
+
+async def machine_told(environment: dict[str, str], *command: str, code: int = 0) -> Any:
+    """Standard output, which is one document and nothing else."""
+    outcome = await run_here(*command, environment=environment)
+    assert outcome.code == code, outcome.err
+    return json.loads(outcome.out)
+
+
+async def test_what_a_machine_is_told_has_the_keys_that_the_page_names(
+    environment: dict[str, str], tracks: Path, tmp_path: Path
+) -> None:
+    assert (await run_here("migrate", environment=environment)).code == 0
+    [ingested] = await machine_told(environment, "ingest", str(tracks), "--json")
+    assert ingested.keys() == keys_told("ingest") - {"items", "likes"}
+    assert (ingested["n_new"], ingested["n_left_out"], len(ingested["problems"])) == (100, 1, 1)
+    embedded = await machine_told(environment, "embed", "--json")
+    assert embedded.keys() == keys_told("embed")
+    assert (embedded["n_items"], embedded["n_embedded"]) == (100, 100)
+    for command in ("retrieval", "digest", "clean-up", "check"):
+        assert (await machine_told(environment, command, "--json")).keys() == keys_told(command), command
+    simulated = await machine_told(environment, "simulate", "--members", "70", "--days", "3", "--json", "-")
+    assert simulated.keys() == keys_told("simulate")
+    removed = await machine_told(environment, "simulate", "--remove", "--json", "-")
+    assert removed == {"n_removed": simulated["n_events"]}
+    planned = await machine_told(environment, "schedule", "--json")
+    assert planned[0].keys() == keys_told("schedule")
+    assert await machine_told(environment, "log-level", "own", "--json") == {"level": "own", "minutes": None}
+    forgotten = await machine_told(environment, "forget", "--member", "7", "--json")
+    assert forgotten.keys() == keys_told("forget") - {"--look"}
+    assert (forgotten["member"], set(forgotten["left"].values()), forgotten["unseen"]) == (7, {0}, [])
+    unknown = await machine_told(environment, "result", "no-such-job", "--json", code=1)
+    assert unknown == {"job_id": "no-such-job", "status": "unknown"}
+
+
+async def test_what_files_come_to_has_the_keys_that_the_page_names(tmp_path: Path) -> None:
+    pairs = [f"{user},{(user * 7 + step * (1 + user % 3)) % 40}" for user in range(60) for step in range(8)]
+    (tmp_path / "likes.csv").write_text("\n".join(["user_id,item_id", *pairs]), encoding="utf-8")
+    (tmp_path / "asked.csv").write_text("query_id,item_id\nq,1\nq,2\n", encoding="utf-8")
+    likes, asked, out = (str(tmp_path / name) for name in ("likes.csv", "asked.csv", "ranked.csv"))
+    ranking = ("rank", "--train", likes, "--queries", asked, "--out", out, "--budget-s", "0", "--json")
+    ranked = await machine_told({}, *ranking)
+    assert ranked.keys() == keys_told("rank")
+    assert (ranked["out"], ranked["n_queries"]) == (out, 1)
+    evaluated = await machine_told({}, "evaluate", likes, "--protocol", "known", "--budget-s", "0", "--json", "-")
+    assert evaluated.keys() == keys_told("evaluate")
+    assert not (ROOT / "-").exists()
+
+
+# --- what goes wrong ---
+
+
+async def broken(*command: str) -> Outcome:
+    with patch("commands.catalogue.open_parts", side_effect=RuntimeError("a bug with redis://:hunter2@host")):
+        return await run_here(*command, environment={})
+
+
+async def test_a_bug_is_a_sentence_and_how_to_see_more(environment: dict[str, str]) -> None:
+    outcome = await broken("embed")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err.splitlines() == [
+        "RuntimeError: a bug with redis://:***@host",
+        "This should not have happened: `python main.py --debug embed ...` shows where it did.",
+    ]
+
+
+async def test_its_traceback_is_shown_to_who_asks_without_secrets() -> None:
+    outcome = await broken("--debug", "embed")
+    assert outcome.code == 1
+    assert outcome.err.startswith("Traceback (most recent call last):\n")
+    assert "commands/catalogue.py" in outcome.err
+    assert "hunter2" not in outcome.err
+    assert outcome.err.splitlines()[-1] == "RuntimeError: a bug with redis://:***@host"
+
+
+async def test_what_is_expected_to_go_wrong_has_a_traceback_for_who_asks_too(environment: dict[str, str]) -> None:
+    outcome = await run_here("--debug", "embed", environment=environment)
+    assert outcome.err.startswith("Traceback ")
+    assert "should not have happened" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "url", "command"),
+    [
+        ("REDIS_URL", "redis://127.0.0.1:1/0", ("result", "no-such-job")),
+        ("DATABASE_URL", "mysql://u@127.0.0.1:1/d", ("digest",)),
+    ],
+)
+async def test_a_server_that_is_away_is_named_with_the_setting_that_names_it(
+    setting: str, url: str, command: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    outcome = await run_here(*command, environment={**environment, setting: url})
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1] == f"Is it running, and is it the one that {setting} names? Then try again."
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [(("emebd",), "embed"), (("dead-leters",), "dead-letters"), (("models", "prommote"), "promote")]
+)
+async def test_a_slip_of_the_finger_is_answered_with_what_was_meant(typed: tuple[str, ...], meant: str) -> None:
+    outcome = await run_here(*typed, environment={})
+    assert outcome.code == 2
+    assert f"Did you mean '{meant}'?" in outcome.err
+
+
+# --- on a terminal ---
+
+
+@pytest.fixture
+def terminal() -> Iterator[io.StringIO]:
+    """What standard error shows where it is a terminal."""
+    shown = io.StringIO()
+    with patch("commands.screen.complaints", Console(file=shown, force_terminal=True, width=140, color_system=None)):
+        yield shown
+
+
+async def test_a_long_step_shows_how_much_is_done_of_how_much_how_fast_and_for_how_long_yet(
+    terminal: io.StringIO, environment: dict[str, str], tracks: Path
+) -> None:
+    for command, what in (("migrate",), ""), (("ingest", str(tracks)), "songs"), (("embed",), "embeddings"):
+        outcome = await run_here(*command, environment=environment)
+        assert outcome.code == 0
+        if what:
+            shown = re.findall(rf"{what}\s+━+\s+100/100\s+(?:[\d,]+/s)?\s+0:00:\d\d\s+[\d:-]+", terminal.getvalue())
+            assert shown, terminal.getvalue()
+            assert "━" not in outcome.out
+
+
+def test_a_bar_shows_the_rate_and_the_time_left(terminal: io.StringIO) -> None:
+    with progress_bar() as progress:
+        clock = iter(range(0, 1000, 2))
+        progress.get_time = lambda: float(next(clock))
+        task = progress.add_task("songs", total=3000)
+        for _ in range(5):
+            progress.advance(task, 100)
+        progress.refresh()
+    assert re.search(r"500/3,000\s+\d+/s\s+0:00:\d\d\s+0:0[01]:\d\d", terminal.getvalue())
+
+
+def test_a_step_that_counts_moves_a_bar_and_one_of_limited_time_says_what_is_left(terminal: io.StringIO) -> None:
+    with telling(60.0) as tell:
+        tell("ranking for query 50 of 200")
+        tell("fitting")
+    shown = terminal.getvalue()
+    assert "ranking for query 50 of 200\n" in shown
+    assert re.search(r"at most about (60|5\d) s more for choosing parameters", shown)
+
+
+def test_off_a_terminal_there_is_no_bar() -> None:
+    assert progress_bar().disable
+
+
+def on_a_terminal(**environment: str) -> str:
+    """What ``main.py`` writes to one where a command is not known."""
+    ours, theirs = pty.openpty()
+    env = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", **environment}
+    command = [sys.executable, "main.py", "emebd"]
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    process.wait()
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    return shown
+
+
+def test_colours_are_for_terminals_that_nobody_asked_to_go_without() -> None:
+    colour = re.compile(r"\x1b\[(?:\d+;)*(?:3|4|9)\d")
+    assert colour.search(on_a_terminal())
+    assert not colour.search(on_a_terminal(NO_COLOR="1"))
+    piped = subprocess.run([sys.executable, "main.py", "emebd"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "Did you mean 'embed'?" in piped.stderr
+    assert "\x1b" not in piped.stderr
+
+
+# --- completion ---
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("main.py dead", ["dead-letters"]),
+        ("main.py dead-letters re", ["replay"]),
+        ("main.py embed --r", ["--refit"]),
+        ("main.py models list --kind e", ["embedder"]),
+    ],
+)
+async def test_a_shell_completes_commands_options_and_values(typed: str, offered: list[str]) -> None:
+    assert await completed(typed, environment={}) == offered
+
+
+async def test_where_the_site_cannot_be_asked_for_versions_none_is_offered(environment: dict[str, str]) -> None:
+    assert await completed("main.py models promote a", environment=environment) == []  # not migrated
+    assert await completed("main.py models promote a", environment={"CONCURRENCY": "many"}) == []
+
+
+def test_bash_completes_by_the_script_that_it_is_given() -> None:
+    path = f"{Path(sys.executable).parent}:{ROOT}:{os.environ['PATH']}"
+    line = """
+    eval "$(env _MAIN.PY_COMPLETE=source_bash main.py)"
+    COMP_WORDS=(main.py dead) COMP_CWORD=1
+    "$(complete -p main.py | sed 's/.*-F \\([^ ]*\\).*/\\1/')" main.py
+    echo "${COMPREPLY[@]}"
+    """
+    told = subprocess.check_output(["bash", "-c", line], text=True, env={**os.environ, "PATH": path})
+    assert told == "dead-letters\n"

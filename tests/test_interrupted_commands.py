@@ -72,7 +72,7 @@ async def test_a_site_is_built_though_every_step_is_interrupted(environment: dic
     assert is_told(outcome, "embed")
     assert "1200 items: 200 embedded, 1000 as they were" in await done("embed")
 
-    simulation = ("simulate", "--members", "130", "--days", "10")
+    simulation = ("simulate", "--members", "130", "--days", "20")
     outcome = await interrupted(environment, "services.simulated_events:SqlSimulatedEvents.add", 3, *simulation)
     assert is_told(outcome, "simulate")
     assert "64 members before" in await done(*simulation)

@@ -13,7 +13,7 @@ from services.clock import SystemClock
 from services.database import Database, parse_url
 from services.fit_lease import held_lease
 from services.model_store import SqlModelStore
-from tests.support.command import Outcome, run_here
+from tests.support.command import Outcome, completed, run_here
 from tests.support.hand_clock import HandClock
 from tests.support.notice_servers import hook_server
 
@@ -139,3 +139,10 @@ async def test_a_fit_beside_another_is_refused_and_a_promotion_by_hand_is_not(ur
     # And let go.
     with held_lease(parse_url(url), SystemClock()):
         pass
+
+
+async def test_a_shell_is_offered_the_versions_that_are_kept(url: str, store: SqlModelStore) -> None:
+    site = {"DATABASE_URL": url}
+    assert sorted(await completed("main.py models promote ", environment=site)) == ["aa1", "ab2", "b3"]
+    assert await completed("main.py models promote ab", environment=site) == ["ab2"]
+    assert await completed("main.py models promote --kind embedder a", environment=site) == []

@@ -48,3 +48,11 @@ async def run_here(*command: str, environment: Mapping[str, str]) -> Outcome:
     if ended.exception is not None and not isinstance(ended.exception, SystemExit):
         raise ended.exception
     return Outcome(ended.exit_code, ended.stdout, ended.stderr)
+
+
+async def completed(line: str, *, environment: Mapping[str, str]) -> list[str]:
+    """What bash is offered where the line ends with what is typed so far."""
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_SONGS_AI_COMPLETE": "complete_bash"}
+    outcome = await run_here(environment={**environment, **words})
+    assert not outcome.err
+    return outcome.out.split()
