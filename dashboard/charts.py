@@ -193,9 +193,9 @@ def shares_over_time(rows: Sequence[Row], *, share: str) -> Spec:
 
 
 def lines(rows: Sequence[Row], *, value: str, of_versions: bool = False) -> Spec:
-    """``value`` by ``when``, a line for each ``name``; ``of_versions``: instants at equal distances, in their order."""
+    """``value`` by ``when``, a line for each ``name``; ``of_versions``: not instants, but versions in their order."""
     kind = "nominal" if of_versions else "temporal"
-    axis = {"labelAngle": -40} if of_versions else {"tickCount": 5, "format": "%H:%M:%S"}
+    axis = {"labelAngle": -40, "labelLimit": 120} if of_versions else {"tickCount": 5, "format": "%H:%M:%S"}
     # counts begin at 0, and where all are 0 there is an axis all the same
     greatest = max((float(str(row["value"])) for row in rows), default=0.0)
     counts: Spec = {"scale": {"domain": [0, max(1.0, greatest)]}, "axis": {"tickMinStep": 1}}

@@ -20,6 +20,7 @@ pytest_plugins = [
     "tests.support.alertmanager",
     "tests.support.llm_server",
     "tests.support.tls_servers",
+    "tests.support.browser",
 ]
 
 settings.register_profile("local", deadline=None, max_examples=50)
@@ -41,6 +42,7 @@ _PROGRAMS = {
     "promtool": Program.PROMTOOL,
     "alertmanager_server": Program.ALERTMANAGER,
     "amtool": Program.AMTOOL,
+    "chromium": Program.CHROMIUM,
 }
 _SERVERS = pytest.StashKey[Servers]()
 _DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from dashboard import api_client
 from dashboard.api_client import Api, ApiProblem, Trouble
 from dashboard.charts import (
     bars,
@@ -58,9 +57,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[httpx.Response | E
         return found
 
     made = httpx.Client
-    monkeypatch.setattr(
-        api_client.httpx, "Client", lambda **options: made(transport=httpx.MockTransport(answer), **options)
-    )
+    monkeypatch.setattr(httpx, "Client", lambda **options: made(transport=httpx.MockTransport(answer), **options))
     yield waiting
     assert not waiting
 

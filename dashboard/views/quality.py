@@ -58,7 +58,7 @@ def _show_curves(versions: list[Version], texts: Texts) -> None:
     st.subheader(texts("quality.curves"))
     shown = st.multiselect(texts("quality.measures"), names, default=names[:N_PRESELECTED])
     rows: list[Row] = [
-        {"when": version["createdAt"][:16].replace("T", " "), "name": name, "value": version["metrics"][name]}
+        {"when": version["version"], "name": name, "value": version["metrics"][name]}
         for version in reversed(versions)
         for name in shown
         if name in version["metrics"]

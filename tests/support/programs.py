@@ -18,6 +18,7 @@ class Program(StrEnum):
     PROMTOOL = "promtool"
     ALERTMANAGER = "prometheus-alertmanager"
     AMTOOL = "amtool"
+    CHROMIUM = "chromium"
 
 
 PACKAGES = {
@@ -25,6 +26,7 @@ PACKAGES = {
     Program.PROMTOOL: "prometheus",
     Program.ALERTMANAGER: "prometheus-alertmanager",
     Program.AMTOOL: "prometheus-alertmanager",
+    Program.CHROMIUM: "chromium",
 }
 
 

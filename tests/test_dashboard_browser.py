@@ -1,0 +1,179 @@
+"""The dashboard in a real browser: every page opened, the five-song path walked, on a desk and on a phone.
+
+Long: where Chromium is not there yet, installing it takes half a minute and more.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.async_api import Browser
+
+from dashboard.texts import Texts
+from tests.support.browser import DESK, PHONE, Visit, launched, visit
+from tests.support.dashboard_site import DashboardSite, dashboard_site
+from tests.support.private_servers import free_port
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
+
+ROOT = Path(__file__).parents[1]
+EN = Texts("en")
+PAGES = ("try", "members", "catalogue", "quality", "operations")
+_PAGE = ("-m", "streamlit", "run", "dashboard/app.py")
+LONGEST_WALK_S = 60.0
+"""Far more than it takes; the figure itself is printed."""
+
+
+@asynccontextmanager
+async def streamlit(environment: dict[str, str]) -> AsyncIterator[str]:
+    """The page's own process, as its image runs it."""
+    port = free_port()
+    address = ("--server.address", "127.0.0.1", "--server.port", str(port))
+    environment = {**os.environ, **environment}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *_PAGE, *address, env=environment, cwd=ROOT, stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        await until(lambda: answers(f"http://127.0.0.1:{port}/_stcore/health"), within_s=40)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def answers(url: str) -> bool:
+    try:
+        async with httpx.AsyncClient() as client:
+            return (await client.get(url)).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.fixture(scope="module")
+async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DashboardSite]:
+    async with dashboard_site(tmp_path_factory.mktemp("dashboard")) as made:
+        await made.keep_versions({
+            f"v{n}": {"ndcg": 0.2 + n / 50, "recall": 0.15 + n / 60, "coverage": 0.5 - n / 50} for n in range(1, 5)
+        })  # fmt: skip
+        await made.bury("dead-1")
+        yield made
+
+
+@pytest.fixture(scope="module")
+async def url(site: DashboardSite) -> AsyncIterator[str]:
+    async with streamlit({"API_URL": site.url}) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+async def browser(chromium: str) -> AsyncIterator[Browser]:
+    async with launched(chromium) as found:
+        yield found
+
+
+async def choose_by_name(seen: Visit, title: str) -> None:
+    """As somebody does who knows what they like: type, press Enter, take the first."""
+    box = seen.page.get_by_label(EN("try.search"))
+    await box.fill(title)
+    await box.press("Enter")
+    row = seen.page.get_by_text(title, exact=True).first
+    await row.wait_for()
+    await seen.settled()
+    await seen.page.get_by_role("button", name=EN("try.add")).first.click()
+    await seen.settled()
+
+
+@pytest.mark.parametrize(("size", "language"), [(DESK, "en"), (PHONE, "ko"), (PHONE, "ja")], ids=["desk", "ko", "ja"])
+async def test_every_page_opens_without_errors_barriers_or_sideways_scrolling(
+    browser: Browser, url: str, size: tuple[int, int], language: str
+) -> None:
+    texts = Texts(language)
+    async with visit(browser, f"{url}/?lang={language}", size) as seen:
+        for name in PAGES:
+            await seen.follow(texts(f"{name}.name"))
+            assert await seen.page.locator("h1").inner_text() == texts(f"{name}.title")
+            assert await seen.page.get_by_test_id("stException").count() == 0
+            await seen.keep(f"{name}-{language}-{size[0]}")
+            assert await seen.overhang() == 0, name
+            assert await seen.barriers() == [], name
+    assert seen.errors == []
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+async def test_five_songs_lead_to_a_list_and_a_reaction_to_another(
+    browser: Browser, url: str, site: DashboardSite, size: tuple[int, int]
+) -> None:
+    popular = (await asyncio.to_thread(site.api.catalogue))["popular"][:5]
+    titles = [next(iter(item["titles"].values())) for item in popular]
+    started_s = time.monotonic()
+    async with visit(browser, f"{url}/?lang=en", size) as seen:
+        opened_s = time.monotonic()
+        for title in titles:
+            await choose_by_name(seen, title)
+        likes = seen.page.get_by_role("button", name=EN("try.like"), exact=True)
+        await likes.nth(9).wait_for()
+        listed_s = time.monotonic()
+        first = seen.page.locator('[class*="st-key-dislike-"]').first
+        refused = await first.get_attribute("class")
+        await first.get_by_role("button").click()
+        await seen.page.get_by_text(EN("song.new"), exact=True).first.wait_for()
+        await seen.settled()
+        assert await seen.page.locator('[class*="st-key-dislike-"]').first.get_attribute("class") != refused
+        reacted_s = time.monotonic()
+        await seen.page.get_by_text(EN("try.waiting")).wait_for(state="hidden")
+        await seen.page.locator("ol li").first.wait_for()
+        worker_s = time.monotonic()
+        await seen.keep(f"walk-{size[0]}")
+        assert await seen.overhang() == 0
+        assert await seen.barriers() == []
+    assert seen.errors == []
+    print(  # noqa: T201 - the figures are what the test is run for
+        f"opened {opened_s - started_s:.1f} s, five songs and list {listed_s - opened_s:.1f} s, "
+        f"next list {reacted_s - listed_s:.1f} s, the worker's {worker_s - reacted_s:.1f} s"
+    )
+    assert worker_s - started_s < LONGEST_WALK_S
+
+
+async def test_without_its_api_the_page_says_so_and_recovers_once_there_is_one(
+    browser: Browser, site: DashboardSite
+) -> None:
+    async with streamlit({"API_URL": f"http://127.0.0.1:{free_port()}"}) as served:
+        async with visit(browser, served, PHONE) as seen:
+            await seen.page.get_by_role("button", name=EN("problem.again")).wait_for()
+            await seen.keep("unreachable-390")
+            assert await seen.barriers() == []
+        assert seen.errors == []
+
+
+async def test_the_command_serves_worker_and_page_and_one_ctrl_c_ends_both(tmp_path: Path) -> None:
+    page_port, api_port = free_port(), free_port()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+    command = ("main.py", "dashboard", "--songs", "60", "--members", "3", "--port", str(page_port))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        env={**kept, "HTTP_PORT": str(api_port), "TMPDIR": str(tmp_path)},
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    page, api = f"http://127.0.0.1:{page_port}", f"http://127.0.0.1:{api_port}"
+    try:
+        await until(lambda: answers(page), within_s=60)
+        assert await answers(f"{api}/catalogue")
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        out = (await process.communicate())[0].decode()
+    assert process.returncode == 0
+    assert page in out
+    assert not await answers(page)
+    assert not await answers(api)
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - of a few names there is no waiting
