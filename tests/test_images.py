@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+PINNED = [*sorted(path.name for path in ROOT.glob("requirements*.txt")), "dashboard/requirements.txt"]
 SERVERS = ("mysql", "redis", "rabbitmq")
 ONCE = ("migrate", "demo-catalogue", "first-recommendation")
 PROGRAMS = (*ONCE, "worker", "api")
@@ -107,7 +108,7 @@ def test_the_serving_requirements_hold_no_test_or_training_library() -> None:
     assert pins.isdisjoint({"pytest", "hypothesis", "testcontainers", "mypy", "ruff"} | offline)
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.txt")))
+@pytest.mark.parametrize("name", PINNED)
 def test_every_requirement_is_pinned_and_hashed(name: str) -> None:
     # one line without a hash, and pip refuses the whole file
     assert [line for line, hashes in pins_of(name).items() if "==" not in line or not hashes] == []
@@ -140,6 +141,7 @@ def test_compose_brings_the_whole_site() -> None:
     assert always == {*SERVERS, *ONCE, "worker", "api"}
     observability = {name for name, service in SERVICES.items() if service.get("profiles") == ["observability"]}
     assert observability == {"prometheus", "alertmanager", "grafana"}
+    assert [name for name, service in SERVICES.items() if service.get("profiles") == ["dashboard"]] == ["dashboard"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -176,6 +178,7 @@ def test_no_service_gains_rights_that_it_was_not_started_with(name: str) -> None
         ("api", ALL_READY),
         ("first-recommendation", {"worker": "service_healthy"}),
         ("grafana", {"prometheus": "service_healthy"}),
+        ("dashboard", {"api": "service_healthy"}),
     ],
 )
 def test_services_start_in_the_order_of_their_needs(name: str, waits_for: dict[str, str]) -> None:
@@ -234,7 +237,8 @@ def test_the_tests_run_on_the_images_that_compose_runs() -> None:
 
 
 def test_every_image_is_of_a_version() -> None:
-    foreign = {service["image"] for service in SERVICES.values()} - {"songs-ai"}
+    foreign = {service["image"] for service in SERVICES.values() if service.get("pull_policy") != "never"}
+    assert len(foreign) > 5
     assert all(re.search(r":v?\d", image) for image in foreign)
 
 
@@ -283,10 +287,28 @@ def test_the_worker_is_given_the_time_that_it_takes_to_drain() -> None:
     assert grace_s > Settings.model_fields["shutdown_grace_s"].default
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", [*PROGRAMS, "dashboard"])
 def test_the_programs_containers_cannot_write(name: str) -> None:
     assert SERVICES[name]["read_only"] is True
     assert SERVICES[name]["cap_drop"] == ["ALL"]
+
+
+def test_the_page_finds_the_api_and_the_workers_and_is_asked_where_it_listens() -> None:
+    page, port = SERVICES["dashboard"], SERVICES["worker"]["environment"]["HTTP_PORT"]
+    given = page["environment"]
+    assert given == {"API_URL": f"http://api:{port}", "METRICS_URL": f"http://worker:{port}/metrics", "API_KEY": None}
+    dockerfile = (ROOT / page["build"] / "Dockerfile").read_text(encoding="utf-8")
+    listens = json.loads(re.findall(r"^ENTRYPOINT (.*)", dockerfile, re.MULTILINE)[0])
+    assert listens[-2:] == ["--server.port", page["ports"][0].rpartition(":")[2]]
+    assert f":{listens[-1]}/" in page["healthcheck"]["test"][-1]
+
+
+def test_the_pages_image_is_built_like_the_programs() -> None:
+    dockerfile = (ROOT / "dashboard" / "Dockerfile").read_text(encoding="utf-8")
+    bases, users = (set(re.findall(rf"^{of} (\S+)", dockerfile, re.MULTILINE)) for of in ("FROM", "USER"))
+    assert bases == {stage.partition(" ")[0] for stage in instructions("FROM")}
+    assert users == set(instructions("USER"))
+    assert "pip install --quiet --require-hashes -r requirements.txt" in dockerfile
 
 
 def test_prometheus_scrapes_the_ports_that_workers_serve() -> None:
@@ -341,4 +363,4 @@ def test_the_built_image_is_small(image: str) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_docker_compose_accepts_the_file(image: str) -> None:
-    assert set(docker("compose", "config", "--services").split()) == SERVICES.keys()
+    assert set(docker("compose", "--profile", "*", "config", "--services").split()) == SERVICES.keys()
