@@ -8,7 +8,7 @@ WITH ?=
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dashboard install test test-long chaos soak fuzz lint format docs docs-serve pins sbom secrets image clean
+.PHONY: help demo dashboard install test test-long chaos soak fuzz lint format docs docs-serve pins sbom audit secrets image clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,10 @@ sbom: $(VENV)/pins/.tools ## Write sbom.cdx.json, what the serving image holds b
 	@$(VENV)/pins/bin/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --mc-type application \
 		--output-reproducible --spec-version 1.6 --output-format JSON --output-file sbom.cdx.json
 
+audit: $(VENV)/pins/.tools ## Look every pin up among known vulnerabilities; AUDITED=requirements.txt: those of one file
+	@failed=; for file in $(AUDITED); do echo "$$file"; \
+		$(VENV)/pins/bin/pip-audit --strict --no-deps --disable-pip -r "$$file" || failed=1; done; test -z "$$failed"
+
 secrets: ## Write .env with passwords by chance for docker compose, where there is no .env yet
 	@if [ -e .env ]; then echo ".env is there already, and is left as it is" >&2; exit 1; fi
 	@umask 077; for name in $(SECRETS); do \
@@ -80,6 +84,7 @@ image: ## Build the serving image, songs-ai
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
+AUDITED ?= $(sort $(wildcard requirements*.txt)) dashboard/requirements.txt
 SECRETS := MYSQL_ROOT_PASSWORD MYSQL_PASSWORD RABBITMQ_PASSWORD REDIS_PASSWORD GRAFANA_PASSWORD API_KEY
 UV_COMPILE := --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes
 

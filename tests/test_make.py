@@ -131,3 +131,20 @@ def test_ci_runs_the_checks_and_then_the_tests_and_stops_at_the_first_failure() 
     assert lines[0] == "#!/usr/bin/env bash"
     assert "set -euo pipefail" in lines
     assert [line for line in lines if line.startswith("make ")] == ["make lint", "make test"]
+
+
+def test_every_file_of_pins_is_looked_up_and_one_that_is_affected_fails_it_after_all_others(fresh: Path) -> None:
+    pinned = {path.name for path in ROOT.glob("requirements*.txt")} | {"dashboard/requirements.txt"}
+    for name in pinned - {"dashboard/requirements.txt"}:
+        shutil.copy(ROOT / name, fresh)
+    tools = fresh / ".venv" / "pins" / "bin"
+    tools.mkdir(parents=True)
+    (fresh / ".venv" / "bin").mkdir()
+    (fresh / ".venv" / "bin" / "python").touch()
+    (tools / "pip-audit").write_text('#!/bin/sh\nfor file; do :; done; [ "$file" != requirements-dev.txt ]\n')
+    (tools / "pip-audit").chmod(0o755)
+    (fresh / ".venv" / "pins" / ".tools").touch()
+    assert make(fresh, "audit", "AUDITED=requirements.txt").split() == ["requirements.txt"]
+    said = make(fresh, "audit")
+    assert {line for line in said.splitlines() if line in pinned} == pinned
+    assert "Error" in said

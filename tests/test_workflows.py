@@ -69,10 +69,24 @@ def test_an_action_is_pinned_to_a_commit_and_says_its_version(path: Path) -> Non
     assert [line for line in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_the_workflow_makes_what_can_be_made(path: Path) -> None:
-    made = re.findall(r"^\s*make (\S+)", "\n".join(step.get("run", "") for step in steps(path)), re.MULTILINE)
-    assert {"lint", "test", "image"} <= set(made) <= targets()
+@pytest.mark.parametrize(
+    ("name", "makes"),
+    [("ci.yml", {"lint", "test", "docs", "image", "audit"}), ("nightly.yml", {"test-long"})],
+)
+def test_the_workflow_makes_what_can_be_made(name: str, makes: set[str]) -> None:
+    runs = "\n".join(step.get("run", "") for step in steps(ROOT / ".github" / "workflows" / name))
+    made = set(re.findall(r"^\s*make (\S+)", runs, re.MULTILINE))
+    assert made == makes
+    assert made <= targets()
+
+
+def test_the_long_tests_have_the_history_and_the_server_that_they_would_be_skipped_without() -> None:
+    job = read(ROOT / ".github" / "workflows" / "nightly.yml")["jobs"]["test-long"]
+    [checkout] = [step["with"] for step in job["steps"] if step.get("uses", "").startswith("actions/checkout@")]
+    assert checkout["fetch-depth"] == 0
+    [mariadb] = job["services"].values()
+    [port] = [mapping.partition(":")[0] for mapping in mariadb["ports"]]
+    assert f"127.0.0.1:{port}" in job["env"]["TEST_VECTOR_DATABASE_URL"]
 
 
 def test_the_tests_run_beside_the_images_of_compose_and_are_told_where_they_are() -> None:
@@ -89,6 +103,9 @@ def test_dependabot_looks_after_all_that_is_pinned() -> None:
     updates = {update["package-ecosystem"]: update for update in read(DEPENDABOT)["updates"]}
     assert updates.keys() == {"uv", "github-actions", "docker", "docker-compose"}
     assert all(update["schedule"]["interval"] == "weekly" for update in updates.values())
+    for ecosystem, file in (("uv", "requirements.txt"), ("docker", "Dockerfile")):
+        looked_in = {(ROOT / place.strip("/")).resolve() for place in updates[ecosystem]["directories"]}
+        assert {path.parent for path in (*ROOT.glob(file), *ROOT.glob(f"[a-z]*/{file}"))} <= looked_in
 
 
 def test_a_commit_runs_what_make_runs_and_fetches_nothing() -> None:
