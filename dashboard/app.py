@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 import streamlit as st
+from streamlit.navigation.page import StreamlitPage
 
 from dashboard.api_client import Api
 from dashboard.problems import told_problems
@@ -35,15 +36,18 @@ def _texts() -> Texts:
     return Texts(st.session_state["language"])
 
 
-def _choose_language(texts: Texts) -> None:
-    with st.container(horizontal=True, horizontal_alignment="right"):
+def _show_ways(pages: list[StreamlitPage], texts: Texts) -> None:
+    """The other pages, and the languages. Streamlit's own folds away on a phone, and then hides the page."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        for page in pages:
+            st.page_link(page, width="content")
         st.selectbox(
             texts("page.language"),
             list(LANGUAGES),
             format_func=lambda language: LANGUAGES[language],
             key="language",
             label_visibility="collapsed",
-            width=140,
+            width=130,
         )
 
 
@@ -69,8 +73,8 @@ def main() -> None:
         )
         for name, (view, icon) in VIEWS.items()
     ]
-    chosen = st.navigation(pages, position="top")
-    _choose_language(texts)
+    chosen = st.navigation(pages, position="hidden")
+    _show_ways(pages, texts)
     chosen.run()
 
 

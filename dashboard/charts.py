@@ -13,7 +13,7 @@ Spec = dict[str, object]
 INK, LEADING, FAINT = "#1d1b2c", "#5b3fd6", "#dad8e6"
 COLOURS = [LEADING, "#d9480f", "#0b7285", "#a61e4d", "#5c7a00"]
 """Told apart by those who see few colours too, and dark enough on white."""
-_LABEL_RADIUS = 1.2
+_LABEL_RADIUS = 1.33
 _SIDE = 320
 """Pixels; as wide as a phone shows without scrolling."""
 _RINGS = (0.25, 0.5, 0.75, 1.0)
@@ -85,8 +85,8 @@ def radar(shapes: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) 
 
 
 _PLANE = {
-    "x": {"field": "x", "type": "quantitative", "axis": None, "scale": {"domain": [-1.6, 1.6]}},
-    "y": {"field": "y", "type": "quantitative", "axis": None, "scale": {"domain": [-1.6, 1.6]}},
+    "x": {"field": "x", "type": "quantitative", "axis": None, "scale": {"domain": [-1.75, 1.75]}},
+    "y": {"field": "y", "type": "quantitative", "axis": None, "scale": {"domain": [-1.75, 1.75]}},
 }
 _PLACE = {"field": "place", "type": "ordinal"}
 

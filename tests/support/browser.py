@@ -10,6 +10,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright
 
+from tests.support.private_servers import find_program
 from tests.support.programs import Program, program_or_skip
 
 SCREENSHOTS = Path(__file__).parents[2] / "var" / "screenshots"
@@ -22,7 +23,12 @@ _GRAVE = frozenset({"serious", "critical"})
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of the system's Chromium: none is ever downloaded."""
-    return program_or_skip(Program.CHROMIUM, is_ci=bool(os.environ.get("CI")))
+    return program_or_skip(Program.CHROMIUM, is_ci=bool(os.environ.get("CI")), find=_find)
+
+
+def _find(name: str) -> str | None:
+    """Chrome will do where there is no Chromium, as on GitHub's machines."""
+    return find_program(name) or find_program("google-chrome")
 
 
 @asynccontextmanager
@@ -44,8 +50,13 @@ class Visit:
         self.page = page
         self.errors: list[str] = []
         page.set_default_timeout(TIMEOUT_MS)
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self._note(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self._note(str(error)))
+
+    def _note(self, error: str) -> None:
+        # Chromium breaks off what it loads when an interface of the machine comes or goes, as those of containers do.
+        if "ERR_NETWORK_CHANGED" not in error:
+            self.errors.append(error)
 
     async def settled(self) -> None:
         """Return once the script has run to its end and nothing that it drew is grey any more."""
@@ -53,15 +64,10 @@ class Visit:
         await self.page.wait_for_selector("h1")
         await self.page.wait_for_function("document.querySelectorAll('[data-stale=\"true\"]').length === 0")
 
-    async def follow(self, name: str) -> None:
-        """Go to another page as people do; on a phone the way there is folded away."""
-        unfold = self.page.get_by_test_id("stExpandSidebarButton")
-        if await unfold.is_visible():
-            await unfold.click()
-        await self.page.get_by_role("link", name=name, exact=True).first.click()
-        await self.page.wait_for_function(
-            "name => document.querySelector('a[aria-current=\"page\"]')?.innerText.includes(name)", arg=name
-        )
+    async def follow(self, name: str, title: str) -> None:
+        """Go to another page as people do, and see that it is the one of that title."""
+        await self.page.get_by_test_id("stPageLink").get_by_role("link", name=name).click()
+        await self.page.get_by_role("heading", name=title, level=1, exact=True).wait_for()
         await self.settled()
 
     async def keep(self, name: str) -> Path:
