@@ -5,8 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from html import unescape
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Literal
 
 import pytest
 from typer.main import get_command
@@ -15,9 +21,11 @@ from config.settings import Settings
 from docs.from_code import api_page
 from docs.from_code.flow_picture import ARROWS, BOXES, PICTURE, picture
 from main import app
+from tests.support.browser import DESK, PHONE, Visit, launched
 from tests.support.site_links import dead_links, fetched_from_elsewhere
 
 ROOT = Path(__file__).parents[1]
+SCHEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +199,60 @@ def test_links_to_other_sites_and_what_is_ones_own_are_no_fetching(tmp_path: Pat
         '<script src="own.js"></script>'
     )
     assert fetched_from_elsewhere(tmp_path) == []
+
+
+# --- in a browser ---
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def served(directory: Path) -> Iterator[str]:
+    """The site on a port of this machine."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(directory))) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@asynccontextmanager
+async def reader(chromium: str, size: tuple[int, int]) -> AsyncIterator[Visit]:
+    """Somebody with a screen of ``size``."""
+    async with launched(chromium) as browser:
+        context = await browser.new_context(viewport={"width": size[0], "height": size[1]})
+        yield Visit(await context.new_page())
+
+
+async def test_its_search_finds_and_nothing_is_asked_of_other_sites(site: Path, chromium: str) -> None:
+    with served(site) as url:
+        async with reader(chromium, DESK) as visit:
+            asked: list[str] = []
+            visit.page.on("request", lambda request: asked.append(request.url))
+            await visit.page.goto(f"{url}index.html")
+            await visit.page.locator("input.md-search__input").fill("dead letter")
+            found = visit.page.locator(".md-search-result__link h1")
+            await found.first.wait_for()
+            assert "Reliability" in await found.all_inner_texts()
+            assert f"{url}search/search_index.json" in asked
+            assert [each for each in asked if not each.startswith((url, f"blob:{url}"))] == []
+            assert visit.errors == []
+
+
+async def test_pages_have_no_serious_barrier_by_day_and_night_and_fit_a_phone(site: Path, chromium: str) -> None:
+    # Long pages are of the same parts, and axe takes its time with them.
+    with served(site) as url:
+        async with reader(chromium, PHONE) as visit:
+            for name in ("getting-started", "comparisons"):
+                for scheme in SCHEMES:
+                    await visit.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+                    await visit.page.goto(f"{url}{name}.html")
+                    assert await visit.barriers() == []
+                assert await visit.page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+            assert visit.errors == []
