@@ -29,7 +29,9 @@ def dashboard(
     members: Annotated[int, typer.Option(min=1, max=10_000, help="How many listeners like some of them.")] = 40,
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the page, on this machine alone.")] = 8501,
     seed: Annotated[int, typer.Option(help="The same seed makes the same catalogue and listeners.")] = 7,
-    python: Annotated[Path, typer.Option(help="The Python that Streamlit is installed for.")] = Path(sys.executable),
+    python: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="The Python that Streamlit is installed for.")
+    ] = Path(sys.executable),
 ) -> None:
     """Serve the dashboard, and a whole worker in this process for it to show: no server, no key; until Ctrl-C."""
 

@@ -116,7 +116,9 @@ def _show_dead_letters(api: Api, texts: Texts) -> None:
         st.write(texts("operations.n_dead", shown=len(page["letters"]), n=page["n"]))
         letters = {letter["letterId"]: letter for letter in page["letters"]}
         st.dataframe([_row(letter, texts) for letter in letters.values()], hide_index=True, width="stretch")
-        picked = st.multiselect(texts("operations.which"), list(letters), key="letters")
+        picked = st.multiselect(
+            texts("operations.which"), list(letters), key="letters", placeholder=texts("page.choose")
+        )
         with st.container(horizontal=True):
             _replay_button(api, "replay", picked, texts)
             _replay_button(api, "replay_all", list(letters), texts)

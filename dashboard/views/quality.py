@@ -56,7 +56,9 @@ def _show_curves(versions: list[Version], texts: Texts) -> None:
         st.info(texts("quality.no_curve"))
         return
     st.subheader(texts("quality.curves"))
-    shown = st.multiselect(texts("quality.measures"), names, default=names[:N_PRESELECTED])
+    shown = st.multiselect(
+        texts("quality.measures"), names, default=names[:N_PRESELECTED], placeholder=texts("page.choose")
+    )
     rows: list[Row] = [
         {"when": version["version"], "name": name, "value": version["metrics"][name]}
         for version in reversed(versions)
