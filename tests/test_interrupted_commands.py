@@ -96,6 +96,4 @@ async def test_files_are_whole_or_not_there(environment: dict[str, str], tmp_pat
     outcome = await interrupted(environment, place, 2, *command)
     assert is_told_last(outcome, "simulate")
     assert not (out / "interactions.csv").exists()
-    assert (await run_command(*command, environment=environment)).code == 0
-    assert (out / "interactions.csv").stat().st_size > 0
     assert [each.name for each in out.glob("*.part")] == []
