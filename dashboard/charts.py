@@ -156,8 +156,8 @@ def embedding_map(points: Sequence[Point], genres: Sequence[str], *, other: str)
             "params": [{"name": "grip", "select": "interval", "bind": "scales"}],
             "mark": {"type": "circle", "size": 36, "opacity": 0.7},
             "encoding": {
-                "x": {"field": "x", "type": "quantitative", "axis": None},
-                "y": {"field": "y", "type": "quantitative", "axis": None},
+                "x": {**_amount("x"), "axis": None, "scale": {"domain": [-1.05, 1.05]}},
+                "y": {**_amount("y"), "axis": None, "scale": {"domain": [-1.05, 1.05]}},
                 "color": colour,
                 "tooltip": _told("title", "creator", "genre"),
             },
