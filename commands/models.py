@@ -59,14 +59,17 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Fit the collaborative model on what members like and do, and put it in force if it is no worse than the last."""
+    told: dict[str, object] = {}
     with for_machines(as_json):
-        told = _fit(budget_s, seed, dry_run=dry_run)
-    if as_json:
-        tell_json(told)
+        try:
+            _fit(budget_s, seed, told, dry_run=dry_run)
+        finally:
+            if as_json and told:
+                tell_json(told)
 
 
-def _fit(budget_s: float, seed: int, *, dry_run: bool) -> dict[str, object]:
-    """Fit and say what came of it; the same for machines."""
+def _fit(budget_s: float, seed: int, told: dict[str, object], *, dry_run: bool) -> None:
+    """Fit and say what came of it, in ``told`` to machines."""
     training = offline_step("fit")
     with telling(budget_s) as tell, _alone(dry_run=dry_run):
         runs = None if dry_run else _mlflow_runs()
@@ -79,12 +82,7 @@ def _fit(budget_s: float, seed: int, *, dry_run: bool) -> dict[str, object]:
             )
         outcome = None if dry_run else _kept(training, report, read.checked)
     tell_all([*report, *table_of(read.checked, whole=False), str(outcome or "nothing is kept: --dry-run")])
-    run_id = None
-    if runs and outcome:
-        # Last, and after everything is told: what is fitted and in force stays so, whatever MLflow says.
-        run_id = runs.log(_run_of(report, outcome, read.checked))
-        say(f"MLflow run {run_id}")
-    return {
+    told |= {
         "version": report.fitted.version,
         "kept": outcome is not None,
         "in_force": outcome is not None and outcome.in_force,
@@ -92,8 +90,12 @@ def _fit(budget_s: float, seed: int, *, dry_run: bool) -> dict[str, object]:
         "reason": outcome and outcome.reason,
         "metrics": dict(report.metrics),
         "checks": read.checked.document(),
-        "mlflow_run": run_id,
+        "mlflow_run": None,
     }
+    if runs and outcome:
+        # Last, and after everything is told: what is fitted and in force stays so, whatever MLflow says.
+        told["mlflow_run"] = runs.log(_run_of(report, outcome, read.checked))
+        say(f"MLflow run {told['mlflow_run']}")
 
 
 @contextmanager

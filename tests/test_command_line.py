@@ -20,7 +20,7 @@ from typer.main import get_group
 from commands.listing import LISTED, PANELS, PROGRAM
 from commands.screen import progress_bar, telling
 from main import app
-from tests.support.command import Outcome, completed, run_command, run_here
+from tests.support.command import Outcome, completed, keys_told, run_command, run_here
 from tests.support.worker_process import ROOT
 
 HEADER = (
@@ -232,14 +232,6 @@ def test_every_command_that_reports_something_does_so_for_machines_and_its_page_
     page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     is_told = re.search(rf"^\|[^|]*`{' '.join(words)}`[^|]*\| .", page.partition("## For machines")[2], re.MULTILINE)
     assert ("--json" in options) == (" ".join(words) not in FOR_PEOPLE) == bool(is_told)
-
-
-def keys_told(command: str, part: int = 0) -> set[str]:
-    """What the page names in the ``part`` of its row, between semicolons."""
-    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
-    [row] = re.findall(rf"^\|[^|]*`{command}`[^|]*\|(.*)\|$", page.partition("## For machines")[2], re.MULTILINE)
-    named: list[str] = re.findall(r"`([a-z_0-9]+)`", re.sub(r"\(.*?\)", "", row.split(";")[part]))
-    return set(named)
 
 
 async def machine_told(environment: dict[str, str], *command: str, code: int = 0) -> Any:

@@ -1,13 +1,14 @@
 """Ctrl-C in the midst of each long step of building a site, by real signals, and then the same command again."""
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 
 import pytest
 
 from commands.listing import LISTED
-from tests.support.command import Outcome, run_command
+from tests.support.command import Outcome, keys_told, run_command
 from tests.support.program_forks import fork_program
 from tests.support.stop_points import REACHED
 
@@ -80,7 +81,9 @@ async def test_a_site_is_built_though_every_step_is_interrupted(environment: dic
     outcome = await interrupted(environment, "training.fit:fit_on", 1, "fit", "--budget-s", "0")
     assert is_told_last(outcome, "fit")
     # The lease is given back: the next fit does not wait for it to expire.
-    assert "is in force: no version was in force" in await done("fit", "--budget-s", "0")
+    fitted = json.loads(await done("fit", "--budget-s", "0", "--json"))
+    assert fitted.keys() == keys_told("fit")
+    assert (fitted["in_force"], fitted["reason"]) == (True, "no version was in force")
 
 
 def is_told_last(outcome: Outcome, command: str) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,3 +57,11 @@ async def completed(line: str, *, environment: Mapping[str, str]) -> list[str]:
     outcome = await run_here(environment={**environment, **words})
     assert not outcome.err
     return outcome.out.split()
+
+
+def keys_told(command: str, part: int = 0) -> set[str]:
+    """Of its JSON, as its page names them in the ``part`` of the command's row, between semicolons."""
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    [row] = re.findall(rf"^\|[^|]*`{command}`[^|]*\|(.*)\|$", page.partition("## For machines")[2], re.MULTILINE)
+    named: list[str] = re.findall(r"`([a-z_0-9]+)`", re.sub(r"\(.*?\)", "", row.split(";")[part]))
+    return set(named)
