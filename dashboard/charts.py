@@ -150,14 +150,15 @@ def embedding_map(points: Sequence[Point], genres: Sequence[str], *, other: str)
     """Each item a dot, coloured by its genre where that is one of ``genres``; it can be dragged and zoomed."""
     rows = [{**point, "colour": point["genre"] if point["genre"] in genres else other} for point in points]
     colour = {**_coloured("colour", columns=3), "scale": {"scheme": "tableau20", "domain": [*genres, other]}}
+    place: Spec = {"type": "quantitative", "axis": None, "scale": {"domain": [-1.05, 1.05]}}
     return _whole(
         {
             "data": {"values": rows},
             "params": [{"name": "grip", "select": "interval", "bind": "scales"}],
             "mark": {"type": "circle", "size": 36, "opacity": 0.7},
             "encoding": {
-                "x": {**_amount("x"), "axis": None, "scale": {"domain": [-1.05, 1.05]}},
-                "y": {**_amount("y"), "axis": None, "scale": {"domain": [-1.05, 1.05]}},
+                "x": {"field": "x", **place},
+                "y": {"field": "y", **place},
                 "color": colour,
                 "tooltip": _told("title", "creator", "genre"),
             },
