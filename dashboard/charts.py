@@ -150,21 +150,24 @@ def embedding_map(points: Sequence[Point], genres: Sequence[str], *, other: str)
     """Each item a dot, coloured by its genre where that is one of ``genres``; it can be dragged and zoomed."""
     rows = [{**point, "colour": point["genre"] if point["genre"] in genres else other} for point in points]
     colour = {**_coloured("colour", columns=3), "scale": {"scheme": "tableau20", "domain": [*genres, other]}}
-    place: Spec = {"type": "quantitative", "axis": None, "scale": {"domain": [-1.05, 1.05]}}
     return _whole(
         {
             "data": {"values": rows},
             "params": [{"name": "grip", "select": "interval", "bind": "scales"}],
             "mark": {"type": "circle", "size": 36, "opacity": 0.7},
             "encoding": {
-                "x": {"field": "x", **place},
-                "y": {"field": "y", **place},
+                "x": _placed("x"),
+                "y": _placed("y"),
                 "color": colour,
                 "tooltip": _told("title", "creator", "genre"),
             },
             "height": 520,
         }
     )
+
+
+def _placed(field: str) -> Spec:
+    return {**_amount(field), "axis": None, "scale": {"domain": [-1.05, 1.05]}}
 
 
 def shares_over_time(rows: Sequence[Row], *, share: str) -> Spec:
