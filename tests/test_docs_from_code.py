@@ -30,6 +30,10 @@ def test_a_plain_cell_shows_any_text_as_it_stands(text: str) -> None:
     assert "".join(shown.split()) == "".join(f"x{text}x".split())
 
 
+def test_a_column_in_which_nothing_stands_is_left_out() -> None:
+    assert table(["a", "b", "c"], [["1", "", "2"], ["3", "", ""]]) == "| a | c |\n| --- | --- |\n| 1 | 2 |\n| 3 |  |"
+
+
 def test_code_in_a_cell_may_hold_what_parts_cells() -> None:
     assert cells(code("a|b")) == ["<code>a|b</code>", "end"]
     assert cells(codes(["a", "", "b"])) == ["<code>a</code>, , <code>b</code>", "end"]
@@ -93,7 +97,7 @@ def test_series_are_the_same_whenever_they_are_read() -> None:
 def test_commands_say_what_they_take_and_hidden_ones_nothing() -> None:
     app = typer.Typer()
 
-    @app.command(rich_help_panel="Do")
+    @app.command(rich_help_panel="Do", epilog="Examples:\n\npython main.py run A\n\npython main.py run B --loud")
     def run(
         name: str = typer.Argument(help="Whose."),
         times: int = typer.Option(3, min=1, help="How often."),
@@ -116,4 +120,5 @@ def test_commands_say_what_they_take_and_hidden_ones_nothing() -> None:
     assert "| `name` | text | required | Whose. |" in page
     assert "| `--times` | int, from 1 | `3` | How often. |" in page
     assert "| `--loud` |  |  | Loudly. |" in page
+    assert "```\npython main.py run A\npython main.py run B --loud\n```\n" in page
     assert "secret" not in page

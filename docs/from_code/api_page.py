@@ -87,6 +87,8 @@ def _takes(document: Document, schema: Document) -> str:
     if "const" in schema:
         return code(schema["const"])
     kind = str(schema.get("type", "any"))
+    if "properties" in schema:
+        return f"object of {codes(schema['properties'])}"
     if kind == "array":
         return f"list of {_takes(document, schema.get('items', {}))}{_range(schema, 'Items')}"
     return kind + (_range(schema, "Length") if kind == "string" else _range(schema, "imum"))

@@ -45,6 +45,8 @@ def _section(path: tuple[str, ...], command: Any) -> str:  # noqa: ANN401
     found = [f"### {' '.join(path)}\n", f"```\n{usage}\n```\n", _text(command.help or "")]
     if shown:
         found.append(table(["", "takes", "default", "meaning"], [_row(context, each) for each in shown]) + "\n")
+    if examples := [line for line in (command.epilog or "").split("\n\n") if line.startswith(_PROGRAM)]:
+        found.append("```\n" + "\n".join(examples) + "\n```\n")
     return "\n".join(found)
 
 

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are Markdown already."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    """A table of cells that are Markdown already, without the columns in which nothing stands."""
+    found = list(rows)
+    told = [number for number in range(len(head)) if any(row[number] for row in found)]
+    lines = [head, ["---"] * len(head), *found]
+    return "\n".join(f"| {' | '.join(line[number] for number in told)} |" for line in lines)
 
 
 def plain(text: str) -> str:
