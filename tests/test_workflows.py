@@ -119,7 +119,9 @@ def test_a_commit_runs_what_make_runs_and_fetches_nothing() -> None:
     assert "lint" in targets()
 
 
-@pytest.mark.parametrize(("path", "hook"), [("core/taste.py", "lint"), ("requirements.in", "pins")])
+@pytest.mark.parametrize(
+    ("path", "hook"), [("core/taste.py", "lint"), ("requirements.in", "pins"), ("dashboard/requirements.txt", "pins")]
+)
 def test_a_hook_looks_at_the_files_that_it_is_for(path: str, hook: str) -> None:
     [local] = read(PRE_COMMIT)["repos"]
     assert [each["id"] for each in local["hooks"] if re.search(each["files"], path)] == [hook]
