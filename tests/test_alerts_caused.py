@@ -350,6 +350,8 @@ async def test_a_site_that_is_not_kept_up(site: Site, tools: Tools) -> None:
         with table_away(site, "song"):
             await watch.tells("SongsAiIndexStale", instance=instance)
             await watch.tells("SongsAiTaskFailed", task="embed")
+            said = await _last_words(site, "embed")
+            assert re.search(r"table .*song|song.* doesn't exist", said), said
         _execute(site.environment["DATABASE_URL"], "UPDATE song SET is_active = 0, modified_at = NOW()")
         await watch.tells("SongsAiIndexEmpty")
 
@@ -358,6 +360,15 @@ async def _missed(site: Site, task: str) -> None:
     database = Database(site.environment["DATABASE_URL"])
     try:
         await SqlTaskRuns(database).add(task, datetime.now(UTC) - timedelta(days=7))
+    finally:
+        await database.close()
+
+
+async def _last_words(site: Site, task: str) -> str:
+    """Of the run of it that ended last: why it failed."""
+    database = Database(site.environment["DATABASE_URL"])
+    try:
+        return (await SqlTaskRuns(database).last())[task].detail
     finally:
         await database.close()
 
