@@ -4,6 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest
 TRACKS ?=
+PORT ?= 8501
 WITH ?=
 TEST_PROCESSES ?= 2
 
@@ -17,7 +18,7 @@ demo: $(VENV)/.serving ## Run the whole worker in one process on made-up listene
 	@$(RUN) main.py demo $(if $(TRACKS),--tracks "$(TRACKS)")
 
 dashboard: $(if $(API_URL),,$(VENV)/.serving) $(VENV)/dashboard/.installed ## Show the dashboard, over a worker of its own on made-up songs; API_URL=http://...: over one that runs
-	@$(if $(API_URL),API_URL="$(API_URL)" $(VENV)/dashboard/bin/python -m streamlit run dashboard/app.py --server.address 127.0.0.1,$(RUN) main.py dashboard --python $(VENV)/dashboard/bin/python)
+	@$(if $(API_URL),API_URL="$(API_URL)" $(VENV)/dashboard/bin/python -m streamlit run dashboard/app.py --server.address 127.0.0.1 --server.port $(PORT),$(RUN) main.py dashboard --port $(PORT) --python $(VENV)/dashboard/bin/python)
 
 install: $(VENV)/.serving $(if $(WITH),$(VENV)/.with-$(WITH)) ## Install what the worker needs into .venv; WITH=train: and requirements-train.txt
 	@echo "$(VENV) has what the worker needs; $(RUN) main.py --help says what it can do"

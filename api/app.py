@@ -15,10 +15,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.access import AccessRule
 from api.body_limit import BodyLimit
 from api.catalogue import catalogue_router
+from api.catalogue_view import catalogue_view_router
+from api.dead_letters import dead_letters_router
 from api.events import events_router
 from api.health import HealthReporter, health_router
 from api.jobs import jobs_router
+from api.member_view import member_view_router
 from api.members import members_router
+from api.model_view import model_view_router
 from api.rate_limit import RateLimit
 from api.recommendations import JobDesk, RefreshObserver, recommendation_router
 from api.responses import RETRY_AFTER_S, documented, install_problem_handlers, problem
@@ -26,8 +30,12 @@ from api.route_templates import RouteTemplates
 from api.seeds import seeds_router
 from api.tracing import TracedRequests
 from core.browsing import ItemBrowser
+from core.catalogue_view import CatalogueViewer
+from core.dead_letter_desk import DeadLetterDesk
 from core.feedback import RefreshRequests
-from core.ports import ActiveMembers, Clock, EventPublisher, JobPublisher, ResultCache
+from core.fitted_collaborative import MODEL_KIND
+from core.member_view import MemberViewer
+from core.ports import ActiveMembers, Clock, EventPublisher, JobPublisher, ModelRegistry, ResultCache
 from core.seeds import SeedRecommender
 from core.tracing import NO_TRACING, Tracing
 from models.log_event import LogEvent
@@ -61,6 +69,10 @@ def create_app(
     browser: ItemBrowser,
     seeds: SeedRecommender,
     events: EventPublisher,
+    catalogue_viewer: CatalogueViewer,
+    member_viewer: MemberViewer,
+    models: ModelRegistry,
+    dead_letters: DeadLetterDesk,
     favorites_field: str = "favorite_song_ids",
     api_key: SecretStr | None = None,
     keyed_reads: bool = False,
@@ -68,13 +80,12 @@ def create_app(
     cors_origins: Sequence[str] = (),
     answer_timeout_s: float = ANSWER_TIMEOUT_S,
     tracing: Tracing = NO_TRACING,
-    pages: Sequence[APIRouter] = (),
 ) -> FastAPI:
     """The application; it opens nothing and owns nothing of what it is given.
 
     ``favorites_field`` is what cached views call the likes that they were made from; ``api_key`` and ``keyed_reads``
     are those of ``AccessRule``; ``rate_limit`` is that of ``RateLimit``, empty: none; pages of ``cors_origins`` may ask
-    from a browser; an answer may take ``answer_timeout_s`` until it begins; ``pages``: the routes of the dashboard.
+    from a browser; an answer may take ``answer_timeout_s`` until it begins.
     """
     app = FastAPI(
         title="Songs AI",
@@ -100,8 +111,10 @@ def create_app(
     app.include_router(jobs_router(results))
     app.include_router(members_router(results))
     app.include_router(events_router(events, may_forget=bool(api_key and api_key.get_secret_value())))
-    for each in pages:
-        app.include_router(each)
+    app.include_router(catalogue_view_router(catalogue_viewer))
+    app.include_router(member_view_router(member_viewer, members))
+    app.include_router(model_view_router(models, (MODEL_KIND,)))
+    app.include_router(dead_letters_router(dead_letters))
     install_problem_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(AccessRule, key=api_key or SecretStr(""), keyed_reads=keyed_reads, origins=cors_origins)

@@ -51,7 +51,7 @@ def dashboard(
 
 async def _until_the_end(signals: Signals, page: asyncio.subprocess.Process) -> None:
     if not await signals.sooner_than(_ended(page)):
-        stop(f"the page ended with code {page.returncode}; is its port free, and Streamlit installed?")
+        stop(f"the page ended with code {page.returncode}; is its port free (--port), and Streamlit installed?")
 
 
 async def _ended(page: asyncio.subprocess.Process) -> None:

@@ -51,6 +51,15 @@ def test_the_demo_is_given_the_tracks(fresh: Path) -> None:
     assert "--tracks" not in make(fresh, "--dry-run", "demo")
 
 
+def test_the_dashboard_has_a_worker_of_its_own_unless_an_api_is_named(fresh: Path) -> None:
+    (fresh / "dashboard").mkdir()
+    shutil.copy(ROOT / "dashboard" / "requirements.txt", fresh / "dashboard")
+    assert "main.py dashboard --port 8600 --python" in make(fresh, "--dry-run", "dashboard", "PORT=8600")
+    over_another = make(fresh, "--dry-run", "dashboard", "API_URL=http://api.example:8000")
+    assert 'API_URL="http://api.example:8000" .venv/dashboard/bin/python -m streamlit run' in over_another
+    assert "main.py" not in over_another
+
+
 def test_more_than_serving_needs_is_installed_where_it_is_asked_for(fresh: Path) -> None:
     shutil.copy(ROOT / "requirements-train.txt", fresh)
     said = make(fresh, "--dry-run", "install", "WITH=train")

@@ -43,6 +43,7 @@ HTTP_ROUTES = (
     "/health", "/health/live", "/health/ready", "/health/started", "/metrics", "/recommend", "/recommend/cached",
     "/favorites/updated", "/warm/active", "/recommend/seeds", "/search", "/items/{item_id}",
     "/items/{item_id}/similar", "/jobs/{job_id}", "/jobs/{job_id}/events", "/members/{member_id}/recommendations",
-    "/events", OTHER,
+    "/events", "/catalogue", "/catalogue/map", "/members/active", "/members/{member_id}", "/models", "/dead-letters",
+    "/dead-letters/replay", OTHER,
 )  # fmt: skip
 HTTP_CODES = ("2xx", "3xx", "4xx", "5xx")

@@ -14,7 +14,7 @@ from api.app import create_app
 from api.health import HealthReporter
 from core.errors import DependencyUnavailable, PublishRefused
 from core.feedback import RefreshRequests
-from core.ports import Clock, HealthCheck, JobPublisher, ResultCache
+from core.ports import Clock, HealthCheck, JobPublisher, ModelRegistry, ResultCache
 from models.event import Event
 from models.job import Job
 from services.metrics import PrometheusMetrics
@@ -143,7 +143,10 @@ async def http_bench(
             rate_limit=rate_limit,
             cors_origins=cors_origins,
             answer_timeout_s=answer_timeout_s,
-            pages=pages.routers(shown, shelf, members),
+            catalogue_viewer=pages.catalogue_viewer(shown),
+            member_viewer=pages.member_viewer(shown, shelf),
+            models=cast("ModelRegistry", pages.models),
+            dead_letters=pages.desk,
         )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://songs-ai") as client:

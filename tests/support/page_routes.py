@@ -2,19 +2,12 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
-from fastapi import APIRouter
-
-from api.catalogue_view import catalogue_view_router
-from api.dead_letters import dead_letters_router
-from api.member_view import member_view_router
-from api.model_view import model_view_router
 from core.catalogue_view import CatalogueViewer
 from core.dead_letter_desk import DeadLetterNote, DeadLetterPage
 from core.errors import DependencyUnavailable
 from core.member_view import MemberViewer
-from core.ports import ActiveMembers, ModelOrigin, ModelRegistry, Promotion, ResultCache, StoredVersion
+from core.ports import ModelOrigin, Promotion, ResultCache, StoredVersion
 from models.catalogue import Listener
 from tests.support.small_catalogue import Showroom
 
@@ -77,11 +70,8 @@ class Pages:
     models: FixedModels = field(default_factory=FixedModels)
     desk: FixedDesk = field(default_factory=FixedDesk)
 
-    def routers(self, shown: Showroom, results: ResultCache, members: ActiveMembers) -> Sequence[APIRouter]:
-        viewer = MemberViewer(listeners=self.listeners, catalogue=shown.catalogue, results=results, id_field="song_id")
-        return (
-            catalogue_view_router(CatalogueViewer(shown.catalogue, shown.index)),
-            member_view_router(viewer, members),
-            model_view_router(cast("ModelRegistry", self.models), ("collaborative",)),
-            dead_letters_router(self.desk),
-        )
+    def catalogue_viewer(self, shown: Showroom) -> CatalogueViewer:
+        return CatalogueViewer(shown.catalogue, shown.index)
+
+    def member_viewer(self, shown: Showroom, results: ResultCache) -> MemberViewer:
+        return MemberViewer(listeners=self.listeners, catalogue=shown.catalogue, results=results, id_field="song_id")

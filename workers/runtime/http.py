@@ -10,16 +10,20 @@ from api.app import create_app
 from api.health import HealthReporter
 from api.server import HttpServer
 from core.browsing import ItemBrowser
+from core.catalogue_view import CatalogueViewer
 from core.errors import ConfigurationError
 from core.first_stage import FirstStage
 from core.item_versions import VersionFinder
+from core.member_view import MemberViewer
 from core.seeds import SeedRecommender
 from models.log_event import LogEvent
 from services.item_search import FollowingItemSearch
+from services.listener_store import SqlListenerStore
+from services.logs import mask_secrets
+from workers.dead_letter_desk import BrokerDeadLetterDesk
 from workers.event_publisher import BrokerEventPublisher
 from workers.runtime.consuming import patiently
 from workers.runtime.health import OPTIONAL, health_checks
-from workers.runtime.pages import page_routers
 from workers.runtime.parts import Parts
 from workers.runtime.pipeline_config import pipeline_config
 
@@ -104,12 +108,20 @@ def _http_server(parts: Parts, health: HealthReporter, search: FollowingItemSear
         browser=ItemBrowser(catalogue=parts.catalogue, search=search, index=parts.index, versions=versions),
         seeds=seeds,
         events=BrokerEventPublisher(parts.broker),
+        catalogue_viewer=CatalogueViewer(parts.catalogue, parts.index),
+        member_viewer=MemberViewer(
+            listeners=SqlListenerStore(parts.database, parts.profile),
+            catalogue=parts.catalogue,
+            results=parts.results,
+            id_field=parts.profile.id_field,
+        ),
+        models=parts.models,
+        dead_letters=BrokerDeadLetterDesk(parts.broker, parts.results, parts.clock, mask=mask_secrets),
         favorites_field=parts.profile.result.favorites,
         api_key=parts.settings.api_key,
         keyed_reads=parts.settings.api_key_for_reads,
         rate_limit=parts.settings.http_rate_limit,
         cors_origins=parts.settings.http_cors_origins,
         tracing=parts.tracing,
-        pages=page_routers(parts),
     )
     return HttpServer(app, parts.settings.http_host, parts.settings.http_port)
