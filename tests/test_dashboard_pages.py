@@ -31,7 +31,7 @@ async def clicked(page: AppTest, label: str, place: int = 0) -> AppTest:
     return await asyncio.to_thread(lambda: button.click().run())
 
 
-@pytest.mark.parametrize(("name", "language"), zip(PAGES, cycle(LANGUAGES), strict=False))
+@pytest.mark.parametrize(("name", "language"), list(zip(PAGES, cycle(LANGUAGES), strict=False)))
 async def test_every_page_opens_in_its_language(site: DashboardSite, name: str, language: str) -> None:
     page = await site.page(name, language)
     assert not page.exception
