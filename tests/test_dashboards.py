@@ -7,7 +7,7 @@ import re
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
@@ -216,15 +216,17 @@ async def lived_in(url: str) -> None:
 
 
 class Load:
-    """Members who like things, come back, and are shown others, until cancelled."""
+    """Members who like things, come back, and are shown others, until it is enough."""
 
     def __init__(self, site: Site, process: WorkerProcess, events: aio_pika.abc.AbstractExchange) -> None:
         self._site, self._process, self._events = site, process, events
         self.n_rounds = 0
+        self.is_enough = False
 
     async def run(self) -> None:
+        """Rounds until ``is_enough``: CPython 3.11 may swallow the cancellation of what they await."""
         await self._site.backend.publish_raw(b'{"jobId": "no job"}')
-        while True:
+        while not self.is_enough:
             members = range(10 * self.n_rounds, 10 * self.n_rounds + 10)
             bodies = jobs_of(members, source="manual")
             await self._served(bodies)
@@ -258,10 +260,10 @@ async def loaded(site: Site, process: WorkerProcess) -> AsyncIterator[Load]:
     async with await aio_pika.connect(site.amqp_url) as connection, connection.channel() as channel:
         load = Load(site, process, await channel.get_exchange(f"{site.prefix}.events.exchange"))
         running = asyncio.create_task(load.run())
-        yield load
-        assert not running.done() or running.result() is None
-        running.cancel()
-        with suppress(asyncio.CancelledError):
+        try:
+            yield load
+        finally:
+            load.is_enough = True
             await running
 
 
