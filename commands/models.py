@@ -71,7 +71,7 @@ def fit(
 def _fit(budget_s: float, seed: int, told: dict[str, object], *, dry_run: bool) -> None:
     """Fit and say what came of it, in ``told`` to machines."""
     training = offline_step("fit")
-    with telling(budget_s) as tell, _alone(dry_run=dry_run):
+    with telling() as tell, _alone(dry_run=dry_run):
         runs = None if dry_run else _mlflow_runs()
         read = _read(training, tell)
         # outside of any event loop, where Ctrl-C ends it at once; most of the algebra is of small matrices, which a

@@ -106,7 +106,7 @@ def _quality(step: str, *arguments: object, **options: Any) -> Any:  # noqa: ANN
     """Run a step of ``training`` on files, and say what came of it."""
     module = offline_step(step)
     # most of the algebra is of small matrices, which a second BLAS thread makes many times slower
-    with threadpool_limits(1, user_api="blas"), telling(options["budget_s"]) as tell:
+    with threadpool_limits(1, user_api="blas"), telling() as tell:
         found = getattr(module, step)(*arguments, **options, tell=tell)
     tell_all(found)
     return found

@@ -5,7 +5,6 @@ Standard output is for what was asked for; what is under way, warnings and error
 
 import re
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,10 +85,14 @@ def for_machines(as_json: bool) -> Iterator[None]:
         console.stderr = before
 
 
+# A rate below it has a decimal.
+_SLOW = 10
+
+
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
+        speed = None if task.fields.get("counts_seconds") else task.finished_speed or task.speed
+        return Text(f"{speed:,.{int(speed < _SLOW)}f}/s" if speed else "", style="progress.data.speed")
 
 
 class _Done(ProgressColumn):
@@ -111,34 +114,22 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=complaints, disable=not complaints.is_terminal)
 
 
-_COUNTED = re.compile(r"(\d+) of (\d+)")
-
-
-class _Budget(ProgressColumn):
-    """What is left of the seconds that choosing parameters may take."""
-
-    def __init__(self, budget_s: float) -> None:
-        super().__init__()
-        self._ends_s = time.monotonic() + budget_s
-
-    def render(self, task: Task) -> Text:
-        left_s = self._ends_s - time.monotonic()
-        return Text(f"at most about {left_s:.0f} s more for choosing parameters" if left_s > 0 else "")
+_COUNTED = re.compile(r"(\d+) of (\d+)( s\b)?")
 
 
 @contextmanager
-def telling(budget_s: float = 0.0) -> Iterator[Callable[[str], None]]:
+def telling() -> Iterator[Callable[[str], None]]:
     """Lines on what is done, and beneath them on a terminal the last one with the time since it began.
 
-    A line that says how many of how many are done moves a bar. ``budget_s`` is counted down.
+    A line that says how many of how many are done (seconds, where time is what is limited) moves a bar.
     """
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
+        _Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        _Budget(budget_s),
     )
     with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
         task, counted = progress.add_task("", total=None), ""
@@ -151,6 +142,9 @@ def telling(budget_s: float = 0.0) -> Iterator[Callable[[str], None]]:
                 progress.reset(task, description=what, total=None)
             counted = line[: found.start()] if found else ""
             if found:
-                progress.update(task, description=what, completed=int(found[1]), total=int(found[2]))
+                done, total, seconds = found.groups()
+                progress.update(
+                    task, description=what, completed=int(done), total=int(total), counts_seconds=bool(seconds)
+                )
 
         yield tell

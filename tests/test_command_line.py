@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -341,10 +342,20 @@ async def test_a_slip_of_the_finger_is_answered_with_what_was_meant(typed: tuple
 
 
 @pytest.fixture
-def terminal() -> Iterator[io.StringIO]:
+def clock_of_bars() -> list[float]:
+    """The time by which bars reckon, in s."""
+    return [time.monotonic()]
+
+
+@pytest.fixture
+def terminal(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
     """What standard error shows where it is a terminal."""
     shown = io.StringIO()
-    with patch("commands.screen.complaints", Console(file=shown, force_terminal=True, width=140, color_system=None)):
+    clock = request.getfixturevalue("clock_of_bars") if "clock_of_bars" in request.fixturenames else None
+    console = Console(
+        file=shown, force_terminal=True, width=140, color_system=None, get_time=clock and (lambda: clock[0])
+    )
+    with patch("commands.screen.complaints", console):
         yield shown
 
 
@@ -371,13 +382,30 @@ def test_a_bar_shows_the_rate_and_the_time_left(terminal: io.StringIO) -> None:
     assert re.search(r"500/3,000\s+\d+/s\s+0:00:\d\d\s+0:0[01]:\d\d", terminal.getvalue())
 
 
-def test_a_step_that_counts_moves_a_bar_and_one_of_limited_time_says_what_is_left(terminal: io.StringIO) -> None:
-    with telling(60.0) as tell:
-        tell("ranking for query 50 of 200")
-        tell("fitting")
-    shown = terminal.getvalue()
-    assert "ranking for query 50 of 200\n" in shown
-    assert re.search(r"at most about (60|5\d) s more for choosing parameters", shown)
+@pytest.mark.parametrize(
+    ("lines", "shown"),
+    [
+        (["ranking for query {} of 400"], r"ranking for query 200 of 400 ━+[^\n]* 5\d/s 0:00:0\d 0:00:0\d"),
+        # a rate of seconds says nothing
+        (
+            ["choosing parameters, {} of 400 s: a"],
+            r"choosing parameters, 200 of 400 s ━+[^\n]*(━|╸) +0:00:0\d 0:00:0\d",
+        ),
+        (["lists by kNN: {} of 400 listeners"], r"lists by kNN ━+[^\n]* 5\d/s 0:00:0\d 0:00:0\d"),
+        (["reading {} of 400", "fitting"], r"fitting [^\n]* 0:00:00 -:--:--"),
+    ],
+)
+def test_a_step_that_counts_moves_a_bar_with_its_rate_and_the_time_left(
+    terminal: io.StringIO, clock_of_bars: list[float], lines: list[str], shown: str
+) -> None:
+    with telling() as tell:
+        for done in (0, 100, 200):
+            clock_of_bars[0] += 2
+            tell(lines[0].format(done))
+        for line in lines[1:]:
+            tell(line)
+    assert f"{lines[0].format(100)}\n" in terminal.getvalue()
+    assert re.search(shown, terminal.getvalue())
 
 
 def test_off_a_terminal_there_is_no_bar() -> None:

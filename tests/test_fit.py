@@ -124,7 +124,7 @@ async def test_a_report_says_what_was_fitted_how_good_it_is_and_what_was_chosen(
     assert re.match(r"validation, popularity: Recall@20 0\.\d{4}, NDCG@20 0\.\d{4}", lines[3])
     assert re.match(r"held out, what was liked after 2026-01-\d\d \d\d:\d\d UTC: Recall@20 0\.\d{4}", lines[4])
     assert str(FusionWeights.__name__) in lines[-1]
-    assert any(line.startswith("fusion: ") for line in told)
+    assert any(line.startswith("fusion, 1 of 9 at most: ") for line in told)
     assert told[-1] == "fitting on all interactions"
 
 

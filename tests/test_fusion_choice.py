@@ -56,7 +56,7 @@ def test_content_that_only_disturbs_weighs_nothing_and_never_less() -> None:
 def test_the_same_listeners_give_the_same_weights_and_every_step_is_told() -> None:
     told: list[str] = []
     assert choose_weights(*listeners("content"), tell=told.append) == choose_weights(*listeners("content"))
-    assert told[0].startswith("fusion: content ")
+    assert told[0].startswith("fusion, 1 of 9 at most: content ")
 
 
 def test_a_list_with_fewer_candidates_than_places_ends_with_empty_ones() -> None:

@@ -122,10 +122,10 @@ def tuned(folds: Sequence[Validation], n_items: int, *, seed: int = 0, tell: Tel
     """The best of a small grid for each, by Recall@20 + NDCG@20 on validation splits, as ours are chosen."""
 
     def best(what: str, values: Sequence[Value], scorer: Callable[[Matrix, Value], Scorer]) -> Value:
-        tell(f"{what}: trying {len(values)}")
-        judged = [
-            float(np.mean([_judged(fold, scorer(fold.interactions, value)) for fold in folds])) for value in values
-        ]
+        judged = []
+        for n, value in enumerate(values, 1):
+            tell(f"{what}, {n} of {len(values)}: trying {value}")
+            judged.append(float(np.mean([_judged(fold, scorer(fold.interactions, value)) for fold in folds])))
         found = values[int(np.argmax(judged))]
         tell(f"{what}: {found} is the best of {len(values)}, Recall@{_K} + NDCG@{_K} {max(judged):.4f}")
         return found

@@ -122,11 +122,11 @@ def tune_cold(
     folds = [_Fold.of(interactions, counts, seed + fold) for fold in range(n_folds)]
     folds = [fold for fold in folds if fold.targets.n_rows]
     best, best_score = ColdConfig(), -np.inf
-    for power in _LENGTH_POWERS if folds else ():
+    for n, power in enumerate(_LENGTH_POWERS if folds else (), 1):
         if best_score > -np.inf and clock() > until_s:
             break
         config, score = _best_ridges(folds, power)
-        tell(f"{config}: Recall@{_K} + NDCG@{_K} {score:.4f}")
+        tell(f"choosing parameters, {n} of {len(_LENGTH_POWERS)}: {config}, Recall@{_K} + NDCG@{_K} {score:.4f}")
         if score > best_score:
             best, best_score = config, score
     return best

@@ -341,8 +341,7 @@ def _rows(
     inputs, targets = listeners_of(with_raw_weights(data), split, train.shape[1])
     tops = {}
     for name, lister in methods.items():
-        tell(f"lists of {inputs.n_rows} listeners: {name}")
-        tops[name] = _in_parts(lister, inputs)
+        tops[name] = _in_parts(lister, inputs, f"lists by {name}", tell)
     qualities = {name: quality_at(top, targets, k) for name, top in tops.items()}
     directions = _directions(counts if counts is not None and counts.nnz else train.T, seed)
     popularity = popularity_of(train)
@@ -351,9 +350,12 @@ def _rows(
     ), targets.n_rows
 
 
-def _in_parts(lister: Lister, inputs: Likes) -> Indices:
-    starts = range(0, inputs.n_rows, _LISTENERS_AT_ONCE)
-    return np.concatenate([lister(inputs.rows(start, start + _LISTENERS_AT_ONCE)) for start in starts])
+def _in_parts(lister: Lister, inputs: Likes, what: str, tell: Tell) -> Indices:
+    parts = []
+    for start in range(0, inputs.n_rows, _LISTENERS_AT_ONCE):
+        tell(f"{what}: {start} of {inputs.n_rows} listeners")
+        parts.append(lister(inputs.rows(start, start + _LISTENERS_AT_ONCE)))
+    return np.concatenate(parts)
 
 
 def _directions(described: Matrix, seed: int) -> Floats:

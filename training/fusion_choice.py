@@ -125,13 +125,16 @@ def choose_weights(
         return known[weights]
 
     best = FusionWeights()
-    for _ in range(_N_ROUNDS):
+    for n_rounds in range(_N_ROUNDS):
         before = best
-        for name, values in _GRID.items():
+        for n, (name, values) in enumerate(_GRID.items(), n_rounds * len(_GRID) + 1):
             tried = max((replace(best, **{name: value}) for value in values), key=lambda each: figures(each).mean())
             if is_beyond_noise(figures(tried) - figures(best)):
                 best = tried
-            tell(f"fusion: {name} {getattr(best, name):g}, Recall@{K} + NDCG@{K} {figures(best).mean():.4f}")
+            tell(
+                f"fusion, {n} of {_N_ROUNDS * len(_GRID)} at most: {name} {getattr(best, name):g}, "
+                f"Recall@{K} + NDCG@{K} {figures(best).mean():.4f}"
+            )
         if best == before:
             break
     return best

@@ -107,12 +107,18 @@ def tune(
     """
     if not any(fold.targets.n_rows for fold in folds):
         return DEFAULTS
-    search = _Search(folds, seed, tell)
-    until_s = clock() + budget_s
+    began_s = clock()
+    until_s = began_s + budget_s
+
+    def told(line: str) -> None:
+        spent_s = min(clock() - began_s, budget_s)
+        tell(f"choosing parameters, {spent_s:.0f} of {budget_s:.0f} s: {line}" if budget_s > 0 else line)
+
+    search = _Search(folds, seed, told)
     best = search.fitted(DEFAULTS)
     for name, directions in search.steps():
         if clock() > until_s:
-            tell(f"the time is over before {name}")
+            told(f"the time is over before {name}")
             break
         best = search.improved(best, directions, lambda: clock() > until_s)
     best = search.improved(best, _each(_SHARES, _share), lambda: False)

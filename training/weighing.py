@@ -67,7 +67,10 @@ def choose_weighing(
         for asked in _STRENGTHS:
             inputs = validation_of(weighed(data, asked), split, content).inputs
             judged[Weighing(strength, asked)] = _judged(model, inputs, fold.targets)
-            tell(f"{Weighing(strength, asked)}: Recall@{_K} + NDCG@{_K} {judged[Weighing(strength, asked)]:.4f}")
+            tell(
+                f"weighing, {len(judged)} of {len(_STRENGTHS) ** 2}: {Weighing(strength, asked)}, "
+                f"Recall@{_K} + NDCG@{_K} {judged[Weighing(strength, asked)]:.4f}"
+            )
     return max(judged, key=lambda weighing: judged[weighing])
 
 
