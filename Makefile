@@ -85,7 +85,7 @@ image: ## Build the serving image, songs-ai
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-AUDITED ?= $(sort $(wildcard requirements*.txt)) dashboard/requirements.txt
+AUDITED ?= $(sort $(wildcard requirements*.txt)) dashboard/requirements.txt deploy/airflow/constraints.txt
 SECRETS := MYSQL_ROOT_PASSWORD MYSQL_PASSWORD RABBITMQ_PASSWORD REDIS_PASSWORD GRAFANA_PASSWORD API_KEY
 UV_COMPILE := --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
+from commands.listing import LISTED
 from config.llm_strategies import DEFAULT_STRATEGIES
 from config.settings import Settings
 from core.errors import ConfigurationError, DependencyUnavailable, PublishRefused
@@ -33,6 +35,7 @@ from tests.support.llm_batches import BatchPlan, Hold
 from tests.support.llm_server import LLMServer, read_prompt
 from tests.support.messaging import delete_topology
 from tests.support.notice_servers import hook_server
+from tests.support.program_forks import fork_program
 from tests.support.waiting import until
 from tests.support.worker_process import WorkerProcess
 from training.online_refresh import submit_refreshes
@@ -706,6 +709,27 @@ async def test_sigkilled_and_run_again_the_refresh_ends_with_nothing_uploaded_cr
         (day,) = [key async for key in redis.scan_iter(match=f"{SPEND_PREFIX}*")]
         usd = sum(result["usage"]["cost_usd"] for result in results)
         assert int(await redis.get(day) or 0) / 1e9 == pytest.approx(usd, abs=1e-5)
+
+
+@pytest.mark.parametrize("step", ["create", "poll"])
+async def test_interrupted_the_refresh_says_how_to_go_on_and_leaves_the_lease_to_the_next_run(
+    environment: dict[str, str], llm_server: LLMServer, step: str
+) -> None:
+    llm_server.batches.hold = hold = Hold(step)
+    program = await fork_program(("refresh", "--batch"), {"COLUMNS": "160", **environment})
+    async with asyncio.timeout(40):
+        await hold.reached.wait()
+        program.send_signal(signal.SIGINT)
+        _, err = await program.communicate()
+    hold.released.set()
+    llm_server.batches.hold = None
+    said = f"Interrupted. {LISTED['refresh'].interrupted}"
+    assert (program.returncode, err.decode().splitlines()[-1]) == (130, said)
+    outcome = await run_command("refresh", "--batch", environment=environment)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "0 sent, 1 resumed; 1 completed" in outcome.out
+    batches = llm_server.batches
+    assert (batches.n_uploads, batches.n_creations, list(batches.paid.values())) == (1, 1, [1] * 12)
 
 
 async def test_a_dry_run_says_what_it_would_cost_and_does_nothing(

@@ -11,6 +11,8 @@ from commands.listing import LISTED
 from tests.support.command import Outcome, keys_told, run_command
 from tests.support.program_forks import fork_program
 from tests.support.stop_points import REACHED
+from tests.test_backend_import import N_SONGS as N_COPIED
+from tests.test_backend_import import fill as fill_backend
 
 N_SONGS = 1200  # more than one batch
 PATIENCE_S = 60.0
@@ -100,3 +102,49 @@ async def test_files_are_whole_or_not_there(environment: dict[str, str], tmp_pat
     assert is_told_last(outcome, "simulate")
     assert not (out / "interactions.csv").exists()
     assert [each.name for each in out.glob("*.part")] == []
+
+
+@pytest.fixture
+def likes(tmp_path: Path) -> Path:
+    """Two crowds that share nothing."""
+    path = tmp_path / "likes.csv"
+    rows = [f"{user},{20 * (user % 2) + (7 * user + 3 * n) % 20}" for user in range(80) for n in range(8)]
+    path.write_text("\n".join(["user_id,item_id", *rows]), encoding="utf-8")
+    return path
+
+
+async def test_a_ranking_that_is_interrupted_leaves_the_file_that_was_there(
+    environment: dict[str, str], likes: Path, tmp_path: Path
+) -> None:
+    queries, out = tmp_path / "asked.csv", tmp_path / "ranked.csv"
+    queries.write_text("query_id,item_id\nq,3\nr,23\n", encoding="utf-8")
+    out.write_text("of yesterday", encoding="utf-8")
+    command = ("rank", "--train", str(likes), "--queries", str(queries), "--out", str(out), "--budget-s", "0")
+    outcome = await interrupted(environment, "training.rank:_ranked", 2, *command)
+    assert is_told_last(outcome, "rank")
+    assert out.read_text(encoding="utf-8") == "of yesterday"
+    assert {each.name for each in tmp_path.glob("*ranked*")} == {out.name}
+    assert (await run_command(*command, environment=environment)).code == 0
+    assert out.read_text(encoding="utf-8").startswith("query_id,rank,item_id,score\nq,1,")
+
+
+async def test_an_evaluation_that_is_interrupted_writes_no_figures(
+    environment: dict[str, str], likes: Path, tmp_path: Path
+) -> None:
+    figures = tmp_path / "figures.json"
+    command = ("evaluate", str(likes), "--budget-s", "0", "--json", str(figures))
+    outcome = await interrupted(environment, "training.evaluate:_in_parts", 3, *command)
+    assert is_told_last(outcome, "evaluate")
+    assert not figures.exists()
+
+
+async def test_an_import_that_is_interrupted_goes_on_where_it_was(environment: dict[str, str], tmp_path: Path) -> None:
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    fill_backend(other)
+    assert (await run_command("migrate", environment=environment)).code == 0
+    command = ("import", "backend", "--from", other)
+    outcome = await interrupted(environment, "services.ingest_store:SqlIngestStore.save", 2, *command)
+    assert is_told_last(outcome, "import")
+    again = await run_command(*command, environment=environment)
+    assert again.code == 0, again.err
+    assert f"{N_COPIED - 1000} rows, going on from where it was: {N_COPIED - 1000} songs new" in again.out
