@@ -2,9 +2,9 @@
 
     .venv/bin/python -m benchmarks.metrics_cost --tracks songs.csv [--rounds 6] [--jobs 60]
 
-``shipped`` counts, ``silent`` does not, ``timed`` counts and clocks each call (which costs more than the call, and so
-tells too much rather than too little). Servers are found as for the tests. The first two are compared by their CPU
-time, whose noise may be more than the difference; the third one tells it. Ends with 1 where that is 2 % or more.
+``shipped`` counts, ``silent`` does not, ``timed`` counts and clocks each call, less what the clock itself takes.
+Servers are found as for the tests. The first two are compared by their CPU time, whose noise may be more than the
+difference; the third one tells it. Ends with 1 where that is 2 % or more.
 """
 
 import argparse

@@ -33,10 +33,12 @@ from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError
 from core.event_codec import encode_event
 from core.fitted_collaborative import MODEL_KIND
+from core.ports import Clock
 from core.submission import submit
 from models.catalogue import Item
 from models.event import Event
 from models.job import Job
+from services.clock import StandingClock
 from services.interaction_log import SqlInteractionLog
 from services.simulated_events import SqlSimulatedEvents
 from training.simulator.as_events import PREFIX
@@ -211,10 +213,10 @@ async def _remove(settings: Settings) -> _Told:
 
 
 @asynccontextmanager
-async def _own_site(asked: _Asked, settings: Settings) -> AsyncIterator[Parts]:
+async def _own_site(asked: _Asked, settings: Settings, clock: Clock | None = None) -> AsyncIterator[Parts]:
     """A site in a directory of its own, with the catalogue that was asked for."""
     with TemporaryDirectory(prefix="songs-ai-simulation-") as directory:
-        async with open_parts(embedded(settings, Path(directory))) as parts:
+        async with open_parts(embedded(settings, Path(directory)), clock) as parts:
             await fill_catalogue(parts, asked.files, asked.seed, asked.n_items)
             yield parts
 
@@ -297,10 +299,16 @@ async def _live(asked: _Asked, pace: Pace, settings: Settings) -> _Told:
 class _EmbeddedSite:
     """A ``Site`` in this process, on a database of its own; ``every_fit`` puts worse versions in force too."""
 
-    def __init__(self, parts: Parts, seed: int, *, every_fit: bool = False) -> None:
-        self._parts, self._seed, self._every_fit = parts, seed, every_fit
+    def __init__(self, parts: Parts, clock: StandingClock, seed: int, *, every_fit: bool = False) -> None:
+        self._parts, self._clock, self._seed, self._every_fit = parts, clock, seed, every_fit
         self._fit, self._observations = offline_step("fit"), offline_step("observations")
         self._shown: defaultdict[int, set[int]] = defaultdict(set)
+
+    async def items(self) -> Sequence[Item]:
+        return await _items_of(self._parts)
+
+    def go_to(self, now: datetime) -> None:
+        self._clock.set(now)
 
     async def hear(self, events: Sequence[Event]) -> None:
         await SqlSimulatedEvents(self._parts.database).add(events)
@@ -349,13 +357,17 @@ def _round_the_loop(asked: _Asked, n_rounds: int) -> _Told:
 
     async def step(settings: Settings) -> None:
         async with AsyncExitStack() as stack:
-            sites = [await stack.enter_async_context(_own_site(asked, settings)) for _ in range(4)]
-            for parts in sites:
+
+            async def site(*, every_fit: bool = False) -> _EmbeddedSite:
+                clock = StandingClock(plan.start)
+                parts = await stack.enter_async_context(_own_site(asked, settings, clock))
                 await parts.index.load()
                 await parts.collaborative.load()
-            world = World.of(await _items_of(sites[0]), Assumptions())
-            without, events_alone, closed = (_EmbeddedSite(parts, asked.seed) for parts in sites[:3])
-            every_fit = _EmbeddedSite(sites[3], asked.seed, every_fit=True)
+                return _EmbeddedSite(parts, clock, asked.seed, every_fit=every_fit)
+
+            without, events_alone, closed = await site(), await site(), await site()
+            world = World.of(await without.items(), Assumptions())
+            every_fit = await site(every_fit=True)
             arms = (
                 Arm(WITHOUT, without, hears=False, refits=False),
                 Arm(EVENTS_ALONE, events_alone, hears=True, refits=False),

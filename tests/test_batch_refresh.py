@@ -711,11 +711,11 @@ async def test_sigkilled_and_run_again_the_refresh_ends_with_nothing_uploaded_cr
         assert int(await redis.get(day) or 0) / 1e9 == pytest.approx(usd, abs=1e-5)
 
 
-@pytest.mark.parametrize("step", ["create", "poll"])
+@pytest.mark.parametrize("hold", [Hold("create"), Hold("poll")], ids=["after-create", "during-poll"])
 async def test_interrupted_the_refresh_says_how_to_go_on_and_leaves_the_lease_to_the_next_run(
-    environment: dict[str, str], llm_server: LLMServer, step: str
+    environment: dict[str, str], llm_server: LLMServer, hold: Hold
 ) -> None:
-    llm_server.batches.hold = hold = Hold(step)
+    llm_server.batches.hold = hold = Hold(hold.step)
     program = await fork_program(("refresh", "--batch"), {"COLUMNS": "160", **environment})
     async with asyncio.timeout(40):
         await hold.reached.wait()

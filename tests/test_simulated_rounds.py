@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -36,6 +36,10 @@ class FixedSite:
         self._ids: list[int] = WORLD.ids[list(places)].tolist()
         self.heard: list[Event] = []
         self.n_refits = 0
+        self.instants: list[datetime] = []
+
+    def go_to(self, now: datetime) -> None:
+        self.instants.append(now)
 
     async def hear(self, events: Sequence[Event]) -> None:
         self.heard += events
@@ -156,6 +160,20 @@ async def test_what_was_played_before_is_not_fresh() -> None:
 async def test_the_same_seed_takes_the_same_course() -> None:
     once, again = [await rounds(Arm("a", NearLikesSite(), hears=True, refits=True)) for _ in range(2)]
     assert np.array_equal(once.courses["a"].satisfaction, again.courses["a"].satisfaction)
+
+
+async def test_a_site_lives_in_the_time_that_is_simulated() -> None:
+    class Watched(FixedSite):
+        async def hear(self, events: Sequence[Event]) -> None:
+            await super().hear(events)
+            self.instants.append(datetime.fromtimestamp(max(each.occurred_at_ns or 0 for each in events) / 1e9, UTC))
+
+    site = Watched(range(10))
+    await rounds(Arm("one", site, hears=True, refits=True))
+    assert site.instants == sorted(site.instants)
+    first, evening = datetime(2026, 5, 6, tzinfo=UTC), timedelta(hours=19)
+    told = site.instants[1:2] + [each for each in site.instants if each.hour == 19 and not each.minute]
+    assert told == [first, *(first + timedelta(days=3 * place) + evening for place in range(4))]
 
 
 async def test_the_curves_are_written_for_a_chart(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ luck in every arm, and whatever they do, their tastes go the same way.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +32,10 @@ _SHOWN_AT_S = 19 * 3600.0
 
 
 class Site(Protocol):
-    """A recommender with its own database. Every method may raise ``DependencyUnavailable``."""
+    """A recommender with its own database. Every other method may raise ``DependencyUnavailable``."""
+
+    def go_to(self, now: datetime) -> None:
+        """It is that instant for the site from now on: a run comes out alike whenever it is made, and how fast."""
 
     async def hear(self, events: Sequence[Event]) -> None:
         """Keep what members did."""
@@ -184,12 +187,14 @@ class _Listening:
     async def begin(self) -> None:
         """Every arm learns from the past alike."""
         await self._hear(_within(self._alone, 0, self._plan.n_days))
+        self._arm.site.go_to(_midnight_of(self._plan, 0))
         self._tell(f"{self._arm.name}: {await self._arm.site.refit()}")
 
     async def through(self) -> Course:
         """Round by round."""
         satisfaction, freshness = [], []
         for place in range(self._plan.n_rounds):
+            self._arm.site.go_to(_midnight_of(self._plan, place) + timedelta(seconds=_SHOWN_AT_S))
             lists = await self._lists()
             satisfied, fresh = self._judged(lists, place)
             satisfaction.append(satisfied)
@@ -200,6 +205,7 @@ class _Listening:
             else:
                 self._remember(found)
             self._tell(f"{self._arm.name}: round {place + 1}, true satisfaction {satisfied.mean():.3f}")
+            self._arm.site.go_to(_midnight_of(self._plan, place + 1))
             if self._arm.refits:
                 self._tell(f"{self._arm.name}: {await self._arm.site.refit()}")
         return Course(np.array(satisfaction), np.array(freshness))
@@ -254,6 +260,11 @@ def _within(found: Happenings, first_day: int, end_day: int) -> Happenings:
     """From the midnight of one day to that of another, numbered anew."""
     days = found.at_us / 1e6 / DAY_S
     return Happenings.merged([found.only((days >= first_day) & (days < end_day))])
+
+
+def _midnight_of(plan: LoopPlan, place: int) -> datetime:
+    """When a round begins."""
+    return plan.start + timedelta(days=plan.n_days + plan.round_days * place)
 
 
 def _day(plan: LoopPlan, place: int) -> float:

@@ -12,7 +12,7 @@ from config.prompt_texts import PromptTexts
 from config.settings import Settings
 from core.explanation import Explainer
 from core.model_ladder import ModelLadder
-from core.ports import CallGuard, LanguageModel, Notices
+from core.ports import CallGuard, Clock, LanguageModel, Notices
 from core.reranking import Reranker
 from core.tracing import NO_TRACING, Tracing
 from models.log_event import LogEvent
@@ -20,7 +20,6 @@ from services.budget_notice import TellingGuard
 from services.call_budgets import RedisCallBudgets
 from services.call_guard import RedisCallGuard
 from services.circuit_breaker import RedisCircuitBreaker
-from services.clock import SystemClock
 from services.metrics import PrometheusMetrics
 from services.traced_language_model import TracedLanguageModel
 
@@ -34,7 +33,7 @@ log = structlog.get_logger()
 async def open_language_model(
     settings: Settings,
     metrics: PrometheusMetrics,
-    clock: SystemClock,
+    clock: Clock,
     redis: Redis,
     notices: Notices | None = None,
     tracing: Tracing = NO_TRACING,
@@ -98,7 +97,7 @@ def reranker_of(
 def _client(
     settings: Settings,
     metrics: PrometheusMetrics,
-    clock: SystemClock,
+    clock: Clock,
     model: str,
     deep_model: str,
     headers: Callable[[], Mapping[str, str]],
@@ -123,7 +122,7 @@ def _client(
     )
 
 
-def _call_guard(settings: Settings, redis: Redis, clock: SystemClock, metrics: PrometheusMetrics) -> RedisCallGuard:
+def _call_guard(settings: Settings, redis: Redis, clock: Clock, metrics: PrometheusMetrics) -> RedisCallGuard:
     asked = settings.llm_strategies.models
     metrics.llm_models(asked)
     metrics.llm_guarded(asked, ceiling_usd=settings.llm_daily_usd)

@@ -22,6 +22,7 @@ from core.errors import ConfigurationError
 from core.explanation import Explainer
 from core.llm_share import Arm, arm_of
 from core.pipeline import RecommendationPipeline
+from core.ports import Clock
 from core.tracing import Tracing
 from core.turns import Turns
 from core.wish import WishConfig
@@ -70,7 +71,7 @@ class Parts:
 
     settings: Settings
     profile: CatalogueProfile
-    clock: SystemClock
+    clock: Clock
     metrics: PrometheusMetrics
     tracing: Tracing
     redis: Redis
@@ -99,8 +100,8 @@ class Parts:
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
-    """Open all services, and the broker last; close them in reverse.
+async def open_parts(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Parts]:
+    """Open all services, and the broker last; close them in reverse. ``clock``: in place of the machine's.
 
     Raises ``ConfigurationError`` naming what to mend, ``DependencyUnavailable`` where a server does not answer.
     """
@@ -108,7 +109,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         # Its products are small: a second thread only spins, at more than three times the CPU time per job.
         stack.enter_context(threadpool_limits(1, user_api="blas"))
         profile = profile_of(settings)
-        clock = SystemClock()
+        clock = clock or SystemClock()
         traces = await stack.enter_async_context(open_tracing(settings, VERSION))
         metrics = metrics_of(traces, clock, VERSION)
         redis = await stack.enter_async_context(redis_of(settings))
@@ -275,7 +276,7 @@ def _index(
     catalogue: SqlCatalogue,
     embeddings: SqlEmbeddingStore,
     metrics: PrometheusMetrics,
-    clock: SystemClock,
+    clock: Clock,
     gone: GoneItems,
 ) -> RefreshingIndex | RefreshingDatabaseIndex:
     follower = CatalogueFollower(catalogue, embedder, embeddings, text_columns=profile.item.text, on_gone=gone.note)
@@ -321,7 +322,7 @@ def _broker(settings: Settings) -> Broker:
 
 
 @asynccontextmanager
-async def _open_notices(settings: Settings, redis: Redis, clock: SystemClock) -> AsyncIterator[OutboundNotices]:
+async def _open_notices(settings: Settings, redis: Redis, clock: Clock) -> AsyncIterator[OutboundNotices]:
     secrets = (settings.notice_slack, settings.notice_webhook, settings.notice_smtp_url)
     if not any(secret.get_secret_value() for secret in secrets):
         yield OutboundNotices((), redis, clock, interval_s=settings.notice_interval_s)
