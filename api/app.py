@@ -35,7 +35,11 @@ from core.dead_letter_desk import DeadLetterDesk
 from core.feedback import RefreshRequests
 from core.fitted_collaborative import MODEL_KIND
 from core.member_view import MemberViewer
-from core.ports import ActiveMembers, Clock, EventPublisher, JobPublisher, ModelRegistry, ResultCache
+from core.ports.catalogue import ActiveMembers
+from core.ports.clock import Clock
+from core.ports.messages import EventPublisher, JobPublisher
+from core.ports.model_store import ModelRegistry
+from core.ports.results import ResultCache
 from core.seeds import SeedRecommender
 from core.tracing import NO_TRACING, Tracing
 from models.log_event import LogEvent

@@ -16,7 +16,7 @@ from api.responses import documented
 from api.shapes import Int64, MemberId, Shape
 from core.errors import InvalidMessage
 from core.event_codec import MAX_EVENT_ID_CHARS, decode_event
-from core.ports import EventPublisher
+from core.ports.messages import EventPublisher
 from models.event import Event, EventType
 
 MAX_EVENTS = 500

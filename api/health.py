@@ -13,7 +13,8 @@ from fastapi import APIRouter, Response
 
 from api.responses import documented, json_response
 from core.errors import DependencyUnavailable
-from core.ports import Clock, HealthCheck
+from core.ports.clock import Clock
+from core.ports.observing import HealthCheck
 from models.log_event import LogEvent
 
 log = structlog.get_logger()

@@ -15,7 +15,7 @@ from api.responses import documented
 from api.shapes import Shape
 from core.errors import DependencyUnavailable
 from core.job_codec import MAX_JOB_ID_CHARS
-from core.ports import JobView, ResultCache
+from core.ports.results import JobView, ResultCache
 from models.job import JobStatus
 
 LOOK_EVERY_S = 0.5

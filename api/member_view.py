@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 from api.responses import documented
 from api.shapes import EXAMPLE_ITEM, IdInPath, ItemShape, Shape
 from core.member_view import KeptItem, KeptList, LikedItem, MemberView, MemberViewer
-from core.ports import ActiveMembers
+from core.ports.catalogue import ActiveMembers
 
 MAX_MEMBERS = 500
 _REFUSALS = (

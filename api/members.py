@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from api.responses import documented
 from api.shapes import IdInPath, Shape
-from core.ports import ResultCache
+from core.ports.results import ResultCache
 
 MAX_PAGE = 500
 _REFUSALS = (

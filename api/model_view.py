@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 
 from api.responses import documented
 from api.shapes import Shape
-from core.ports import ModelOrigin, ModelRegistry, Promotion, StoredVersion
+from core.ports.model_store import ModelOrigin, ModelRegistry, Promotion, StoredVersion
 
 _REFUSALS = (
     HTTPStatus.UNAUTHORIZED,

@@ -15,7 +15,10 @@ from starlette.exceptions import HTTPException
 from api.responses import documented, json_response
 from api.shapes import Int64, MemberId
 from core.feedback import RefreshRequests
-from core.ports import ActiveMembers, Clock, JobPublisher, ResultCache
+from core.ports.catalogue import ActiveMembers
+from core.ports.clock import Clock
+from core.ports.messages import JobPublisher
+from core.ports.results import ResultCache
 from core.submission import submit
 from models.job import Job, JobContext
 

@@ -21,7 +21,7 @@ from benchmarks import lastfm
 from core.collaborative import Doubles, Floats, Indices, Likes
 from core.evaluation import Quality, mean_of, paired_bootstrap, quality_at
 from core.fitted_collaborative import FittedCollaborative
-from core.ports import IndexRows
+from core.ports.index import IndexRows
 from core.profile import ProfileConfig, build_profile
 from core.ranking import RankingConfig, rank
 from core.retrieval import Retrieved, retrieve

@@ -22,7 +22,9 @@ from threadpoolctl import threadpool_limits
 
 from core.collaborative import Block, CollaborativeModel, FactorBlock, LinearBlock, Ridge
 from core.fitted_collaborative import FittedCollaborative
-from core.ports import Floats, FusionWeights, Hits
+from core.ports.arrays import Floats
+from core.ports.collaborative import FusionWeights
+from core.ports.index import Hits
 from services.collaborative_source import InMemoryCollaborativeSource
 
 LINEAR_DIM, FACTOR_DIM = 192, 128

@@ -29,7 +29,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.retrieval import Data, N, clusters, songs
 from config.catalogue_profile import load_profile
-from core.ports import Floats, ItemIndex, Predicate
+from core.ports.arrays import Floats
+from core.ports.index import ItemIndex, Predicate
 from models.catalogue import Item
 from services import migrations
 from services.clock import SystemClock

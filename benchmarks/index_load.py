@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from config.catalogue_profile import load_profile
 from core.embedding import HashingEmbedder
-from core.ports import Floats
+from core.ports.arrays import Floats
 from services.clock import SystemClock
 from services.database import Database, open_database, sync_engine
 from services.embedding_blocks import EmbeddingBlocks

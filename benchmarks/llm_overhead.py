@@ -28,7 +28,7 @@ from rich.table import Table
 
 from config.catalogue_profile import load_profile
 from config.prompt_texts import load_prompt_texts
-from core.ports import Prompt
+from core.ports.language_model import Prompt
 from core.prompting import build_prompt
 from services.clock import SystemClock
 from services.language_model import OpenAILanguageModel

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 from config.llm_strategies import DEFAULT_STRATEGIES
-from core.ports import Prompt
+from core.ports.language_model import Prompt
 from core.prompting import Wanted, build_prompt
 from models.catalogue import Item
 from tests.support.builders import make_candidate

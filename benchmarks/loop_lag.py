@@ -24,7 +24,7 @@ import uvloop
 from threadpoolctl import threadpool_limits
 
 from benchmarks.retrieval import clusters, console
-from core.ports import Predicate
+from core.ports.index import Predicate
 from core.profile import ProfileConfig, build_profile
 from core.ranking import RankingConfig, rank
 from core.retrieval import retrieve

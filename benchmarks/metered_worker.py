@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from prometheus_client import CollectorRegistry, Gauge
 
 import main
-from core.ports import Clock
+from core.ports.clock import Clock
 from services.metrics import PrometheusMetrics
 from workers.runtime import tracing
 

@@ -31,7 +31,8 @@ from threadpoolctl import threadpool_limits
 
 from config.catalogue_profile import load_profile
 from core.embedding import HashingEmbedder
-from core.ports import Floats, Ids, IndexRows, Predicate
+from core.ports.arrays import Floats, Ids
+from core.ports.index import IndexRows, Predicate
 from services import migrations
 from services.catalogue import SqlCatalogue
 from services.coded_column import CodedColumn

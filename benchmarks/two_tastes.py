@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from config.settings import Settings
-from core.ports import Floats, ItemIndex
+from core.ports.arrays import Floats
+from core.ports.index import ItemIndex
 from core.profile import ProfileConfig, TasteProfile, build_profile
 from core.ranking import RankingConfig, rank
 from core.retrieval import retrieve

@@ -15,7 +15,7 @@ from commands.running import run
 from commands.screen import MISCONFIGURED, complain, for_machines, progress_bar, say, stop, tell_json
 from config.settings import Settings
 from core.errors import ConfigurationError
-from core.ports import RowSource
+from core.ports.filling import RowSource
 from services.clock import SystemClock
 from services.database import Database, open_database, parse_url
 from services.import_cursors import SqlImportCursors

@@ -13,7 +13,7 @@ from commands.running import run
 from commands.screen import say, stop, tell_json
 from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError
-from core.ports import JobView
+from core.ports.results import JobView
 from core.submission import submit
 from models.job import Job, JobContext, JobStatus, Strategy
 from workers.runtime.parts import Parts, open_parts

@@ -27,7 +27,7 @@ from core.data_checks import CheckReport, check
 from core.data_figures import with_interactions
 from core.errors import ConfigurationError, DependencyUnavailable, SongsAIError
 from core.fitted_collaborative import MODEL_KIND
-from core.ports import Promotion, StoredVersion
+from core.ports.model_store import Promotion, StoredVersion
 from models.notice import Notice, NoticeKind
 from services.clock import SystemClock
 from services.database import parse_url

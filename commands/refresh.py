@@ -12,7 +12,7 @@ from commands.running import run
 from commands.screen import for_machines, progress_bar, say, tell_json
 from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError
-from core.ports import BatchApi
+from core.ports.batches import BatchApi
 from models.notice import Notice, NoticeKind
 from services.answer_cache import RedisAnswerCache
 from services.batch_ledger import SqlBatchLedger

@@ -33,7 +33,7 @@ from config.settings import MEMORY_URL, Settings
 from core.errors import ConfigurationError
 from core.event_codec import encode_event
 from core.fitted_collaborative import MODEL_KIND
-from core.ports import Clock
+from core.ports.clock import Clock
 from core.submission import submit
 from models.catalogue import Item
 from models.event import Event

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.item_versions import VersionFinder
-from core.ports import ChangingCatalogue, IndexProvider, ItemSearch
+from core.ports.catalogue import ChangingCatalogue, ItemSearch
+from core.ports.index import IndexProvider
 from models.catalogue import Item
 from models.recommendation import Candidate, Evidence, RecommendationType
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from core.ports import ChangingCatalogue, Floats, IndexProvider, ItemIndex
+from core.ports.arrays import Floats
+from core.ports.catalogue import ChangingCatalogue
+from core.ports.index import IndexProvider, ItemIndex
 from models.catalogue import Item, ItemFacts
 
 N_BINS = 10

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from core.ports import Floats
+from core.ports.arrays import Floats
 from core.retrieval import Retrieved
 from models.catalogue import ItemFacts
 from models.recommendation import CandidateSource, Discovery

@@ -34,7 +34,7 @@ import numpy.typing as npt
 
 from core.catalogue_statistics import BOUND, HARMONICS, CatalogueCount, CatalogueStatistics, Feature, waves
 from core.item_tokens import Tokens, letter_pairs_of, texts_of, tokens_of
-from core.ports import Floats
+from core.ports.arrays import Floats
 from core.text_features import Hashes, hash_of, mixed
 from models.catalogue import Item
 

@@ -7,7 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from core.item_versions import VersionFinder, first_creator
-from core.ports import Catalogue, Clock, Floats, Observer
+from core.ports.arrays import Floats
+from core.ports.catalogue import Catalogue
+from core.ports.clock import Clock
+from core.ports.observing import Observer
 from core.profile import TasteProfile, build_profile
 from core.question import PipelineConfig, Question
 from core.ranking import Ranked, rank

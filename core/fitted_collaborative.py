@@ -9,7 +9,8 @@ import numpy as np
 
 from core.collaborative import CollaborativeModel
 from core.errors import ConfigurationError
-from core.ports import FusionWeights, Ids
+from core.ports.arrays import Ids
+from core.ports.collaborative import FusionWeights
 
 MODEL_KIND = "collaborative"
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from core.ports import Floats, FusionWeights
+from core.ports.arrays import Floats
+from core.ports.collaborative import FusionWeights
 
 Doubles = npt.NDArray[np.float64]
 

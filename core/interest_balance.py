@@ -9,7 +9,7 @@ accuracy wherever it was measured.
 
 import numpy as np
 
-from core.ports import Floats, Ids
+from core.ports.arrays import Floats, Ids
 
 
 class InterestBalance:

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, Field, ValidationError
 
-from core.ports import ChangingCatalogue, ListenerStore, ResultCache
+from core.ports.catalogue import ChangingCatalogue, ListenerStore
+from core.ports.results import ResultCache
 from models.catalogue import Interest, Item
 
 

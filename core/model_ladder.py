@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from core.errors import LanguageModelFailed
 from core.lanes import LaneSlots
-from core.ports import CallGuard, CallUse, Clock, Completion, Prompt, TimedLanguageModel
+from core.ports.clock import Clock
+from core.ports.language_model import CallGuard, CallUse, Completion, Prompt, TimedLanguageModel
 from models.recommendation import sum_usd
 
 FINAL_REASONS = frozenset({"quota_exhausted", "truncated", "over_spend"})

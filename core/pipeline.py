@@ -17,20 +17,14 @@ from core.first_stage import FirstStage, Found
 from core.item_versions import VersionFinder
 from core.lanes import Lane, current_lane
 from core.llm_share import Arm, arm_of
-from core.ports import (
-    AnswerCache,
-    Catalogue,
-    Clock,
-    CollaborativeProvider,
-    Completion,
-    IndexProvider,
-    ListenerStore,
-    Observer,
-    ProgressReporter,
-    ProvisionalDocuments,
-    RankedReporter,
-    ResultDocuments,
-)
+from core.ports.catalogue import Catalogue, ListenerStore
+from core.ports.clock import Clock
+from core.ports.collaborative import CollaborativeProvider
+from core.ports.index import IndexProvider
+from core.ports.language_model import Completion
+from core.ports.observing import Observer
+from core.ports.recommending import ProgressReporter, RankedReporter
+from core.ports.results import AnswerCache, ProvisionalDocuments, ResultDocuments
 from core.question import LOCALES, PipelineConfig, Question
 from core.repetition import Impressions
 from core.reranking import Asked, Reranker, RerankRequest

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from core.ports import Floats, Ids
+from core.ports.arrays import Floats, Ids
 from models.catalogue import Interest
 
 Labels = npt.NDArray[np.intp]

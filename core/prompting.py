@@ -21,7 +21,7 @@ from config.prompt_texts import LocaleTexts, PromptTexts
 from core.explanation import MAX_GROUPS, MIN_GROUPS
 from core.handles import Handles
 from core.plain_text import clipped, plain_line
-from core.ports import Prompt
+from core.ports.language_model import Prompt
 from core.token_estimate import rough_tokens
 from models.catalogue import Item
 from models.recommendation import Candidate

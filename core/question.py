@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from core.llm_share import Arm
-from core.ports import CollaborativeSource, ItemIndex
+from core.ports.collaborative import CollaborativeSource
+from core.ports.index import ItemIndex
 from core.profile import ProfileConfig
 from core.ranking import RankingConfig
 from core.repetition import Shown

@@ -13,7 +13,7 @@ import numpy as np
 from core.discovery import DiscoveryPlaces, find_discoveries
 from core.fusion import Signals, fuse, to_share
 from core.interest_balance import InterestBalance
-from core.ports import Floats
+from core.ports.arrays import Floats
 from core.retrieval import Retrieved
 from core.wish import WishPlaces
 from models.catalogue import Item, ItemFacts

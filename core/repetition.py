@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from core.ports import Floats, Ids
+from core.ports.arrays import Floats, Ids
 
 _HALF_LIFE_DAYS = 7.0
 """Age of the last showing at which it counts half: what sank comes up again."""

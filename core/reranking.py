@@ -20,7 +20,8 @@ from core.explanation import OFFLINE, Explainer
 from core.handles import Handles
 from core.model_answer import NO_ANSWER, UNTRUE, Answer, only_true, only_written_in, parse_answer
 from core.observing import unfailing
-from core.ports import Completion, LanguageModel, Observer, Prompt
+from core.ports.language_model import Completion, LanguageModel, Prompt
+from core.ports.observing import Observer
 from core.prompting import Wanted, affordable_picks, build_prompt
 from core.screening import FINALISTS_PER_PICK, parse_screening
 from core.script import Script

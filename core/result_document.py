@@ -12,7 +12,7 @@ import orjson
 from config.catalogue_profile import CatalogueProfile
 from core.explanation import CLOSE
 from core.llm_share import Arm
-from core.ports import ProvisionalDocuments, ResultDocuments
+from core.ports.results import ProvisionalDocuments, ResultDocuments
 from models.catalogue import Item, Scalar
 from models.recommendation import Candidate, Evidence, Group, RecommendationType, Reranked, TasteSummary
 

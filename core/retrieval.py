@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core.ports import CollaborativeSource, Floats, FusionWeights, Hits, Ids, ItemIndex
+from core.ports.arrays import Floats, Ids
+from core.ports.collaborative import CollaborativeSource, FusionWeights
+from core.ports.index import Hits, ItemIndex
 from core.profile import TasteProfile
 from core.wish import Sought, WishFit
 from models.catalogue import ItemFacts

@@ -10,7 +10,9 @@ from core.first_stage import FirstStage
 from core.job_codec import MAX_QUERY_CHARS
 from core.llm_share import Arm
 from core.plain_text import plain_line
-from core.ports import ChangingCatalogue, CollaborativeProvider, IndexProvider, ItemIndex
+from core.ports.catalogue import ChangingCatalogue
+from core.ports.collaborative import CollaborativeProvider
+from core.ports.index import IndexProvider, ItemIndex
 from core.question import LOCALES, Question
 from core.wish_stage import WishStage
 from models.catalogue import Interest, Item, Listener

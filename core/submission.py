@@ -3,7 +3,8 @@
 import structlog
 
 from core.errors import DependencyUnavailable
-from core.ports import JobPublisher, ResultCache
+from core.ports.messages import JobPublisher
+from core.ports.results import ResultCache
 from models.job import Job
 from models.log_event import LogEvent
 

@@ -11,7 +11,7 @@ from math import inf
 
 import numpy as np
 
-from core.ports import Floats
+from core.ports.arrays import Floats
 from core.profile import ProfileConfig, interest_weights
 from models.catalogue import Interest, Listener
 

@@ -6,7 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
-from core.ports import Clock, Floats, IndexProvider, ItemIndex
+from core.ports.arrays import Floats
+from core.ports.clock import Clock
+from core.ports.index import IndexProvider, ItemIndex
 from core.profile import ProfileConfig
 from core.taste import drift, taste_of
 from models.catalogue import Listener

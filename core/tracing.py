@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-from core.ports import CallUse
+from core.ports.language_model import CallUse
 
 Ended = Callable[[str, str], None]
 """Takes how a delivery ended and why, such as ``retried`` and ``dependency``."""

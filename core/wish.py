@@ -13,7 +13,8 @@ import numpy as np
 
 from config.wish_table import Trait, WishTable
 from core.denials import Denials
-from core.ports import Floats, Predicate
+from core.ports.arrays import Floats
+from core.ports.index import Predicate
 from core.wish_words import Lexicon, folded
 from models.catalogue import Item, ItemFacts
 from models.job import JobContext

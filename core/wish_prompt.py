@@ -7,7 +7,7 @@ from config.llm_strategies import StrategyLimits
 from config.wish_texts import WishTexts
 from core.handles import Handles
 from core.plain_text import plain_line
-from core.ports import Prompt
+from core.ports.language_model import Prompt
 from core.token_estimate import rough_tokens
 from core.wish import TIME, Wish
 

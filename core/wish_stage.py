@@ -9,7 +9,9 @@ import structlog
 
 from config.wish_table import WishTable
 from core.errors import DependencyUnavailable
-from core.ports import FeatureStore, Floats, ItemIndex, WishEmbedder
+from core.ports.arrays import Floats
+from core.ports.catalogue import FeatureStore
+from core.ports.index import ItemIndex, WishEmbedder
 from core.retrieval import Retrieved
 from core.wish import Sought, Wish, WishConfig, WishReader, measure
 from models.job import JobContext

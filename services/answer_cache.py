@@ -12,7 +12,7 @@ import structlog
 from redis.asyncio import Redis
 
 from core.errors import DependencyUnavailable
-from core.ports import ResultDocuments
+from core.ports.results import ResultDocuments
 from models.job import Job
 from models.log_event import LogEvent
 from services.redis_client import RedisScript, redis_errors

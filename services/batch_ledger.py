@@ -6,7 +6,7 @@ from datetime import date
 import sqlalchemy as sa
 from sqlalchemy.engine import Row
 
-from core.ports import BATCH_OUTCOMES, BatchPart, BatchQuestion, BatchTotals, BatchUsage
+from core.ports.batches import BATCH_OUTCOMES, BatchPart, BatchQuestion, BatchTotals, BatchUsage
 from services.call_budgets import nano_usd, usd_of
 from services.database import Database
 from services.schema import refresh_part, refresh_question

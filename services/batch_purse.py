@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from redis.asyncio import Redis
 
-from core.ports import Clock
+from core.ports.clock import Clock
 from services.call_budgets import nano_usd, spend_key, usd_of
 from services.redis_client import RedisScript, redis_errors
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from core.errors import ConfigurationError, DependencyUnavailable
-from core.ports import BatchLedger, BatchTotals
+from core.ports.batches import BatchLedger, BatchTotals
 from models.log_event import LogEvent
 
 log = structlog.get_logger()

@@ -1,7 +1,8 @@
 """Tells of a day's LLM money that is spent: a guard around the one that counts it."""
 
 from core.errors import LanguageModelFailed
-from core.ports import Admission, CallGuard, CallUse, Notices
+from core.ports.language_model import Admission, CallGuard, CallUse
+from core.ports.observing import Notices
 from models.notice import Notice, NoticeKind
 
 

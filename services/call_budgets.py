@@ -21,7 +21,7 @@ from config.rate_limit import RateLimit
 from config.token_price import TokenPrice
 from core.errors import ConfigurationError, DependencyUnavailable, LanguageModelFailed
 from core.lanes import Lane, current_lane
-from core.ports import Clock
+from core.ports.clock import Clock
 from services.redis_client import RedisScript, redis_errors
 
 WINDOW_PREFIX = "songs_ai:llm_budget:window:"

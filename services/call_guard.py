@@ -9,7 +9,7 @@ import structlog
 
 from core.errors import DependencyUnavailable, LanguageModelFailed
 from core.observing import unfailing
-from core.ports import Admission, CallUse
+from core.ports.language_model import Admission, CallUse
 from models.log_event import LogEvent
 from services.call_budgets import RedisCallBudgets, Reservation
 from services.circuit_breaker import BreakerState, Passage, RedisCircuitBreaker

@@ -13,7 +13,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from config.catalogue_profile import CatalogueProfile
-from core.ports import Floats, Predicate
+from core.ports.arrays import Floats
+from core.ports.index import Predicate
 from services.embedding_blocks import has_length
 from services.schema import N_CODES, OWN_PREFIX, ProfileTables, embedding, item_code
 from services.sign_codes import Question

@@ -11,7 +11,7 @@ import orjson
 import sqlalchemy as sa
 
 from config.catalogue_profile import CatalogueProfile
-from core.ports import ItemChanges, ItemsMark
+from core.ports.catalogue import ItemChanges, ItemsMark
 from models.catalogue import Item, Scalar
 from services.database import Database
 from services.item_changes import SqlItemChanges

@@ -13,7 +13,11 @@ import structlog
 from core.collaborative import Likes
 from core.errors import ConfigurationError, SongsAIError
 from core.fitted_collaborative import MODEL_KIND, FittedCollaborative
-from core.ports import Clock, Floats, FusionWeights, Hits, Ids, ModelStore
+from core.ports.arrays import Floats, Ids
+from core.ports.clock import Clock
+from core.ports.collaborative import FusionWeights
+from core.ports.index import Hits
+from core.ports.model_store import ModelStore
 from models.log_event import LogEvent
 from services.index_watch import refresh_for_ever
 from services.scan_queue import QueuedScan

@@ -12,7 +12,9 @@ import structlog
 
 from config.catalogue_profile import CatalogueProfile
 from core.errors import ConfigurationError, DependencyUnavailable, SongsAIError
-from core.ports import Clock, Embedder, EmbeddingStore, Floats, Hits, Ids, Predicate
+from core.ports.arrays import Floats, Ids
+from core.ports.clock import Clock
+from core.ports.index import Embedder, EmbeddingStore, Hits, Predicate
 from models.catalogue import ItemFacts
 from models.log_event import LogEvent
 from services.candidate_queries import (

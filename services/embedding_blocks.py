@@ -22,7 +22,7 @@ import structlog
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.ports import Ids
+from core.ports.arrays import Ids
 from models.log_event import LogEvent
 from services.database import Database
 from services.schema import embedding, embedding_block, embedding_mark

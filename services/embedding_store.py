@@ -15,7 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.catalogue_profile import CatalogueProfile
-from core.ports import Floats, Ids, IndexChanges, IndexMark, IndexRows, ItemsMark
+from core.ports.arrays import Floats, Ids
+from core.ports.catalogue import ItemsMark
+from core.ports.index import IndexChanges, IndexMark, IndexRows
 from services.catalogue import parts
 from services.coded_column import CodedColumn, Codes
 from services.database import Database

@@ -19,7 +19,7 @@ from sqlalchemy import exc
 from sqlalchemy.engine import URL
 
 from core.errors import ConfigurationError, DependencyUnavailable
-from core.ports import Clock
+from core.ports.clock import Clock
 from models.log_event import LogEvent
 from services.database import own_errors, sync_engine
 from services.schema import lease

@@ -8,7 +8,9 @@ import structlog
 from core.catalogue_statistics import STATISTICS_KIND, CatalogueCount, CatalogueStatistics
 from core.embedding import HashingEmbedder
 from core.errors import ConfigurationError
-from core.ports import Floats, IndexProvider, ModelStore
+from core.ports.arrays import Floats
+from core.ports.index import IndexProvider
+from core.ports.model_store import ModelStore
 from models.catalogue import Item
 from models.log_event import LogEvent
 

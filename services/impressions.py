@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from redis.asyncio import Redis
 
-from core.ports import Clock
+from core.ports.clock import Clock
 from core.repetition import Shown
 from services.redis_client import redis_errors
 from services.result_cache import SHOWN_PREFIX

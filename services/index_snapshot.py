@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from core.ports import IndexMark, IndexRows, ItemsMark
+from core.ports.catalogue import ItemsMark
+from core.ports.index import IndexMark, IndexRows
 from services.coded_column import CodedColumn
 from services.vector_scan import ExactScan, FastScan, Tuning, VectorScan
 

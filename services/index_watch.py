@@ -7,7 +7,8 @@ from typing import Protocol
 import structlog
 
 from core.errors import SongsAIError
-from core.ports import Clock, Embedder, EmbeddingStore, ItemIndex
+from core.ports.clock import Clock
+from core.ports.index import Embedder, EmbeddingStore, ItemIndex
 from models.log_event import LogEvent
 from services.overlaid_index import MeasuredIndex
 

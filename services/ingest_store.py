@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.catalogue_profile import CatalogueProfile, InteractionTable
 from core.errors import ConfigurationError
-from core.ports import Interaction
+from core.ports.collaborative import Interaction
 from models.source import SourceItem, SourceListener
 from services.backend_tables import BackendTables, backend_tables
 from services.database import Database

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.catalogue_profile import CatalogueProfile
-from core.ports import Interaction
+from core.ports.collaborative import Interaction
 from services.database import Database
 from services.item_changes import N_SCAN_TRIPS
 from services.listener_store import DEFAULT_LIST_WEIGHT

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from config.catalogue_profile import CatalogueProfile
-from core.ports import Ids, ItemChanges, ItemsMark
+from core.ports.arrays import Ids
+from core.ports.catalogue import ItemChanges, ItemsMark
 from services.database import Database
 from services.schema import LazyTables, ProfileTables
 

@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.catalogue_profile import CatalogueProfile
 from core.errors import ConfigurationError, DependencyUnavailable
-from core.ports import Embedder, Floats, Ids
+from core.ports.arrays import Floats, Ids
+from core.ports.index import Embedder
 from services.candidate_queries import (
     Query,
     Row,

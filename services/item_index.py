@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from core.ports import Floats, Hits, Ids, IndexRows, Predicate
+from core.ports.arrays import Floats, Ids
+from core.ports.index import Hits, IndexRows, Predicate
 from models.catalogue import ItemFacts
 from services.coded_column import CodedColumn
 from services.scan_queue import QueuedScan

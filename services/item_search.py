@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from core.errors import DependencyUnavailable, SongsAIError
-from core.ports import ChangingCatalogue, ItemsMark, SearchHit
+from core.ports.catalogue import ChangingCatalogue, ItemsMark, SearchHit
 from models.log_event import LogEvent
 from services.index_watch import refresh_for_ever
 from services.search_index import NameIndex

@@ -23,7 +23,9 @@ from pydantic import SecretStr
 
 from core.errors import LanguageModelFailed
 from core.observing import unfailing
-from core.ports import CallUse, Clock, Completion, Observer, Prompt
+from core.ports.clock import Clock
+from core.ports.language_model import CallUse, Completion, Prompt
+from core.ports.observing import Observer
 from models.log_event import LogEvent
 from services.llm_answer import Heard
 from services.llm_dialect import Dialect, Method, refused_part

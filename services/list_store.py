@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from config.catalogue_profile import CatalogueProfile
 from core.errors import ConfigurationError
-from core.ports import ListedItem
+from core.ports.filling import ListedItem
 from services.backend_tables import backend_tables
 from services.database import Database
 

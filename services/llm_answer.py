@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 
 from core.errors import LanguageModelFailed
 from core.json_salvage import read_object
-from core.ports import CallUse, Completion
+from core.ports.language_model import CallUse, Completion
 from services.llm_failures import AnswerTooLong
 
 _MAX_TOKENS = 2**53

@@ -20,7 +20,8 @@ from pydantic import SecretStr
 
 from config.token_price import TokenPrice
 from core.errors import ConfigurationError, DependencyUnavailable, LanguageModelFailed
-from core.ports import BatchReply, BatchState, Completion, Prompt
+from core.ports.batches import BatchReply, BatchState
+from core.ports.language_model import Completion, Prompt
 from services.llm_answer import Heard
 from services.llm_dialect import Dialect, Method
 from services.llm_failures import AnswerTooLong

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import openai
 
-from core.ports import Prompt
+from core.ports.language_model import Prompt
 
 Method = Literal["json_schema", "function_calling", "json_mode", "none"]
 METHODS: tuple[Method, ...] = get_args(Method)

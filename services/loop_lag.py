@@ -3,7 +3,7 @@
 import asyncio
 from typing import Protocol
 
-from core.ports import Clock
+from core.ports.clock import Clock
 
 
 class LoopObserver(Protocol):

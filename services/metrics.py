@@ -8,7 +8,7 @@ rather than absent.
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
-from core.ports import Clock
+from core.ports.clock import Clock
 from services.metric_parts.batches import BatchMetrics
 from services.metric_parts.deliveries import WorkerMetrics
 from services.metric_parts.events import EventMetrics

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import ConfigurationError
-from core.ports import Clock, ModelOrigin, Promotion, StoredVersion
+from core.ports.clock import Clock
+from core.ports.model_store import ModelOrigin, Promotion, StoredVersion
 from services.database import Database
 from services.schema import ai_model, ai_model_block, model_origin, model_promotion
 from services.stored_instants import aware, naive

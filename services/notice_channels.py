@@ -15,7 +15,7 @@ import aiohttp
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from core.ports import Clock
+from core.ports.clock import Clock
 from models.notice import Notice
 from services.notices import Channel, NotSent, OutboundNotices
 from services.retry_after import seconds_of

@@ -11,7 +11,7 @@ import structlog
 from redis.asyncio import Redis
 
 from core.errors import DependencyUnavailable
-from core.ports import Clock
+from core.ports.clock import Clock
 from models.log_event import LogEvent
 from models.notice import Notice, NoticeKind
 from services.redis_client import redis_errors

@@ -7,7 +7,7 @@ import openai
 from openai.types import CreateEmbeddingResponse
 
 from core.errors import DependencyUnavailable
-from core.ports import Floats
+from core.ports.arrays import Floats
 from models.catalogue import Item
 from services.openai_endpoint import NO_KEY, OPENAI_URL
 

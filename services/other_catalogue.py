@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from config.catalogue_profile import CatalogueProfile
 from core.errors import ConfigurationError
-from core.ports import RowPage
+from core.ports.filling import RowPage
 from services.database import Database
 
 _PAGE = 1000

@@ -8,7 +8,8 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from core.ports import Floats, Hits, Ids, IndexChanges, IndexMark, IndexRows, ItemIndex, Predicate
+from core.ports.arrays import Floats, Ids
+from core.ports.index import Hits, IndexChanges, IndexMark, IndexRows, ItemIndex, Predicate
 from models.catalogue import ItemFacts
 from services.item_index import InMemoryItemIndex
 from services.vector_scan import ExactScan

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from core.errors import DependencyUnavailable
-from core.ports import Clock
+from core.ports.clock import Clock
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from core.ports import Floats
+from core.ports.arrays import Floats
 
 # About twenty likes are worth a half.
 _HALF_WAY = 3.0

@@ -8,7 +8,7 @@ import httpx
 from pydantic import SecretStr
 
 from core.errors import ConfigurationError
-from core.ports import RowPage
+from core.ports.filling import RowPage
 from services.paced_calls import NotNow, PacedCalls
 from services.retry_after import seconds_of
 

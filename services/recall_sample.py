@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from core.ports import Floats, Ids
+from core.ports.arrays import Floats, Ids
 
 AT = 200
 N_OF_A_KIND = 32

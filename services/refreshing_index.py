@@ -15,7 +15,8 @@ from pathlib import Path
 import structlog
 
 from core.errors import DependencyUnavailable, SongsAIError
-from core.ports import Clock, Embedder, EmbeddingStore, IndexChanges, IndexMark, IndexRows
+from core.ports.clock import Clock
+from core.ports.index import Embedder, EmbeddingStore, IndexChanges, IndexMark, IndexRows
 from models.log_event import LogEvent
 from services.index_snapshot import Snapshot, SnapshotDirectory
 from services.index_watch import IndexObserver, StoreWatch, refresh_for_ever, tell_of

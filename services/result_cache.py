@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo
 from redis.asyncio import Redis
 
 from core.errors import MemberForgotten
-from core.ports import Claim, Clock, JobView, ProvisionalDocuments, ResultDocuments
+from core.ports.clock import Clock
+from core.ports.results import Claim, JobView, ProvisionalDocuments, ResultDocuments
 from models.job import Job, JobStatus
 from services.redis_client import RedisScript, redis_errors
 from services.stored_names import in_a_name

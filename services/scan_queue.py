@@ -2,7 +2,7 @@
 
 import asyncio
 
-from core.ports import Floats
+from core.ports.arrays import Floats
 from services.vector_scan import Found, VectorScan
 
 # As long as the event loop should wait; below it a thread costs more than it gives.

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import mysql
 
 from config.catalogue_profile import CatalogueProfile, ItemTable, JoinedInteractionTable
 from core.errors import ConfigurationError
-from core.ports import BATCH_OUTCOMES
+from core.ports.batches import BATCH_OUTCOMES
 from services.database import Database
 
 OWN_PREFIX = "songs_ai_"

@@ -5,7 +5,7 @@ from heapq import nsmallest
 
 import tantivy
 
-from core.ports import SearchHit
+from core.ports.catalogue import SearchHit
 from core.search_match import MIN_SCORE, Names, Query
 from core.search_text import chinese_characters
 from models.catalogue import Item

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from core.ports import Floats
+from core.ports.arrays import Floats
 from services.schema import N_CODES
 
 Codes = npt.NDArray[np.uint64]

@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from hashlib import blake2b
 
-from core.ports import RowPage
+from core.ports.filling import RowPage
 from services.spotify import Answer, Spotify
 
 FEATURES = (

@@ -1,6 +1,6 @@
 """A language model whose calls are spans."""
 
-from core.ports import CallUse, Completion, Prompt, TimedLanguageModel
+from core.ports.language_model import CallUse, Completion, Prompt, TimedLanguageModel
 from core.tracing import Tracing
 
 

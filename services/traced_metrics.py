@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry
 
-from core.ports import Clock
+from core.ports.clock import Clock
 from core.tracing import Tracing
 from services.metrics import PrometheusMetrics
 

@@ -27,7 +27,7 @@ from redis.asyncio import Redis
 
 from core.errors import InvalidMessage, LanguageModelFailed, SongsAIError, encodable
 from core.job_codec import decode_job
-from core.ports import CallUse
+from core.ports.language_model import CallUse
 from core.trace_context import TraceContext, trace_context, trace_id_of
 from core.tracing import Answered, Ended
 from models.log_event import LogEvent

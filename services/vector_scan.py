@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from core.ports import Floats
+from core.ports.arrays import Floats
 from services.recall_sample import AT, interests
 
 Places = npt.NDArray[np.int64]

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from typer.main import get_command
 
 from config.settings import Settings
-from core.ports import BatchTotals, BatchUsage
+from core.ports.batches import BatchTotals, BatchUsage
 from main import app
 from models.log_event import LogEvent
 from services.metrics import PrometheusMetrics

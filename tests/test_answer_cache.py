@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
 from core.errors import DependencyUnavailable
-from core.ports import ResultDocuments
+from core.ports.results import ResultDocuments
 from models.job import Job
 from models.log_event import LogEvent
 from services.answer_cache import RedisAnswerCache

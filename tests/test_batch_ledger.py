@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from core.errors import ConfigurationError
-from core.ports import BATCH_OUTCOMES, BatchPart, BatchQuestion, BatchTotals, BatchUsage
+from core.ports.batches import BATCH_OUTCOMES, BatchPart, BatchQuestion, BatchTotals, BatchUsage
 from services.batch_ledger import SqlBatchLedger
 from services.database import Database
 from tests.support.catalogue import OnMySql, OnSqlite, WithTables, execute

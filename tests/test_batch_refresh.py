@@ -22,7 +22,7 @@ from commands.listing import LISTED
 from config.llm_strategies import DEFAULT_STRATEGIES
 from config.settings import Settings
 from core.errors import ConfigurationError, DependencyUnavailable, PublishRefused
-from core.ports import BatchQuestion
+from core.ports.batches import BatchQuestion
 from core.refresh_job import refresh_job
 from models.job import Job
 from services.answer_cache import FLIGHT_PREFIX, RedisAnswerCache

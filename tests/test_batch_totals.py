@@ -10,7 +10,7 @@ import structlog
 
 from config.settings import Settings
 from core.errors import ConfigurationError, DependencyUnavailable
-from core.ports import BatchTotals, BatchUsage
+from core.ports.batches import BatchTotals, BatchUsage
 from services.batch_totals import watch_batch_totals
 from services.metrics import PrometheusMetrics
 from tests.support.batch_site import open_batch_site

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from config.token_price import TokenPrice
 from core.errors import LanguageModelFailed
 from core.model_ladder import ModelLadder, max_prompt_tokens
-from core.ports import CallUse, Prompt
+from core.ports.language_model import CallUse, Prompt
 from services.call_budgets import WINDOW_PREFIX, RedisCallBudgets
 from services.call_guard import RedisCallGuard
 from services.circuit_breaker import BREAKER_PREFIX, RedisCircuitBreaker

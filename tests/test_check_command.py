@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from core.data_figures import DataFigures
 from core.fitted_collaborative import MODEL_KIND
-from core.ports import ModelOrigin
+from core.ports.model_store import ModelOrigin
 from services import migrations
 from services.database import Database, parse_url
 from services.model_store import SqlModelStore

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from core.collaborative import Likes
 from core.errors import ConfigurationError, DependencyUnavailable
 from core.fitted_collaborative import MODEL_KIND, FittedCollaborative
-from core.ports import Floats, Ids
+from core.ports.arrays import Floats, Ids
 from models.log_event import LogEvent
 from services import vector_scan
 from services.collaborative_source import InMemoryCollaborativeSource, RefreshingCollaborative, _Space

@@ -15,7 +15,8 @@ from api.recommendations import PUBLISH_WINDOW, JobDesk, _with_cached_mark
 from core.errors import DependencyUnavailable
 from core.feedback import DueRefresh
 from core.job_codec import decode_job, encode_job
-from core.ports import JobPublisher, ProvisionalDocuments, ResultDocuments
+from core.ports.messages import JobPublisher
+from core.ports.results import ProvisionalDocuments, ResultDocuments
 from models.job import Job, JobStatus, Strategy
 from tests.support.http_app import HttpBench, http_bench
 

@@ -14,7 +14,8 @@ from hypothesis.extra import numpy as arrays
 
 from core.catalogue_view import principal_plane
 from core.dead_letter_desk import DeadLetterNote
-from core.ports import ModelOrigin, Promotion, ResultDocuments, StoredVersion
+from core.ports.model_store import ModelOrigin, Promotion, StoredVersion
+from core.ports.results import ResultDocuments
 from models.catalogue import Interest, Listener
 from models.job import Job
 from tests.support.builders import ArrayIndex

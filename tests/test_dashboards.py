@@ -20,7 +20,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from core.fitted_collaborative import MODEL_KIND
-from core.ports import BatchTotals, BatchUsage
+from core.ports.batches import BatchTotals, BatchUsage
 from core.schedule import TaskOutcome
 from deploy.grafana.generate import contents
 from services.clock import SystemClock

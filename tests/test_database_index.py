@@ -14,7 +14,8 @@ from sqlalchemy.engine import make_url
 from structlog.testing import capture_logs
 
 from core.errors import ConfigurationError, DependencyUnavailable
-from core.ports import Floats, ItemIndex, Predicate
+from core.ports.arrays import Floats
+from core.ports.index import ItemIndex, Predicate
 from models.catalogue import ItemFacts
 from models.log_event import LogEvent
 from services import item_codes, migrations

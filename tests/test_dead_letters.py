@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from core.errors import ConfigurationError, DependencyUnavailable, PublishRefused
 from core.job_codec import decode_job
-from core.ports import Claim, ResultDocuments
+from core.ports.results import Claim, ResultDocuments
 from models.job import Job, JobStatus
 from services.redis_client import open_redis
 from services.result_cache import RedisResultCache

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from config.catalogue_profile import load_profile
 from config.wish_table import WishTable
 from core.denials import Denials
-from core.ports import Floats
+from core.ports.arrays import Floats
 from core.wish import WishReader
 from core.wish_stage import WishStage
 from models.catalogue import Item

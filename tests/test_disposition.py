@@ -11,7 +11,7 @@ from core.errors import (
     LanguageModelFailed,
     PublishRefused,
 )
-from core.ports import Claim
+from core.ports.results import Claim
 from workers.disposition import (
     MAX_ERROR_CHARS,
     Ack,

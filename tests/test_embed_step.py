@@ -11,7 +11,9 @@ import pytest
 from config.catalogue_profile import load_profile
 from core.embedding import HashingEmbedder, content_hash
 from core.errors import DependencyUnavailable
-from core.ports import Floats, Ids, IndexChanges, IndexMark, IndexRows, ItemChanges, ItemsMark
+from core.ports.arrays import Floats, Ids
+from core.ports.catalogue import ItemChanges, ItemsMark
+from core.ports.index import IndexChanges, IndexMark, IndexRows
 from models.catalogue import Item
 from models.source import SourceItem
 from services.catalogue import SqlCatalogue

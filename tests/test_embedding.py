@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from core.catalogue_statistics import CatalogueCount, CatalogueStatistics
 from core.embedding import HashingEmbedder, content_hash
 from core.item_tokens import style_of
-from core.ports import Embedder
+from core.ports.index import Embedder
 from core.text_features import NGRAM_LENGTHS, piece_features, token_features, words
 from models.catalogue import Item
 from tests.support.catalogue import SONGS

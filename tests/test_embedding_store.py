@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from core.embedding import HashingEmbedder
-from core.ports import Floats, IndexMark
+from core.ports.arrays import Floats
+from core.ports.index import IndexMark
 from models.log_event import LogEvent
 from services.catalogue import SqlCatalogue
 from services.database import Database

@@ -17,7 +17,9 @@ import structlog
 from core.errors import DependencyUnavailable, MemberForgotten
 from core.feedback import DueRefresh
 from core.job_codec import encode_job
-from core.ports import Interaction, ProgressReporter, RankedReporter, ResultDocuments
+from core.ports.collaborative import Interaction
+from core.ports.recommending import ProgressReporter, RankedReporter
+from core.ports.results import ResultDocuments
 from models.event import EventType
 from models.job import Job, JobStatus
 from models.log_event import LogEvent

@@ -15,7 +15,7 @@ import pytest
 from api.server import HttpServer
 from core.event_codec import decode_event
 from core.job_codec import decode_job
-from core.ports import ResultDocuments
+from core.ports.results import ResultDocuments
 from examples.songs_ai_client import Event, SongsAIClient, SongsAIProblem
 from models.event import EventType
 from models.job import Job, Strategy

@@ -16,7 +16,7 @@ from core.collaborative import Likes
 from core.embedding import HashingEmbedder
 from core.errors import ConfigurationError
 from core.fitted_collaborative import MODEL_KIND, FittedCollaborative
-from core.ports import FusionWeights, Interaction
+from core.ports.collaborative import FusionWeights, Interaction
 from services import migrations
 from services.catalogue import SqlCatalogue
 from services.database import Database, parse_url

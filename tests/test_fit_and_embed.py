@@ -12,7 +12,7 @@ from config.catalogue_profile import load_profile
 from core.catalogue_statistics import STATISTICS_KIND, fit_statistics
 from core.embedding import HashingEmbedder
 from core.errors import ConfigurationError, DependencyUnavailable
-from core.ports import Floats, Ids
+from core.ports.arrays import Floats, Ids
 from models.catalogue import Item
 from models.log_event import LogEvent
 from models.source import SourceItem

@@ -8,7 +8,8 @@ import pytest
 from core.collaborative import Block, CollaborativeModel, FactorBlock, Likes, LinearBlock, Ridge, rounded
 from core.errors import ConfigurationError
 from core.fitted_collaborative import FittedCollaborative, version_of
-from core.ports import FusionWeights, Ids
+from core.ports.arrays import Ids
+from core.ports.collaborative import FusionWeights
 
 N_ITEMS, DIM = 12, 4
 IDS: Ids = np.array([2**60 + 3 * n for n in range(N_ITEMS)], np.int64)

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from core.errors import MemberForgotten
 from core.feedback import DueRefresh, RefreshRequests
-from core.ports import Claim
+from core.ports.results import Claim
 from models.job import Job
 from services.answer_cache import RedisAnswerCache
 from services.clock import SystemClock

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.ports import FusionWeights
+from core.ports.collaborative import FusionWeights
 from core.ranking import RankingConfig, rank
 from core.retrieval import Retrieved
 from models.catalogue import ItemFacts

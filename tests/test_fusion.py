@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.fusion import Signals, fuse, standardised, to_share
-from core.ports import Floats, FusionWeights
+from core.ports.arrays import Floats
+from core.ports.collaborative import FusionWeights
 
 NUMBERS = st.floats(-50, 50, width=16)
 ROWS = st.lists(

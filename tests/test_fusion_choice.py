@@ -5,7 +5,7 @@ import pytest
 
 from core.collaborative import CollaborativeModel, Likes, LinearBlock
 from core.fusion import Signals
-from core.ports import FusionWeights
+from core.ports.collaborative import FusionWeights
 from training.fusion_choice import Candidates, ItemSignals, K, candidates_of, choose_weights, quality_of
 
 N_ITEMS, DIM = 400, 8

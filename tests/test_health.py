@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from api.health import ENDING, N_FAILURES, PATIENCE_S, Health, HealthReporter
 from core.errors import DependencyUnavailable
-from core.ports import HealthCheck
+from core.ports.observing import HealthCheck
 from models.log_event import LogEvent
 from services.clock import SystemClock
 from services.metrics import PrometheusMetrics

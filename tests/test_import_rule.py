@@ -18,10 +18,10 @@ def test_one_bad_import_in_the_house_would_be_found(tmp_path: Path) -> None:
     for package in PACKAGES:
         if (ROOT / package).is_dir():
             shutil.copytree(ROOT / package, tmp_path / package)
-    ports = tmp_path / "core" / "ports.py"
+    ports = tmp_path / "core" / "ports" / "clock.py"
     ports.write_text(ports.read_text(encoding="utf-8") + "\nfrom services import anything\n", encoding="utf-8")
     [found] = violations(tmp_path)
-    assert found.startswith("core/ports.py:")
+    assert found.startswith("core/ports/clock.py:")
 
 
 def test_every_package_of_the_house_is_known_to_the_rule() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.ports import IndexMark, IndexRows, ItemsMark
+from core.ports.catalogue import ItemsMark
+from core.ports.index import IndexMark, IndexRows
 from services.coded_column import CodedColumn
 from services.index_snapshot import SnapshotDirectory, SnapshotUnreadable, read_snapshot, write_snapshot
 from services.vector_scan import FastScan, build_scan

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from config.catalogue_profile import load_profile
 from core.errors import ConfigurationError, DependencyUnavailable
-from core.ports import IngestStore, Interaction
+from core.ports.collaborative import Interaction
+from core.ports.filling import IngestStore
 from models.catalogue import Item
 from models.source import SourceItem, SourceListener
 from services.catalogue import SqlCatalogue

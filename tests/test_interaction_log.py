@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from config.catalogue_profile import CatalogueProfile
 from core.errors import ConfigurationError, DependencyUnavailable
-from core.ports import Interaction
+from core.ports.collaborative import Interaction
 from services import interaction_log
 from services.database import Database
 from services.interaction_log import SqlInteractionLog

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.interest_balance import InterestBalance
-from core.ports import Floats, Ids
+from core.ports.arrays import Floats, Ids
 from core.ranking import Ranked, RankingConfig, rank
 from core.retrieval import Retrieved
 from models.catalogue import ItemFacts

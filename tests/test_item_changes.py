@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.ports import Ids
+from core.ports.arrays import Ids
 from services.catalogue import SqlCatalogue
 from services.database import Database
 from services.item_changes import ItemsSummary, _sums, date_numbers

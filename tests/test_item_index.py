@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.ports import IndexRows, Predicate
+from core.ports.index import IndexRows, Predicate
 from models.catalogue import ItemFacts
 from services import scan_queue, vector_scan
 from services.item_index import InMemoryItemIndex

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.search import built, catalogue, found_among_first, titles_of, with_a_slip
 from core.errors import DependencyUnavailable
-from core.ports import ItemsMark
+from core.ports.catalogue import ItemsMark
 from core.search_match import Names, Query
 from core.search_text import asked_initials, folded, initials_of, names_of
 from models.catalogue import Item

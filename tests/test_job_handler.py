@@ -14,15 +14,9 @@ from structlog.testing import capture_logs
 
 from config.settings import Settings
 from core.errors import DependencyUnavailable
-from core.ports import (
-    Claim,
-    Clock,
-    JobView,
-    ProgressReporter,
-    ProvisionalDocuments,
-    RankedReporter,
-    ResultDocuments,
-)
+from core.ports.clock import Clock
+from core.ports.recommending import ProgressReporter, RankedReporter
+from core.ports.results import Claim, JobView, ProvisionalDocuments, ResultDocuments
 from models.job import Job, JobStatus
 from services.clock import SystemClock
 from tests.support import hand_clock

@@ -13,7 +13,7 @@ import pytest
 import api.jobs
 from api.server import HttpServer
 from core.errors import DependencyUnavailable
-from core.ports import JobView, ResultDocuments
+from core.ports.results import JobView, ResultDocuments
 from models.job import Job
 from tests.support.http_app import HttpBench, http_bench
 from tests.support.waiting import until

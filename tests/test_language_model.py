@@ -25,7 +25,7 @@ from config.catalogue_profile import load_profile
 from config.prompt_texts import load_prompt_texts
 from core.errors import LANGUAGE_MODEL_FAILURES, LanguageModelFailed
 from core.json_salvage import read_object
-from core.ports import CallUse, Prompt
+from core.ports.language_model import CallUse, Prompt
 from core.prompting import build_prompt
 from services.clock import SystemClock
 from services.language_model import OpenAILanguageModel

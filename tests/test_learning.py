@@ -13,7 +13,9 @@ import pytest_asyncio
 from config.prompt_texts import load_prompt_texts
 from core.explanation import Explainer
 from core.pipeline import RecommendationPipeline
-from core.ports import Catalogue, Claim, ItemIndex
+from core.ports.catalogue import Catalogue
+from core.ports.index import ItemIndex
+from core.ports.results import Claim
 from core.profile import ProfileConfig
 from core.question import PipelineConfig
 from core.reranking import Reranker

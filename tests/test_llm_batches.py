@@ -13,7 +13,8 @@ from pydantic import SecretStr
 
 from config.token_price import TokenPrice
 from core.errors import ConfigurationError, DependencyUnavailable, LanguageModelFailed
-from core.ports import BatchReply, BatchState, BatchUsage, Completion, Prompt
+from core.ports.batches import BatchReply, BatchState, BatchUsage
+from core.ports.language_model import Completion, Prompt
 from services.llm_batches import LOST, MARK, OpenAIBatches
 from tests.support.llm_batches import BatchPlan
 from tests.support.llm_server import LLMServer

@@ -21,7 +21,7 @@ from config.prompt_texts import load_prompt_texts
 from core.explanation import Explainer
 from core.pipeline import RecommendationPipeline
 from core.plain_text import has_markup
-from core.ports import LanguageModel
+from core.ports.language_model import LanguageModel
 from core.question import PipelineConfig
 from core.reranking import Reranker, RerankRequest
 from core.wish import WishReader

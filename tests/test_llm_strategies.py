@@ -20,7 +20,7 @@ from config.settings import Settings
 from config.token_price import TokenPrice
 from core.errors import LanguageModelFailed
 from core.explanation import Explainer
-from core.ports import Prompt
+from core.ports.language_model import Prompt
 from core.reranking import Reranker, RerankRequest
 from core.screening import Screened, parse_screening
 from core.wish import Wish, WishReader

@@ -20,7 +20,9 @@ from api.health import DependencyObserver
 from config.prompt_texts import ClaimWords, load_prompt_texts
 from core.llm_share import Arm
 from core.model_answer import Answer, AnswerGroup, Choice, only_true, only_written_in, parse_answer
-from core.ports import BatchTotals, BatchUsage, Clock, Observer
+from core.ports.batches import BatchTotals, BatchUsage
+from core.ports.clock import Clock
+from core.ports.observing import Observer
 from core.reranking import INCOMPLETE, MALFORMED
 from core.script import Script
 from core.truth import ClaimRules, Truth

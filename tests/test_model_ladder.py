@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from core.errors import LANGUAGE_MODEL_FAILURES, LanguageModelFailed
 from core.lanes import Lane, in_lane
 from core.model_ladder import FINAL_REASONS, ModelLadder, max_prompt_tokens
-from core.ports import Admission, CallUse, Completion, Prompt
+from core.ports.language_model import Admission, CallUse, Completion, Prompt
 from tests.support.hand_clock import HandClock
 from tests.support.llm_server import count_tokens
 

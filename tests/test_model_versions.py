@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import ConfigurationError, DependencyUnavailable
-from core.ports import ModelOrigin, Promotion
+from core.ports.model_store import ModelOrigin, Promotion
 from services.database import Database, parse_url
 from services.fit_lease import held_lease
 from services.model_store import BLOCK_BYTES, ROLLBACK, SqlModelStore, previous_of

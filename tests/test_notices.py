@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from config.settings import Settings
 from core.errors import LanguageModelFailed
-from core.ports import Admission, CallUse
+from core.ports.language_model import Admission, CallUse
 from models.log_event import LogEvent
 from models.notice import Notice, NoticeKind
 from services.budget_notice import TellingGuard

@@ -14,7 +14,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from core.errors import DependencyUnavailable
-from core.ports import Embedder
+from core.ports.index import Embedder
 from models.catalogue import Item
 from services.openai_embedder import OpenAIEmbedder, description
 from tests.support.loopback_http import serving

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.ports import Floats, Hits, IndexChanges, IndexRows, Predicate
+from core.ports.arrays import Floats
+from core.ports.index import Hits, IndexChanges, IndexRows, Predicate
 from services.item_index import InMemoryItemIndex
 from services.overlaid_index import OverlaidIndex, Overlay
 from services.vector_scan import build_scan

@@ -21,7 +21,9 @@ from core.errors import DependencyUnavailable, LanguageModelFailed
 from core.explanation import Explainer
 from core.llm_share import arm_of
 from core.pipeline import RecommendationPipeline
-from core.ports import Completion, IndexRows, ItemIndex, Prompt, ProvisionalDocuments, ResultDocuments
+from core.ports.index import IndexRows, ItemIndex
+from core.ports.language_model import Completion, Prompt
+from core.ports.results import ProvisionalDocuments, ResultDocuments
 from core.question import PipelineConfig
 from core.ranking import RankingConfig
 from core.reranking import Reranker

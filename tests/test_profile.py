@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from core.ports import Floats
+from core.ports.arrays import Floats
 from core.profile import ProfileConfig, TasteProfile, build_profile, interest_weights
 from models.catalogue import Interest
 

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from core.collaborative import Likes
 from core.evaluation import Interval
 from core.fitted_collaborative import FittedCollaborative
-from core.ports import FusionWeights
+from core.ports.collaborative import FusionWeights
 from tests.support.fitted_models import fitted_of
 from tests.support.observed_tastes import (
     BEGAN_S,

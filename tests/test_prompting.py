@@ -12,7 +12,7 @@ from config.catalogue_profile import CatalogueProfile, Words, load_profile
 from config.prompt_texts import PROMPTS, PromptTexts, load_prompt_texts
 from core.handles import Handles
 from core.plain_text import plain_line
-from core.ports import Prompt
+from core.ports.language_model import Prompt
 from core.prompting import ANSWER_SCHEMA, build_prompt, expected_groups, shuffled
 from models.catalogue import Item
 from models.recommendation import Candidate

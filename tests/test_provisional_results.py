@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from core.errors import DependencyUnavailable
-from core.ports import ProvisionalDocuments, ResultDocuments
+from core.ports.results import ProvisionalDocuments, ResultDocuments
 from models.job import Job
 from services.redis_client import open_redis
 from services.result_cache import RedisResultCache

@@ -12,7 +12,7 @@ import pytest
 from api.events import MAX_EVENTS
 from core.event_codec import decode_event, encode_event
 from core.item_versions import VersionFinder
-from core.ports import ResultDocuments
+from core.ports.results import ResultDocuments
 from core.seeds import N_NOBODIES, nobody
 from models.event import EventType
 from models.job import Job, JobContext

@@ -12,7 +12,9 @@ import pytest
 
 from core.embedding import HashingEmbedder
 from core.errors import DependencyUnavailable
-from core.ports import Floats, Ids, IndexChanges, IndexMark, IndexRows, ItemsMark
+from core.ports.arrays import Floats, Ids
+from core.ports.catalogue import ItemsMark
+from core.ports.index import IndexChanges, IndexMark, IndexRows
 from services.index_watch import refresh_for_ever
 from services.refreshing_index import RefreshingIndex
 from tests.support.hand_clock import HandClock

@@ -18,7 +18,7 @@ from core.errors import LanguageModelFailed
 from core.explanation import Explainer
 from core.json_salvage import read_object
 from core.model_answer import parse_answer
-from core.ports import Completion, LanguageModel, Prompt
+from core.ports.language_model import Completion, LanguageModel, Prompt
 from core.reranking import Reranker, RerankRequest
 from models.catalogue import Item
 from models.job import Strategy

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from core.errors import DependencyUnavailable
-from core.ports import Claim, ResultDocuments
+from core.ports.results import Claim, ResultDocuments
 from models.job import Job, JobStatus
 from services.redis_client import open_redis
 from services.result_cache import RedisResultCache

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from config.catalogue_profile import load_profile
-from core.ports import ResultDocuments
+from core.ports.results import ResultDocuments
 from core.result_document import (
     DOCUMENT_VERSION,
     Finished,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.ports import Floats
+from core.ports.arrays import Floats
 from services.recall_sample import N_TRUE, Nearest, RecallSample, interests
 from services.schema import N_CODES
 from services.sign_codes import Question, SignCoder

@@ -7,7 +7,8 @@ import pytest
 import pytest_asyncio
 
 from core.errors import PublishRefused
-from core.ports import BatchQuestion, Claim
+from core.ports.batches import BatchQuestion
+from core.ports.results import Claim
 from core.refresh_job import refresh_job
 from core.submission import submit
 from models.job import Job, JobStatus

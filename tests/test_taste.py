@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.ports import Floats
+from core.ports.arrays import Floats
 from core.profile import ProfileConfig
 from core.repetition import Shown, repetition_factors
 from core.taste import Taste, aversion_factors, drift, taste_of, with_dates

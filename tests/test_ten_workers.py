@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from core.errors import LanguageModelFailed
 from core.model_ladder import ModelLadder, max_prompt_tokens
-from core.ports import Prompt
+from core.ports.language_model import Prompt
 from services.call_budgets import RedisCallBudgets
 from services.call_guard import RedisCallGuard
 from services.clock import SystemClock

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from config.catalogue_profile import load_profile
 from config.llm_strategies import DEFAULT_STRATEGIES, StrategyLimits
 from config.prompt_texts import load_prompt_texts
-from core.ports import Prompt
+from core.ports.language_model import Prompt
 from core.prompting import Wanted, affordable_picks, build_prompt
 from core.token_estimate import rough_tokens
 from models.catalogue import Item

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from config.settings import Settings
 from core.errors import ConfigurationError, DependencyUnavailable, LanguageModelFailed
-from core.ports import CallUse
+from core.ports.language_model import CallUse
 from models.log_event import LogEvent
 from services.traces import CLOSE_WITHIN_S, Traces, _ShareOfTraces, _Telling, open_traces
 from tests.support.otlp_receiver import OtlpReceiver, Span, otlp_receiver

@@ -22,7 +22,7 @@ from core.errors import ConfigurationError, LanguageModelFailed
 from core.evaluation import Interval
 from core.explanation import Explainer
 from core.item_versions import VersionFinder
-from core.ports import Completion, LanguageModel, Prompt
+from core.ports.language_model import Completion, LanguageModel, Prompt
 from core.question import PipelineConfig
 from core.ranking import RankingConfig
 from core.reranking import Reranker

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.ports import Floats
+from core.ports.arrays import Floats
 from services import scan_queue, vector_scan
 from services.scan_queue import QueuedScan
 from services.vector_scan import (

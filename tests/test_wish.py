@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from config.catalogue_profile import load_profile
 from config.wish_table import PartOfDay, Trait, WishTable
 from core.plain_text import plain_line
-from core.ports import Predicate
+from core.ports.index import Predicate
 from core.wish import MAX_PARTS, Sought, Wish, WishConfig, WishFit, WishPlaces, WishReader, measure
 from models.catalogue import ItemFacts
 from models.job import JobContext

@@ -15,7 +15,8 @@ from config.prompt_texts import load_prompt_texts
 from config.wish_texts import WISHES, load_wish_texts
 from core.embedding import HashingEmbedder
 from core.explanation import Explainer
-from core.ports import IndexRows, Prompt
+from core.ports.index import IndexRows
+from core.ports.language_model import Prompt
 from core.profile import ProfileConfig, build_profile
 from core.ranking import RankingConfig, rank
 from core.result_document import matched_criteria

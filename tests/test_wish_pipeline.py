@@ -21,7 +21,10 @@ from config.wish_table import WishTable
 from core.errors import DependencyUnavailable
 from core.explanation import Explainer
 from core.pipeline import RecommendationPipeline
-from core.ports import Floats, Prompt, ResultDocuments, WishEmbedder
+from core.ports.arrays import Floats
+from core.ports.index import WishEmbedder
+from core.ports.language_model import Prompt
+from core.ports.results import ResultDocuments
 from core.question import PipelineConfig
 from core.reranking import Reranker
 from core.wish import WishConfig

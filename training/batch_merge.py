@@ -7,9 +7,8 @@ from typing import Literal
 
 from core.errors import LanguageModelFailed, MemberForgotten
 from core.pipeline import RecommendationPipeline
-from core.ports import (
+from core.ports.batches import (
     BATCH_OUTCOMES,
-    AnswerCache,
     BatchApi,
     BatchLedger,
     BatchPart,
@@ -17,10 +16,10 @@ from core.ports import (
     BatchReply,
     BatchState,
     BatchUsage,
-    Clock,
-    JobPublisher,
-    ResultCache,
 )
+from core.ports.clock import Clock
+from core.ports.messages import JobPublisher
+from core.ports.results import AnswerCache, ResultCache
 from core.refresh_job import refresh_job
 from training.batch_questions import AT_ONCE
 from training.online_refresh import WINDOW, submit_refreshes

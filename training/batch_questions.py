@@ -11,7 +11,9 @@ import orjson
 
 from core.model_ladder import max_prompt_tokens
 from core.pipeline import Prepared, RecommendationPipeline
-from core.ports import BatchApi, BatchQuestion, Prompt, ResultCache
+from core.ports.batches import BatchApi, BatchQuestion
+from core.ports.language_model import Prompt
+from core.ports.results import ResultCache
 from core.refresh_job import refresh_job
 from core.token_estimate import rough_tokens
 from models.job import Job, JobStatus

@@ -21,18 +21,10 @@ from zoneinfo import ZoneInfo
 import structlog
 
 from core.errors import DependencyUnavailable
-from core.ports import (
-    ActiveMembers,
-    AnswerCache,
-    BatchApi,
-    BatchLedger,
-    BatchPart,
-    BatchPurse,
-    BatchQuestion,
-    BatchState,
-    BatchUsage,
-    Clock,
-)
+from core.ports.batches import BatchApi, BatchLedger, BatchPart, BatchPurse, BatchQuestion, BatchState, BatchUsage
+from core.ports.catalogue import ActiveMembers
+from core.ports.clock import Clock
+from core.ports.results import AnswerCache
 from models.log_event import LogEvent
 from training.batch_merge import BatchMerger, instant_ns
 from training.batch_questions import Due, RefreshQuestions

@@ -12,7 +12,8 @@ from rich.table import Table
 from config.catalogue_profile import CatalogueProfile
 from core.data_checks import CheckReport
 from core.data_figures import DataFigures, ItemCount, with_interactions
-from core.ports import Catalogue, InteractionLog
+from core.ports.catalogue import Catalogue
+from core.ports.collaborative import InteractionLog
 from models.catalogue import Item
 from models.source import SourceItem, SourceLike
 from training.csv_rows import RowProblem

@@ -16,7 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from config.catalogue_profile import CatalogueProfile
-from core.ports import Catalogue, Clock, JobPublisher, ResultCache
+from core.ports.catalogue import Catalogue
+from core.ports.clock import Clock
+from core.ports.messages import JobPublisher
+from core.ports.results import ResultCache
 from core.submission import submit
 from models.catalogue import Item
 from models.job import Job, JobStatus

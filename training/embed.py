@@ -16,7 +16,9 @@ import structlog
 from core.catalogue_statistics import MIN_ITEMS, STATISTICS_KIND, CatalogueCount, CatalogueStatistics, version_of
 from core.embedding import HashingEmbedder, content_hash
 from core.errors import ConfigurationError
-from core.ports import Catalogue, ChangingCatalogue, Embedder, EmbeddingStore, ItemsMark, ModelStore
+from core.ports.catalogue import Catalogue, ChangingCatalogue, ItemsMark
+from core.ports.index import Embedder, EmbeddingStore
+from core.ports.model_store import ModelStore
 from models.catalogue import Item
 from models.log_event import LogEvent
 

@@ -18,7 +18,9 @@ from core.embedding import HashingEmbedder
 from core.errors import ConfigurationError
 from core.fitted_collaborative import FittedCollaborative
 from core.item_versions import VersionFinder
-from core.ports import CollaborativeSource, Floats, FusionWeights, IndexRows, ItemIndex
+from core.ports.arrays import Floats
+from core.ports.collaborative import CollaborativeSource, FusionWeights
+from core.ports.index import IndexRows, ItemIndex
 from core.profile import build_profile
 from core.question import PipelineConfig
 from core.ranking import rank

@@ -9,7 +9,7 @@ import numpy as np
 
 from core.errors import ConfigurationError
 from core.fitted_collaborative import MODEL_KIND, FittedCollaborative
-from core.ports import ModelOrigin, ModelRegistry, ModelStore
+from core.ports.model_store import ModelOrigin, ModelRegistry, ModelStore
 from training.fusion_choice import K
 from training.observations import Observed, Tell
 from training.promotion import ActiveVersion, Comparison, ShownTo, compare, hold_out, nothing_shown

@@ -13,7 +13,7 @@ import numpy as np
 from core.collaborative import Doubles, Floats, Indices, Likes
 from core.evaluation import Quality, quality_at
 from core.fusion import Signals, fuse
-from core.ports import FusionWeights
+from core.ports.collaborative import FusionWeights
 from training.tuning import is_beyond_noise
 
 K = 20

@@ -14,7 +14,8 @@ import structlog
 from config.catalogue_profile import CatalogueProfile, ColumnType
 from config.source_files import ItemFile, LikeFile
 from core.errors import ConfigurationError
-from core.ports import ImportCursors, IngestStore, Interaction, ListedItem, ListStore, RowSource
+from core.ports.collaborative import Interaction
+from core.ports.filling import ImportCursors, IngestStore, ListedItem, ListStore, RowSource
 from models.log_event import LogEvent
 from models.source import SourceItem
 from training.csv_rows import InvalidRow, clean, integer

@@ -19,7 +19,8 @@ import structlog
 from config.catalogue_profile import CatalogueProfile
 from config.source_files import SourceMapping
 from core.errors import ConfigurationError
-from core.ports import IngestStore, Interaction
+from core.ports.collaborative import Interaction
+from core.ports.filling import IngestStore
 from models.log_event import LogEvent
 from models.source import SourceItem, SourceLike
 from training.csv_rows import InvalidRow, Layout, RowProblem

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from config.token_price import TokenPrice
 from core.item_versions import VersionFinder
-from core.ports import Clock, LanguageModel, Prompt
+from core.ports.clock import Clock
+from core.ports.language_model import LanguageModel, Prompt
 from core.question import PipelineConfig
 from core.reranking import Reranker
 from training.kept_answers import question_id

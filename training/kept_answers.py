@@ -9,7 +9,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from core.errors import ConfigurationError
-from core.ports import Completion, Prompt
+from core.ports.language_model import Completion, Prompt
 
 _DIGEST_BYTES = 16
 _TABLE = (

@@ -9,7 +9,9 @@ import numpy as np
 from config.catalogue_profile import Fitting
 from core.collaborative import Doubles, Indices
 from core.errors import ConfigurationError
-from core.ports import EmbeddingStore, Floats, Ids, IndexRows, Interaction, InteractionLog
+from core.ports.arrays import Floats, Ids
+from core.ports.collaborative import Interaction, InteractionLog
+from core.ports.index import EmbeddingStore, IndexRows
 from core.splits import Interactions
 from training.collaborative_fit import Matrix
 from training.interaction_files import ItemTable

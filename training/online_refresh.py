@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from datetime import date
 
-from core.ports import BatchQuestion, JobPublisher, ResultCache
+from core.ports.batches import BatchQuestion
+from core.ports.messages import JobPublisher
+from core.ports.results import ResultCache
 from core.refresh_job import refresh_job
 from core.submission import submit
 

@@ -26,7 +26,7 @@ import numpy as np
 from core.collaborative import Floats, Indices, Likes
 from core.evaluation import Interval, Quality, mean_of, paired_bootstrap
 from core.fitted_collaborative import FittedCollaborative
-from core.ports import Ids
+from core.ports.arrays import Ids
 from core.splits import Mask, Split, hold_out_per_user
 from training.fusion_choice import K, Scorer, quality_of
 from training.observations import MIN_ITEMS, Observed, Tell

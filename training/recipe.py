@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from core.collaborative import CollaborativeModel, Doubles, Indices, Likes
 from core.evaluation import Quality, quality_at
-from core.ports import FusionWeights
+from core.ports.collaborative import FusionWeights
 from core.splits import Interactions, Mask, Split, hold_out_users
 from training.fusion_choice import Candidates, ItemSignals, K, Scorer, candidates_of, choose_weights, quality_of
 from training.observations import Observed, Tell

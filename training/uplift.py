@@ -31,7 +31,9 @@ from core.evaluation import (
     quality_at,
 )
 from core.model_answer import parse_answer
-from core.ports import CollaborativeSource, Completion, ItemIndex, Prompt
+from core.ports.collaborative import CollaborativeSource
+from core.ports.index import ItemIndex
+from core.ports.language_model import Completion, Prompt
 from core.prompting import shuffled
 from core.reranking import Asked, RerankRequest
 from core.token_estimate import rough_tokens

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 
 from core.dead_letter_desk import DeadLetterNote, DeadLetterPage
-from core.ports import Clock, ResultCache
+from core.ports.clock import Clock
+from core.ports.results import ResultCache
 from workers.broker import Broker
 from workers.dead_letter_text import n_tries, printable
 from workers.dead_letters import DeadLetters, Fate, Letter, Wanted

@@ -15,7 +15,8 @@ from enum import StrEnum
 
 from core.errors import DependencyUnavailable, InvalidMessage
 from core.job_codec import decode_job, with_attempt
-from core.ports import Clock, ResultCache
+from core.ports.clock import Clock
+from core.ports.results import ResultCache
 from models.job import Job, JobStatus
 from workers.broker import Broker, Delivery, OutgoingMessage, Unroutable
 from workers.delivery_count import DELIVERY_COUNT_HEADER, RETURNED_HEADER

@@ -10,7 +10,7 @@ ours carries it over.
 """
 
 from core.errors import DeliveredTooOften
-from core.ports import Claim
+from core.ports.results import Claim
 from workers.broker import Delivery
 
 DELIVERY_COUNT_HEADER = "x-delivery-count"

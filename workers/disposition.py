@@ -17,7 +17,7 @@ from core.errors import (
     SongsAIError,
     encodable,
 )
-from core.ports import Claim
+from core.ports.results import Claim
 
 MAX_ERROR_CHARS = 500
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import structlog
 
 from core.errors import ConfigurationError, DependencyUnavailable
-from core.ports import Clock
+from core.ports.clock import Clock
 from models.event import Event
 from models.log_event import LogEvent
 

@@ -10,7 +10,7 @@ from core.errors import InvalidMessage
 from core.event_codec import decode_event
 from core.feedback import EventLog, Feedback, Forgetting, happened_at
 from core.llm_share import Arm
-from core.ports import Clock
+from core.ports.clock import Clock
 from models.event import Event
 from models.log_event import LogEvent
 from workers.broker import Delivery

@@ -9,7 +9,9 @@ import structlog
 from core.errors import ConfigurationError, DependencyUnavailable
 from core.feedback import DueRefresh, RefreshRequests
 from core.lanes import Lane, in_lane
-from core.ports import Clock, JobPublisher, ResultCache
+from core.ports.clock import Clock
+from core.ports.messages import JobPublisher
+from core.ports.results import ResultCache
 from core.submission import submit
 from models.log_event import LogEvent
 

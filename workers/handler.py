@@ -11,7 +11,9 @@ from structlog.contextvars import bound_contextvars
 from core.errors import DependencyUnavailable, InvalidMessage, JobTimedOut
 from core.job_codec import decode_job
 from core.lanes import Lane, current_lane
-from core.ports import Claim, Clock, RankedReporter, Recommender, ResultCache, ResultDocuments
+from core.ports.clock import Clock
+from core.ports.recommending import RankedReporter, Recommender
+from core.ports.results import Claim, ResultCache, ResultDocuments
 from core.trace_context import logged_trace_id
 from models.job import Job
 from models.log_event import LogEvent

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import structlog
 
 from core.errors import DependencyUnavailable
-from core.ports import ResultCache
+from core.ports.results import ResultCache
 from models.log_event import LogEvent
 
 log = structlog.get_logger()

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from core.errors import DependencyUnavailable
-from core.ports import Clock, ProvisionalDocuments, ProvisionalResults
+from core.ports.clock import Clock
+from core.ports.results import ProvisionalDocuments, ProvisionalResults
 from models.job import Job
 from models.log_event import LogEvent
 from workers.observer import WorkerObserver

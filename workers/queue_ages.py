@@ -8,7 +8,7 @@ found the queue empty.
 
 from dataclasses import dataclass
 
-from core.ports import Clock
+from core.ports.clock import Clock
 
 _NS_PER_S = 1_000_000_000
 

@@ -17,7 +17,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from core.errors import DependencyUnavailable
-from core.ports import Clock
+from core.ports.clock import Clock
 from core.schedule import LeaderLease, TaskOutcome, TaskRuns, is_due
 from models.log_event import LogEvent
 

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from core.ports import BatchTotals
+from core.ports.batches import BatchTotals
 
 
 class BatchMetrics(Collector):

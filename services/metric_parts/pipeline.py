@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from core.ports import Clock
+from core.ports.clock import Clock
 from services.metric_parts.buckets import STAGE_BUCKETS_S
 from services.metric_parts.labels import ANSWER_KINDS, ARMS, STAGES
 from services.metric_parts.series import bounded, labelled, total

@@ -14,7 +14,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from core.ports import Clock
+from core.ports.clock import Clock
 from services.metric_parts.buckets import SHORT_BUCKETS_S
 from services.metric_parts.memory import MemoryMetrics
 

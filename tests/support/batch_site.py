@@ -11,7 +11,9 @@ import orjson
 
 from config.settings import Settings
 from config.token_price import TokenPrice
-from core.ports import ActiveMembers, AnswerCache, BatchApi, BatchLedger, BatchPurse
+from core.ports.batches import BatchApi, BatchLedger, BatchPurse
+from core.ports.catalogue import ActiveMembers
+from core.ports.results import AnswerCache
 from services.answer_cache import RedisAnswerCache
 from services.batch_ledger import SqlBatchLedger
 from services.batch_purse import RedisBatchPurse

@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from core.ports import Floats, Hits, Ids, Predicate
+from core.ports.arrays import Floats, Ids
+from core.ports.index import Hits, Predicate
 from models.catalogue import Item, ItemFacts
 from models.recommendation import Candidate, Evidence, RecommendationType
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from core.ports import Floats
+from core.ports.arrays import Floats
 
 
 def clustered_rows(n: int, dim: int, *, size: int = 50, seed: int = 1) -> Floats:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import orjson
 
-from core.ports import ProgressReporter, RankedReporter, ResultDocuments
+from core.ports.recommending import ProgressReporter, RankedReporter
+from core.ports.results import ResultDocuments
 from models.job import Job
 from services.clock import SystemClock
 from services.redis_client import open_redis

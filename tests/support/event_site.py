@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from core.event_codec import encode_event
 from core.llm_share import Arm
-from core.ports import ResultDocuments
+from core.ports.results import ResultDocuments
 from core.withdrawal import without_items
 from models.event import Event, EventType
 from services.clock import SystemClock

@@ -6,7 +6,8 @@ import numpy as np
 
 from core.collaborative import CollaborativeModel, LinearBlock
 from core.fitted_collaborative import FittedCollaborative
-from core.ports import Floats, FusionWeights
+from core.ports.arrays import Floats
+from core.ports.collaborative import FusionWeights
 
 WEIGHTS = FusionWeights(content=0.5, collaborative=1.0, popularity=0.1)
 

@@ -10,7 +10,7 @@ from random import Random
 
 from config.token_price import TokenPrice
 from core.errors import LanguageModelFailed
-from core.ports import CallUse
+from core.ports.language_model import CallUse
 from services.call_budgets import RedisCallBudgets
 from services.call_guard import RedisCallGuard
 from services.circuit_breaker import RedisCircuitBreaker

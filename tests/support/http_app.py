@@ -14,7 +14,11 @@ from api.app import create_app
 from api.health import HealthReporter
 from core.errors import DependencyUnavailable, PublishRefused
 from core.feedback import RefreshRequests
-from core.ports import Clock, HealthCheck, JobPublisher, ModelRegistry, ResultCache
+from core.ports.clock import Clock
+from core.ports.messages import JobPublisher
+from core.ports.model_store import ModelRegistry
+from core.ports.observing import HealthCheck
+from core.ports.results import ResultCache
 from models.event import Event
 from models.job import Job
 from services.metrics import PrometheusMetrics

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from core.ports import IndexRows
+from core.ports.index import IndexRows
 
 
 def make_rows(

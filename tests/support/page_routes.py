@@ -7,7 +7,8 @@ from core.catalogue_view import CatalogueViewer
 from core.dead_letter_desk import DeadLetterNote, DeadLetterPage
 from core.errors import DependencyUnavailable
 from core.member_view import MemberViewer
-from core.ports import ModelOrigin, Promotion, ResultCache, StoredVersion
+from core.ports.model_store import ModelOrigin, Promotion, StoredVersion
+from core.ports.results import ResultCache
 from models.catalogue import Listener
 from tests.support.small_catalogue import Showroom
 

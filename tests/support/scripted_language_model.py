@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from core.errors import LanguageModelFailed
-from core.ports import Completion, Prompt
+from core.ports.language_model import Completion, Prompt
 
 
 class ScriptedLanguageModel:

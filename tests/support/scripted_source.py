@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from core.ports import Floats, FusionWeights, Hits, Ids
+from core.ports.arrays import Floats, Ids
+from core.ports.collaborative import FusionWeights
+from core.ports.index import Hits
 
 
 @dataclass

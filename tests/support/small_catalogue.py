@@ -11,7 +11,8 @@ from core.browsing import ItemBrowser
 from core.explanation import Explainer
 from core.first_stage import FirstStage
 from core.item_versions import VersionFinder
-from core.ports import Floats, ItemChanges, ItemsMark
+from core.ports.arrays import Floats
+from core.ports.catalogue import ItemChanges, ItemsMark
 from core.question import PipelineConfig
 from core.seeds import SeedRecommender
 from core.turns import Turns

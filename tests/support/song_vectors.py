@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from core.ports import Floats
+from core.ports.arrays import Floats
 from models.catalogue import Item
 from services.database import Database
 from services.embedding_store import SqlEmbeddingStore

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from core.ports import Clock
+from core.ports.clock import Clock
 from models.event import Event
 from models.job import Job
 from training.simulator.as_events import events_of

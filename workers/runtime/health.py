@@ -5,7 +5,7 @@ from functools import partial
 
 from config.settings import MEMORY_URL
 from core.errors import DependencyUnavailable
-from core.ports import HealthCheck
+from core.ports.observing import HealthCheck
 from services.call_budgets import spend_today_usd
 from services.circuit_breaker import BreakerState, breaker_states
 from services.redis_client import appendonly_enabled, ping

@@ -12,7 +12,9 @@ from config.prompt_texts import PromptTexts
 from config.settings import Settings
 from core.explanation import Explainer
 from core.model_ladder import ModelLadder
-from core.ports import CallGuard, Clock, LanguageModel, Notices
+from core.ports.clock import Clock
+from core.ports.language_model import CallGuard, LanguageModel
+from core.ports.observing import Notices
 from core.reranking import Reranker
 from core.tracing import NO_TRACING, Tracing
 from models.log_event import LogEvent

@@ -22,7 +22,7 @@ from core.errors import ConfigurationError
 from core.explanation import Explainer
 from core.llm_share import Arm, arm_of
 from core.pipeline import RecommendationPipeline
-from core.ports import Clock
+from core.ports.clock import Clock
 from core.tracing import Tracing
 from core.turns import Turns
 from core.wish import WishConfig

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from config.settings import Settings
 from core.errors import ConfigurationError
-from core.ports import Clock
+from core.ports.clock import Clock
 from core.tracing import NO_TRACING, Tracing
 from services.database import Database
 from services.metrics import PrometheusMetrics
