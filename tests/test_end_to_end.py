@@ -450,7 +450,7 @@ async def test_sigterm_lets_running_jobs_end_and_leaves_the_rest_to_others(site:
 
 
 async def test_a_worker_that_drains_is_alive_but_not_ready(site: Site) -> None:
-    site.llm.delay_s = 2.5
+    site.llm.delay_s = 5
     bodies = jobs_of(range(650, 652))
     async with worker(site.environment) as process, process.client() as client:
         await site.backend.publish(bodies)
@@ -461,7 +461,7 @@ async def test_a_worker_that_drains_is_alive_but_not_ready(site: Site) -> None:
             health = await client.get("/health/ready")
             return (health.status_code, health.json()["reason"]) == (503, ENDING)
 
-        await until(says_that_it_ends, within_s=2)
+        await until(says_that_it_ends, within_s=4.5)
         assert (await client.get("/health/live")).status_code == 200
         statuses = await site.backend.statuses([body["jobId"] for body in bodies])
         assert {fields["status"] for fields in statuses.values()} == {"running"}

@@ -65,7 +65,7 @@ class Applied:
         async def have() -> bool:
             return self.levels == list(levels)
 
-        await until(have, within_s=5)
+        await until(have)
 
 
 async def test_each_change_is_followed_and_logged_and_the_own_level_comes_back(client: Redis) -> None:
