@@ -160,23 +160,42 @@ async def test_a_version_of_newer_data_takes_the_place_of_one_no_better(database
     assert newest.metrics["holdout_recall_of_active"] > 0
 
 
+BLIND = FusionWeights(content=0.0, collaborative=0.0, popularity=1.0)
+
+
 async def test_a_worse_version_is_kept_but_not_put_in_force(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await with_listeners(database)
     models = SqlModelStore(database, HandClock())
     first, _ = await fitted_and_kept(database, models)
-    blind = FusionWeights(content=0.0, collaborative=0.0, popularity=1.0)
-    monkeypatch.setattr(recipe, "choose_weights", lambda *_, **__: blind)
-    second, kept = await fitted_and_kept(database, models, seed=1)
-    assert second.recipe.weights == blind
+    active = await active_of(models)
+    assert active is not None
+    monkeypatch.setattr(recipe, "choose_weights", lambda *_, **__: BLIND)
+    # As an older program left it, so that its recipe cannot stay.
+    second = fit_on(await observed_in(database), active=replace(active, recipe=None), budget_s=0, seed=1)
+    kept = await keep(models, second)
+    assert second.recipe.weights == BLIND
     assert (kept.changed, kept.in_force) == (False, False)
     assert re.search(
-        r"worse than \w+ \(its recipe, fitted anew\) on \d+ listeners: Recall@20 0\.\d+ against", kept.reason
+        r"worse than \w+ \(the default recipe with its mixture\) on \d+ listeners: Recall@20 0\.\d+ against",
+        kept.reason,
     )
     assert await models.active_version(MODEL_KIND) == first.fitted.version
     assert await models.load(MODEL_KIND, second.fitted.version) == second.fitted.to_bytes()
     assert "kept, but not put in force: worse than" in str(kept)
+
+
+async def test_a_worse_recipe_than_the_active_one_is_not_even_fitted(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await with_listeners(database)
+    models = SqlModelStore(database, HandClock())
+    first, _ = await fitted_and_kept(database, models)
+    monkeypatch.setattr(recipe, "choose_weights", lambda *_, **__: BLIND)
+    second, kept = await fitted_and_kept(database, models, seed=1)
+    assert second.recipe == first.recipe
+    assert kept.in_force
 
 
 async def test_what_was_fitted_again_is_in_force_already(database: Database) -> None:

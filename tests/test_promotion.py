@@ -27,7 +27,7 @@ from tests.support.observed_tastes import (
     taste_of,
 )
 from training.observations import Observed
-from training.promotion import ActiveVersion, AsStored, Comparison, compare, hold_out
+from training.promotion import ActiveVersion, AsStored, Comparison, Trial, hold_out
 from training.recipe import Asked, Recipe
 from training.tuning import DEFAULTS
 
@@ -60,7 +60,7 @@ def active_by(recipe: Recipe, observed: Observed, *, known: bool = True) -> Acti
 
 def compared(observed: Observed, recipe: Recipe, active: ActiveVersion | None) -> Comparison:
     holdout = hold_out(observed, active.until_s if active else None, seed=0)
-    return compare(observed, holdout, recipe, active, seed=0, tell=lambda _: None)
+    return Trial(observed, holdout, seed=0).compare(recipe, active)
 
 
 # --- what is held out ---
@@ -159,10 +159,10 @@ def test_an_active_version_that_has_seen_the_answers_is_not_asked_as_it_is() -> 
     seen = active_by(GOOD, observed)
     split = hold_out(observed, None, seed=0)
     assert split.cut_s is not None
-    cheating = compare(observed, split, GOOD, replace(seen, until_s=split.cut_s), seed=0, tell=lambda _: None)
+    cheating = Trial(observed, split, seed=0).compare(GOOD, replace(seen, until_s=split.cut_s))
     assert cheating.contender == "as it is stored"
     assert cheating.worse_in
-    honest = compare(observed, split, GOOD, seen, seed=0, tell=lambda _: None)
+    honest = Trial(observed, split, seed=0).compare(GOOD, seen)
     assert honest.contender == "its recipe, fitted anew"
     assert not honest.worse_in
 
@@ -232,7 +232,7 @@ def test_likes_of_what_was_shown_do_not_speak_for_the_version_that_showed_it() -
     split = hold_out(observed, day(11.5), seed=0)
     active = replace(bad, until_s=day(11.5))
     told: list[str] = []
-    flattered = compare(observed, split, GOOD, active, seed=0, tell=told.append)
+    flattered = Trial(observed, split, seed=0, tell=told.append).compare(GOOD, active)
     assert flattered.contender == "as it is stored"
     assert flattered.worse_in == ["recall", "ndcg"]
     asked_for: list[int] = []
@@ -241,7 +241,8 @@ def test_likes_of_what_was_shown_do_not_speak_for_the_version_that_showed_it() -
         asked_for.extend(member_ids)
         return shown
 
-    found = compare(observed, split, GOOD, active, seed=0, tell=told.append, shown_to=shown_to)
+    told.clear()
+    found = Trial(observed, split, seed=0, tell=told.append, shown_to=shown_to).compare(GOOD, active)
     assert not found.worse_in
     assert found.differences["recall"].value > flattered.differences["recall"].high
     assert set(asked_for) <= set(shown)
@@ -249,15 +250,59 @@ def test_likes_of_what_was_shown_do_not_speak_for_the_version_that_showed_it() -
     n_left_out = re.search(r", but the ([\d,]+) of ([\d,]+) likes of items that had been recommended", found.held_out)
     assert n_left_out
     assert 0 < int(n_left_out[1].replace(",", "")) < int(n_left_out[2].replace(",", ""))
-    assert told[-1].endswith(f": {found.n_listeners} listeners")
+    assert told[0].endswith(f": {found.n_listeners} listeners")
+
+
+# --- which recipe ---
+
+
+def nearly(recipe: Recipe) -> Recipe:
+    """Of a little more ridge, which changes hardly a list."""
+    linear = recipe.parameters.linear
+    return replace(recipe, parameters=replace(recipe.parameters, linear=replace(linear, ridge=1.01 * linear.ridge)))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "before", "settled"),
+    [(nearly(GOOD), GOOD, GOOD), (BLIND, GOOD, GOOD), (GOOD, BLIND, GOOD), (GOOD, GOOD, GOOD)],
+    ids=["as good", "worse", "better", "the same"],
+)
+def test_a_recipe_that_is_not_better_beyond_noise_does_not_take_the_active_ones_place(
+    chosen: Recipe, before: Recipe, settled: Recipe
+) -> None:
+    observed, told = observed_of(listeners()), list[str]()
+    trial = Trial(observed, hold_out(observed, None, seed=0), seed=0, tell=told.append)
+    assert trial.settled(chosen, active_by(before, observed)) == settled
+    assert [line for line in told if "recipe stays" in line] == (
+        [f"the active version's recipe stays: {chosen} is not better beyond noise"] if chosen != settled else []
+    )
+
+
+def test_a_recipe_is_new_where_no_other_is_known_or_serves() -> None:
+    observed = observed_of(listeners())
+    trial = Trial(observed, hold_out(observed, None, seed=0), seed=0)
+    active = active_by(GOOD, observed)
+    for nothing_known in (None, replace(active, recipe=None), replace(active, fitted=None)):
+        assert trial.settled(BLIND, nothing_known) == BLIND
+
+
+def test_a_recipe_that_is_liked_for_what_was_shown_alone_is_not_better() -> None:
+    alone, (because_shown, shown) = listeners(), shown_amiss()
+    own = {(member, item) for member, item, _ in alone}
+    observed = observed_of([*alone, *(pair for pair in because_shown if pair[:2] not in own)])
+    holdout, told = hold_out(observed, None, seed=0), list[str]()
+    trial = Trial(observed, holdout, seed=0, tell=told.append, shown_to=lambda _: shown)
+    assert trial.settled(BLIND, active_by(GOOD, observed)) == GOOD
+    assert trial.compare(GOOD, active_by(GOOD, observed)).differences["recall"] == Interval(0.0, 0.0, 0.0)
+    assert told.count("fitting without what is held out") == 2
 
 
 def test_where_all_likes_are_of_what_was_shown_they_count() -> None:
     observed = observed_of(listeners())
     everything = {member: list(range(1, N_ITEMS + 1)) for member in range(240)}
     holdout = hold_out(observed, None, seed=0)
-    found = compare(observed, holdout, GOOD, None, seed=0, tell=lambda _: None, shown_to=lambda _: everything)
-    plain = compare(observed, holdout, GOOD, None, seed=0, tell=lambda _: None)
+    found = Trial(observed, holdout, seed=0, shown_to=lambda _: everything).compare(GOOD, None)
+    plain = Trial(observed, holdout, seed=0).compare(GOOD, None)
     assert found.held_out == f"{holdout}, of items that had been recommended too, for too few likes are of others"
     assert (found.new, found.n_listeners) == (plain.new, plain.n_listeners)
     assert plain.held_out == str(holdout)

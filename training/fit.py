@@ -12,7 +12,7 @@ from core.fitted_collaborative import MODEL_KIND, FittedCollaborative
 from core.ports.model_store import ModelOrigin, ModelRegistry, ModelStore
 from training.fusion_choice import K
 from training.observations import Observed, Tell
-from training.promotion import ActiveVersion, Comparison, ShownTo, compare, hold_out, nothing_shown
+from training.promotion import ActiveVersion, Comparison, ShownTo, Trial, hold_out, nothing_shown
 from training.recipe import Recipe, choose_recipe
 
 
@@ -90,8 +90,10 @@ def fit_on(
     Likes of what members were shown by ``shown_to`` do not count in that judgement: see ``training.promotion``.
     """
     holdout = hold_out(observed, active.until_s if active else None, seed=seed)
-    recipe, metrics = choose_recipe(observed, holdout.split.train, budget_s=budget_s, seed=seed, tell=tell)
-    comparison = compare(observed, holdout, recipe, active, seed=seed, tell=tell, shown_to=shown_to)
+    chosen, metrics = choose_recipe(observed, holdout.split.train, budget_s=budget_s, seed=seed, tell=tell)
+    trial = Trial(observed, holdout, seed=seed, tell=tell, shown_to=shown_to)
+    recipe = trial.settled(chosen, active)
+    comparison = trial.compare(recipe, active)
     tell("fitting on all interactions")
     fitted = FittedCollaborative(observed.item_ids, recipe.fitted(observed, seed=seed), recipe.weights)
     sizes = {

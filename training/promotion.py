@@ -3,7 +3,8 @@
 Held out is what came last, where instants are known: what members first did anything with after a cut, of members who
 were there before. What they had before and came back to is no question: a stored model may have seen it.
 Where they are not, it is a seeded share of each listener's items. The new version's recipe (its parameters, chosen by
-itself) sees only the rest, and so does what it is fitted by here; on everything it is fitted afterwards.
+itself) sees only the rest, and so does what it is fitted by here; on everything it is fitted afterwards. Where it is
+not better than the active version's recipe beyond noise, that one stays, and only the data are new.
 
 Who stands for the active version depends on what that has seen. Where its data ended before the cut, it is asked as it
 is stored and served: then data that went bad since count against the new one. The cut is put where they ended if
@@ -31,6 +32,7 @@ from core.splits import Mask, Split, hold_out_per_user
 from training.fusion_choice import K, Scorer, quality_of
 from training.observations import MIN_ITEMS, Observed, Tell
 from training.recipe import Asked, Recipe, means_of
+from training.tuning import is_beyond_noise
 
 MEASURES = ("recall", "ndcg")
 _SHOWN = {"recall": f"Recall@{K}", "ndcg": f"NDCG@{K}"}
@@ -152,38 +154,64 @@ def nothing_shown(_member_ids: Sequence[int]) -> Mapping[int, Collection[int]]:
     return {}
 
 
-def compare(
-    observed: Observed,
-    holdout: Holdout,
-    recipe: Recipe,
-    active: ActiveVersion | None,
-    *,
-    seed: int,
-    tell: Tell,
-    shown_to: ShownTo = nothing_shown,
-) -> Comparison:
-    """Judge ``recipe`` fitted on the rest beside what stands for the active version."""
-    asked, held_out = _asked(observed, holdout, shown_to)
-    tell(f"judging by {held_out}: {np.count_nonzero(asked.targets.counts)} listeners")
-    ours = _quality(recipe.fitted(observed, holdout.split.train, seed=seed), recipe, asked)
-    version = active.version if active else None
-    comparison = Comparison(held_out, len(ours.recall), version, None, dict(means_of("", ours)), {}, {})
-    if active is None or active.fitted is None:
-        return comparison
-    contender, theirs_by = _standing_for(active, active.fitted, holdout)
-    if contender == "as it is stored":
-        theirs = _quality(AsStored(active.fitted, observed.item_ids), theirs_by, asked)
-    elif theirs_by == recipe:
-        theirs = ours
-    else:
-        tell("fitting the active version's recipe on the same data")
-        theirs = _quality(theirs_by.fitted(observed, holdout.split.train, seed=seed), theirs_by, asked)
-    return replace(
-        comparison,
-        contender=contender,
-        active=dict(means_of("", theirs)),
-        differences={name: paired_bootstrap(ours, theirs, mean_of(name), seed=seed) for name in MEASURES},
-    )
+class Trial:
+    """What was held out, asked of models that were fitted on the rest; each recipe is fitted once."""
+
+    def __init__(
+        self,
+        observed: Observed,
+        holdout: Holdout,
+        *,
+        seed: int,
+        tell: Tell = lambda _: None,
+        shown_to: ShownTo = nothing_shown,
+    ) -> None:
+        self._observed, self._holdout, self._seed, self._tell = observed, holdout, seed, tell
+        self._asked, self._held_out = _asked(observed, holdout, shown_to)
+        self._known: dict[Recipe, Quality] = {}
+        tell(f"judging by {self._held_out}: {np.count_nonzero(self._asked.targets.counts)} listeners")
+
+    def settled(self, chosen: Recipe, active: ActiveVersion | None) -> Recipe:
+        """The active version's recipe, unless ``chosen`` is better than that beyond noise on what is held out.
+
+        ``chosen`` is the best of many on a split at random, which holds what members were led to by recommendations and
+        what they came back to. So it may have won by luck or by that, and would change from fit to fit.
+        """
+        before = active.recipe if active and active.fitted else None
+        if before is None or before == chosen:
+            return chosen
+        ours, theirs = self._quality(chosen), self._quality(before)
+        if is_beyond_noise(ours.recall + ours.ndcg - theirs.recall - theirs.ndcg):
+            return chosen
+        self._tell(f"the active version's recipe stays: {chosen} is not better beyond noise")
+        return before
+
+    def compare(self, recipe: Recipe, active: ActiveVersion | None) -> Comparison:
+        """``recipe`` beside what stands for the active version."""
+        ours = self._quality(recipe)
+        version = active.version if active else None
+        comparison = Comparison(self._held_out, len(ours.recall), version, None, dict(means_of("", ours)), {}, {})
+        if active is None or active.fitted is None:
+            return comparison
+        contender, theirs_by = _standing_for(active, active.fitted, self._holdout)
+        if contender == "as it is stored":
+            stored = AsStored(active.fitted, self._observed.item_ids)
+            theirs = _quality(stored, theirs_by, self._asked)
+        else:
+            theirs = self._quality(theirs_by)
+        return replace(
+            comparison,
+            contender=contender,
+            active=dict(means_of("", theirs)),
+            differences={name: paired_bootstrap(ours, theirs, mean_of(name), seed=self._seed) for name in MEASURES},
+        )
+
+    def _quality(self, recipe: Recipe) -> Quality:
+        if recipe not in self._known:
+            self._tell("fitting without what is held out")
+            model = recipe.fitted(self._observed, self._holdout.split.train, seed=self._seed)
+            self._known[recipe] = _quality(model, recipe, self._asked)
+        return self._known[recipe]
 
 
 def _asked(observed: Observed, holdout: Holdout, shown_to: ShownTo) -> tuple[Asked, str]:
