@@ -275,7 +275,9 @@ async def test_messages_of_ours_survive_a_broker_restart(rig: Rig) -> None:
     assert message.delivery_mode is aio_pika.DeliveryMode.PERSISTENT
 
 
-async def test_many_looks_at_queues_open_no_more_channels_than_one(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def channels_opened(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """One for each channel that is opened from now on: whether it confirms."""
     opened: list[bool] = []
     open_channel = AmqpConnection.open_channel
 
@@ -284,11 +286,32 @@ async def test_many_looks_at_queues_open_no_more_channels_than_one(rig: Rig, mon
         return await open_channel(connection, confirms=confirms)
 
     monkeypatch.setattr(AmqpConnection, "open_channel", counted)
+    return opened
+
+
+async def test_many_looks_at_queues_open_no_more_channels_than_one(rig: Rig, channels_opened: list[bool]) -> None:
     main = rig.topology.main
     for _ in range(20):
         counts = await rig.broker.waiting([main.queue, main.dead_letter_queue])
         assert counts == {main.queue: 0, main.dead_letter_queue: 0}
-    assert opened == [False]
+    assert channels_opened == [False]
+
+
+async def test_a_consumer_that_is_watched_opens_no_more_channels_than_its_own_and_one(
+    rig: Rig, channels_opened: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    n_consumers = AmqpConnection.n_consumers
+
+    async def counted(connection: AmqpConnection, queue: str) -> int:
+        looked.append(await n_consumers(connection, queue))
+        return looked[-1]
+
+    monkeypatch.setattr(AmqpConnection, "n_consumers", counted)
+    await rig.consume()
+    await eventually(lambda: len(looked) > 10)
+    assert set(looked) == {1}
+    assert channels_opened == [False, False]
 
 
 async def test_queues_are_looked_at_again_after_the_connection_was_cut(rig: Rig) -> None:

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 
 from aiormq.abc import DeliveredMessage
 
-from workers.amqp_browsing import QueueLengths, browse
+from workers.amqp_browsing import browse
 from workers.amqp_connection import AmqpConnection, AmqpTimings, TopologyMode, library_errors
 from workers.amqp_publisher import AmqpPublisher
 from workers.amqp_subscription import AmqpSubscription
@@ -40,7 +40,6 @@ class AmqpBroker:
             for name in (connection_name, f"{connection_name} publisher")
         )
         self._publisher = AmqpPublisher(self._publishing)
-        self._lengths = QueueLengths(self._connection)
         self._subscriptions: list[AmqpSubscription] = []
 
     @property
@@ -74,7 +73,8 @@ class AmqpBroker:
 
     async def waiting(self, queues: Sequence[str]) -> dict[str, int]:
         """See ``Broker``."""
-        return await self._lengths.of(queues)
+        found = {queue: await self._connection.queue(queue) for queue in queues}
+        return {queue: told.message_count or 0 for queue, told in found.items() if told is not None}
 
     async def ack(self, delivery: Delivery) -> None:
         """See ``Broker``."""

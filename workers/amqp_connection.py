@@ -22,6 +22,8 @@ from aio_pika.exceptions import (
     ProbableAuthenticationError,
 )
 from aio_pika.robust_connection import RobustConnection
+from aiormq import spec
+from aiormq.abc import AbstractChannel as UnderlayChannel
 from yarl import URL
 
 from core.certificates import tls_problem
@@ -65,6 +67,8 @@ class AmqpConnection:
         self._name = name
         self._connection: RobustConnection | None = None
         self._declare_lock = asyncio.Lock()
+        self._questions: aio_pika.Channel | None = None
+        self._question_turn = asyncio.Lock()
         self.topology = topology
         self.timings = timings
         self.n_declared = 0
@@ -158,23 +162,18 @@ class AmqpConnection:
                 await channel.initialize()
                 return channel
 
-    @asynccontextmanager
-    async def _channel(self) -> AsyncIterator[aio_pika.Channel]:
-        """A channel for questions: the broker closes it at the first refusal."""
-        channel = await self.open_channel(confirms=False)
-        try:
-            with library_errors():
-                yield channel
-        finally:
-            await close_quietly(channel)
-
     # --- the topology ---
 
     async def prepare(self) -> None:
         """Declare the topology, or in passive mode ask for it; raises ``ConfigurationError`` where it is refused."""
-        async with self._channel() as channel:
+        # A channel of its own: the broker closes it at the first refusal.
+        channel = await self.open_channel(confirms=False)
+        try:
             step = declare if self.declares else inspect
-            await step(channel, self.topology, timeout_s=self.timings.call_timeout_s)
+            with library_errors():
+                await step(channel, self.topology, timeout_s=self.timings.call_timeout_s)
+        finally:
+            await close_quietly(channel)
         self.n_declared += 1
 
     async def declare_since(self, n_declared: int) -> None:
@@ -183,14 +182,40 @@ class AmqpConnection:
             if self.n_declared == n_declared:
                 await self.prepare()
 
+    async def queue(self, name: str) -> spec.Queue.DeclareOk | None:
+        """What the broker says of a queue: how many messages wait, how many consumers there are; None: it is gone.
+
+        One channel is kept for these questions, which come every few seconds. aio-pika (10.2) removes the callback of a
+        closed channel from a future that aiormq (7) made for this one question, so that each channel that was ever
+        opened leaves some 5 kB with its connection.
+        """
+        async with self._question_turn, self._question_channel() as underlay:
+            try:
+                return await underlay.queue_declare(name, passive=True, timeout=self.timings.call_timeout_s)
+            except ChannelNotFoundEntity:
+                # With that answer the broker has closed the channel.
+                self._questions = None
+                return None
+
+    @asynccontextmanager
+    async def _question_channel(self) -> AsyncIterator[UnderlayChannel]:
+        """The kept channel; one that a question failed on is not asked again, lest it answer the one before."""
+        channel, self._questions = self._questions, None
+        if channel is None or channel.is_closed:
+            channel = await self.open_channel(confirms=False)
+        self._questions = channel
+        try:
+            with library_errors():
+                yield await channel.get_underlay_channel()
+        except BaseException:
+            self._questions = None
+            await close_quietly(channel)
+            raise
+
     async def n_consumers(self, queue: str) -> int:
         """How many consumers the broker knows of; none where the queue is gone."""
-        async with self._channel() as channel:
-            try:
-                declared = await channel.declare_queue(queue, passive=True, timeout=self.timings.call_timeout_s)
-            except ChannelNotFoundEntity:
-                return 0
-            return declared.declaration_result.consumer_count or 0
+        told = await self.queue(queue)
+        return 0 if told is None else told.consumer_count or 0
 
 
 def _checked_url(url: str, ca_file: str) -> URL:
