@@ -27,6 +27,9 @@ from workers.runtime.parts import Parts, open_parts
 
 log = structlog.get_logger()
 
+# The rest of a digest is worth reading without the broker.
+_BROKER_S = 5.0
+
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
@@ -181,7 +184,7 @@ async def _waiting(parts: Parts) -> dict[str, int] | None:
         return {}
     topology = parts.broker.topology
     try:
-        await parts.broker.start()
+        await parts.broker.start(within_s=_BROKER_S)
         return await parts.broker.waiting(
             [
                 topology.main.queue,

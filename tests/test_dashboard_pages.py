@@ -1,7 +1,8 @@
 """The dashboard's pages, run by Streamlit's own test bench over a real API: what they show, and what clicks do."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from itertools import cycle
 from pathlib import Path
@@ -17,6 +18,14 @@ from tests.support.waiting import until
 
 EN = Texts("en")
 PAGES = ("try_it", "members", "catalogue", "quality", "operations")
+
+
+@pytest.fixture(autouse=True)
+def _main_stays() -> Iterator[None]:
+    """Streamlit puts the script that it runs in place of ``__main__``, which processes that start later would run."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
 
 
 @pytest.fixture(scope="module")

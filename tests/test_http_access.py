@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import api.access
@@ -177,6 +177,7 @@ async def test_keys_are_compared_in_constant_time_and_at_one_length(monkeypatch:
     assert {len(digest) for pair in compared for digest in pair} == {32}
 
 
+@settings(max_examples=20)  # each opens an application of its own
 @given(
     st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40).filter(lambda key: key != KEY)
 )
