@@ -24,7 +24,7 @@ install: $(VENV)/.serving $(if $(WITH),$(VENV)/.with-$(WITH)) ## Install what th
 	@echo "$(VENV) has what the worker needs; $(RUN) main.py --help says what it can do"
 
 test: $(VENV)/.development ## Run the tests on real servers, in TEST_PROCESSES (2) side by side
-	@$(PYTEST) -m "not long" --numprocesses $(TEST_PROCESSES) --dist loadfile
+	@$(PYTEST) -m "not long" --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.development ## Run all tests, those that take minutes too
 	@$(PYTEST)

@@ -65,8 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that need no server first: the servers start while those run. Both halves stay in random order."""
-    items.sort(key=lambda item: bool(_needs(item)))
+    """Put the tests that need no server first: the servers start while those run.
+
+    Of the others those that may take longest come first, lest one process be left with them at the end. Else the order
+    stays random.
+    """
+    items.sort(key=lambda item: (bool(_needs(item)), -_may_take_s(item)))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -99,6 +103,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(note, yellow=True)
     for advice in servers.missing.values():
         terminalreporter.write_line(f"TESTS WERE SKIPPED: {advice}", red=True, bold=True)
+
+
+def _may_take_s(item: pytest.Item) -> float:
+    """Its own time limit; 0 where it has none beyond that of all tests."""
+    limit = item.get_closest_marker("timeout")
+    return float(limit.args[0]) if limit else 0.0
 
 
 def _needs(item: pytest.Item) -> list[Need]:
