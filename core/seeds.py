@@ -22,6 +22,8 @@ from models.recommendation import Candidate, TasteSummary
 N_NOBODIES = 1024
 _NOBODY = 0
 _REFUSAL = -1.0
+# As many as a job ranks: of the few that are nearest, most may be of one creator, and no cap could hold.
+_N_RANKED = 100
 
 
 class UnknownSeeds(Exception):
@@ -80,7 +82,7 @@ class SeedRecommender:
         Raises ``UnknownSeeds`` and ``DependencyUnavailable``.
         """
         question = await self._question(item_ids, n, locale, wish, frozenset(disliked_ids))
-        found = await self._first_stage.find(question, n)
+        found = await self._first_stage.find(question, max(n, _N_RANKED))
         best = found.candidates[:n]
         shown = [*item_ids, *(each.item.item_id for each in best)]
         items = {item.item_id: item for item in await self._catalogue.complete_items(shown)}

@@ -1,5 +1,6 @@
 """The routes for people: catalogue, lists from chosen items, what is kept for members, events, limits, other sites."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ from uuid import UUID
 import httpx
 import orjson
 import pytest
+from prometheus_client import CollectorRegistry
 
 from api.events import MAX_EVENTS
 from core.event_codec import decode_event, encode_event
@@ -16,8 +18,11 @@ from core.ports.results import ResultDocuments
 from core.seeds import N_NOBODIES, nobody
 from models.event import EventType
 from models.job import Job, JobContext
+from services.metrics import PrometheusMetrics
+from tests.support.builders import ArrayIndex
+from tests.support.hand_clock import HandClock
 from tests.support.http_app import HttpBench, Unavailable, http_bench
-from tests.support.small_catalogue import SONGS
+from tests.support.small_catalogue import SONGS, showroom
 
 KEY = "k3y"
 SEEDS = [1, 3, 5]
@@ -144,6 +149,18 @@ async def test_reasons_are_in_the_language_that_is_asked_for_or_the_sites_own() 
         english = (await ask(bench)).json()
     assert korean["items"] == default["items"]
     assert korean["items"][0]["reason"] != english["items"][0]["reason"]
+
+
+async def test_a_list_is_not_all_of_one_creator_though_all_that_is_nearest_is() -> None:
+    metrics = PrometheusMetrics(CollectorRegistry(), clock=HandClock())
+    room = showroom(HandClock(), metrics, n_items=120)
+    for number in range(1, 80):
+        room.catalogue.active[number] = replace(room.catalogue.active[number], creator="One")
+    vectors = {number: [1.0, number / 20 - 1, 0.0] for number in room.catalogue.active}
+    room.index.index = ArrayIndex(vectors, dict.fromkeys(vectors, 0.5), dict(room.catalogue.active))
+    answer = await room.seeds.recommend([20, 21, 22], 10)
+    assert Counter(each.item.creator for each in answer.candidates)["One"] == 3
+    assert len(answer.candidates) == 10
 
 
 async def test_the_order_of_the_choosing_changes_nothing_but_that_of_the_seeds() -> None:
