@@ -134,7 +134,7 @@ async def run() -> bool:
     console.print(table(rows))
     new, again = shares(rows[KINDS.index("timed")])
     console.print(f"counting takes {100 * new:.2f} % of a new job's CPU, {100 * again:.2f} % of an unchanged one's")
-    return new < BOUND
+    return max(new, again) < BOUND
 
 
 if __name__ == "__main__":

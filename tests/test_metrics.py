@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 
 from api.app import RequestObserver
 from api.health import DependencyObserver
@@ -48,6 +48,7 @@ from services.metric_parts.labels import (
     SOURCES,
     STAGES,
 )
+from services.metric_parts.series import labelled
 from services.metrics import PrometheusMetrics
 from tests.support.builders import make_candidate, make_item
 from tests.support.hand_clock import HandClock
@@ -588,3 +589,14 @@ def test_every_metric_has_a_help_text_and_ours_a_base_unit(bench: Bench) -> None
         assert family.documentation
         if family.name.startswith("songs_ai_") and family.type != "counter":
             assert family.name.endswith(units), family.name
+
+
+def test_a_child_is_made_once_however_often_its_metric_is_prepared() -> None:
+    registry = CollectorRegistry()
+    counter = Counter("seen", "What was seen.", ["kind"], registry=registry)
+    for kinds in (("a", "b"), ("b", "c")):
+        labelled(counter, kinds)
+    counter.labels("b").inc()
+    counter.labels("b").inc()
+    assert counter.labels("b") is counter.labels("b")
+    assert {kind: registry.get_sample_value("seen_total", {"kind": kind}) for kind in "abc"} == {"a": 0, "b": 2, "c": 0}
