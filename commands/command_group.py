@@ -50,7 +50,9 @@ class CommandGroup(TyperGroup):
         except (typer.Exit, typer.Abort, TyperException, BrokenPipeError):
             raise  # Typer knows what they are
         except KeyboardInterrupt:
-            stop(f"Interrupted. {LISTED[ctx.invoked_subcommand].interrupted}", INTERRUPTED)
+            # None while the command itself is still being imported: nothing was begun.
+            begun = LISTED.get(ctx.invoked_subcommand or "")
+            stop(f"Interrupted. {begun.interrupted if begun else 'Nothing was begun.'}", INTERRUPTED)
         except Exception as error:
             _tell(error, ctx)
             raise typer.Exit(FAILED) from error

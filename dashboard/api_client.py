@@ -136,7 +136,7 @@ class Api:
 
     def health(self) -> Health:
         """How the dependencies stand; where one is away this still answers."""
-        return cast("Health", self._answer("GET", "/health", may_be_unavailable=True).json())
+        return cast("Health", self._read(self._answer("GET", "/health", may_be_unavailable=True)))
 
     def metrics(self) -> list[str]:
         """The exposition of every process at ``metrics_url``."""
@@ -153,15 +153,22 @@ class Api:
     # --- HTTP ---
 
     def _get(self, path: str, **asked: str | int) -> Any:  # noqa: ANN401 - JSON
-        return self._answer("GET", path, params=asked).json()
+        return self._read(self._answer("GET", path, params=asked))
 
     def _post(self, path: str, body: Mapping[str, object]) -> Any:  # noqa: ANN401 - JSON
-        return self._answer("POST", path, json=body).json()
+        return self._read(self._answer("POST", path, json=body))
+
+    def _read(self, response: httpx.Response) -> Any:  # noqa: ANN401 - JSON
+        """What another server, or a page of a proxy, answers in place of the API is no JSON."""
+        try:
+            return response.json()
+        except ValueError as error:
+            raise ApiProblem(Trouble.UNREACHABLE, f"{self.url}: its answer is not the API's") from error
 
     def _answer(self, method: str, url: str, *, may_be_unavailable: bool = False, **options: Any) -> httpx.Response:  # noqa: ANN401 - httpx's
         try:
             response = self._client.request(method, url, **options)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ApiProblem(Trouble.UNREACHABLE, f"{self.url}: {error or type(error).__name__}") from error
         if response.status_code < _REFUSED_FROM or (may_be_unavailable and response.status_code in _BUSY):
             return response

@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 from typer.main import get_group
 
+from commands.command_group import LoadedCommands
 from commands.listing import LISTED, PANELS, PROGRAM
 from commands.screen import progress_bar, telling
 from main import app
@@ -327,6 +328,12 @@ async def test_a_server_that_is_away_is_named_with_the_setting_that_names_it(
     outcome = await run_here(*command, environment={**environment, setting: url})
     assert outcome.code == 1
     assert outcome.err.splitlines()[-1] == f"Is it running, and is it the one that {setting} names? Then try again."
+
+
+async def test_ctrl_c_while_a_command_is_still_being_imported_is_told_too() -> None:
+    with patch.object(LoadedCommands, "__getitem__", side_effect=KeyboardInterrupt):
+        outcome = await run_here("digest", environment={})
+    assert (outcome.code, outcome.err) == (130, "Interrupted. Nothing was begun.\n")
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,16 @@ async def test_a_like_counts_as_one_more_chosen_song(site: DashboardSite) -> Non
     assert EN("try.yours", n=5) in told(page)
 
 
+async def test_each_like_counts_at_once_also_beyond_ten_songs(site: DashboardSite) -> None:
+    page = await five_chosen(site)
+    for _ in range(6):
+        liked = listed(page)[0]
+        page = await clicked(page, EN("try.like"))
+        assert not page.exception
+        assert not page.error
+        assert liked not in listed(page)
+
+
 async def test_reactions_reach_the_worker_which_makes_a_list_of_them(site: DashboardSite) -> None:
     page = await five_chosen(site)
     refused = listed(page)[0]

@@ -99,6 +99,21 @@ def test_an_answer_that_is_no_problem_document_is_told_by_its_status(
         api.models()
 
 
+def test_what_is_not_the_api_is_told_as_an_api_that_is_not_there(answers: list[httpx.Response | Exception]) -> None:
+    with closing(Api("http://api.example")) as api:
+        for ask in (api.catalogue, api.health):
+            answers.append(httpx.Response(200, text="<html>Another server</html>"))
+            with pytest.raises(ApiProblem, match="not the API's") as told:
+                ask()
+            assert told.value.trouble is Trouble.UNREACHABLE
+
+
+def test_a_url_that_is_none_is_told() -> None:
+    with closing(Api("http://api.example")) as api, pytest.raises(ApiProblem) as told:
+        api._answer("GET", "http://[not-an-address/health")
+    assert told.value.trouble is Trouble.UNREACHABLE
+
+
 def test_health_is_told_while_something_is_down(answers: list[httpx.Response | Exception]) -> None:
     answers.append(httpx.Response(503, json={"status": "unavailable", "checks": {}}))
     with closing(Api("http://api.example")) as api:

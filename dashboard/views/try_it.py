@@ -91,7 +91,8 @@ def _show_chosen(texts: Texts) -> None:
 def _show_list(api: Api, texts: Texts) -> None:
     liked, disliked = _reactions("like"), _reactions("dislike")
     answer = api.from_seeds(
-        [*_chosen(), *(item_id for item_id in liked if item_id not in _chosen())][:N_MOST],
+        # The newest likes first: more than ten the API does not take.
+        [*_chosen(), *(item_id for item_id in reversed(liked) if item_id not in _chosen())][:N_MOST],
         disliked_ids=[item_id for item_id in disliked if item_id not in _chosen()],
         limit=N_SHOWN,
         locale=texts.language,
