@@ -1,6 +1,7 @@
 """The dashboard's pages, run by Streamlit's own test bench over a real API: what they show, and what clicks do."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -21,11 +22,15 @@ PAGES = ("try_it", "members", "catalogue", "quality", "operations")
 
 
 @pytest.fixture(autouse=True)
-def _main_stays() -> Iterator[None]:
-    """Streamlit puts the script that it runs in place of ``__main__``, which processes that start later would run."""
+def _streamlit_leaves_no_trace() -> Iterator[None]:
+    """It puts its script in place of ``__main__``, which processes that start later run, and keeps logs to itself."""
     main = sys.modules["__main__"]
     yield
     sys.modules["__main__"] = main
+    for name in ("uvicorn", "uvicorn.access", "uvicorn.asgi", "uvicorn.error", "websockets"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
 
 
 @pytest.fixture(scope="module")
