@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -349,21 +348,19 @@ async def test_a_slip_of_the_finger_is_answered_with_what_was_meant(typed: tuple
 
 
 @pytest.fixture
-def clock_of_bars() -> list[float]:
-    """The time by which bars reckon, in s."""
-    return [time.monotonic()]
+def terminal() -> Iterator[io.StringIO]:
+    """What standard error shows where it is a terminal."""
+    shown = io.StringIO()
+    with patch("commands.screen.complaints", Console(file=shown, force_terminal=True, width=140, color_system=None)):
+        yield shown
 
 
 @pytest.fixture
-def terminal(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
-    """What standard error shows where it is a terminal."""
-    shown = io.StringIO()
-    clock = request.getfixturevalue("clock_of_bars") if "clock_of_bars" in request.fixturenames else None
-    console = Console(
-        file=shown, force_terminal=True, width=140, color_system=None, get_time=clock and (lambda: clock[0])
-    )
-    with patch("commands.screen.complaints", console):
-        yield shown
+def clock_of_bars(terminal: io.StringIO) -> Iterator[list[float]]:
+    """The time by which bars of ``terminal`` reckon, in s."""
+    clock = [1000.0]
+    with patch("commands.screen.complaints.get_time", lambda: clock[0]):
+        yield clock
 
 
 async def test_a_long_step_shows_how_much_is_done_of_how_much_how_fast_and_for_how_long_yet(

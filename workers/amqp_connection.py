@@ -200,10 +200,9 @@ class AmqpConnection:
     @asynccontextmanager
     async def _question_channel(self) -> AsyncIterator[UnderlayChannel]:
         """The kept channel; one that a question failed on is not asked again, lest it answer the one before."""
-        channel, self._questions = self._questions, None
-        if channel is None or channel.is_closed:
-            channel = await self.open_channel(confirms=False)
-        self._questions = channel
+        if self._questions is None or self._questions.is_closed:
+            self._questions = await self.open_channel(confirms=False)
+        channel = self._questions
         try:
             with library_errors():
                 yield await channel.get_underlay_channel()

@@ -217,7 +217,7 @@ class _Listening:
         for evening in range(first, first + self._plan.round_days):
             at_s = (self._plan.n_days + evening) * DAY_S + _SHOWN_AT_S
             found.append(react_to_lists(self._tastes, lists, at_s, evening, self._plan.seed))
-        day = self._plan.n_days + first
+        day = _first_day(self._plan, place)
         return Happenings.merged([*found, _within(self._alone, day, day + self._plan.round_days)])
 
     async def _lists(self) -> Indices:
@@ -264,12 +264,17 @@ def _within(found: Happenings, first_day: int, end_day: int) -> Happenings:
 
 def _midnight_of(plan: LoopPlan, place: int) -> datetime:
     """When a round begins."""
-    return plan.start + timedelta(days=plan.n_days + plan.round_days * place)
+    return plan.start + timedelta(days=_first_day(plan, place))
+
+
+def _first_day(plan: LoopPlan, place: int) -> int:
+    """Of a round, counted from the plan's start."""
+    return plan.n_days + plan.round_days * place
 
 
 def _day(plan: LoopPlan, place: int) -> float:
     """When a list is first looked at."""
-    return plan.n_days + plan.round_days * place + _SHOWN_AT_S / DAY_S
+    return _first_day(plan, place) + _SHOWN_AT_S / DAY_S
 
 
 def _places_of(world: World, item_ids: Indices) -> Indices:
