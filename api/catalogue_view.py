@@ -1,6 +1,6 @@
 """The catalogue as a whole, for pages that draw it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated
 
@@ -61,11 +61,16 @@ class CatalogueShape(Shape):
 
 
 class PointShape(Shape):
-    """An item at its place of the map; both coordinates run from -1 to 1, ``genre`` is its first one."""
+    """An item at its place of the map; both coordinates run from -1 to 1, ``genre`` is its first one.
+
+    ``title`` is one of ``titles``, the Korean one where there is one.
+    """
 
     item_id: int
     title: str
+    titles: Mapping[str, str]
     creator: str
+    creator_local: str | None
     genre: str | None
     x: float
     y: float
@@ -77,7 +82,9 @@ class PointShape(Shape):
         return cls(
             item_id=item.item_id,
             title=item.title("ko"),
+            titles=dict(item.titles),
             creator=item.creator or "",
+            creator_local=item.creator_local,
             genre=item.genres[0] if item.genres else None,
             x=round(point.x, 4),
             y=round(point.y, 4),
@@ -89,6 +96,26 @@ class MapShape(Shape):
 
     points: Sequence[PointShape]
     explained: Sequence[float]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "points": [
+                    {
+                        "itemId": 4711,
+                        "title": "비틀비틀 짝짜꿍",
+                        "titles": {"ko": "비틀비틀 짝짜꿍", "en": "Wobble Clap"},
+                        "creator": "YENA",
+                        "creatorLocal": "최예나",
+                        "genre": "pop",
+                        "x": 0.3127,
+                        "y": -0.0841,
+                    }
+                ],
+                "explained": [0.1741, 0.0932],
+            }
+        }
+    )
 
 
 def catalogue_view_router(viewer: CatalogueViewer) -> APIRouter:

@@ -77,6 +77,17 @@ async def test_a_map_has_as_many_dots_as_were_asked_for_from_popular_to_not(benc
     assert {point["genre"] for point in told["points"]} <= {"pop", "jazz"}
 
 
+async def test_a_dot_has_its_titles_in_every_language_and_its_creator_in_both_scripts(bench: HttpBench) -> None:
+    items = bench.showroom.catalogue.active
+    items[1] = replace(items[1], titles={"en": "Wobble", "ko": "비틀"}, creator="YENA", creator_local="최예나")
+    points = (await bench.client.get("/catalogue/map", params={"n": 40})).json()["points"]
+    told = {point["itemId"]: point for point in points}
+    assert (told[1]["title"], told[1]["titles"]) == ("비틀", {"ko": "비틀", "en": "Wobble"})
+    assert (told[1]["creator"], told[1]["creatorLocal"]) == ("YENA", "최예나")
+    assert told[4]["titles"] == dict(items[4].titles)
+    assert told[4]["creatorLocal"] is None
+
+
 async def test_an_empty_index_has_an_empty_map_and_no_counts(bench: HttpBench) -> None:
     bench.showroom.index.index = ArrayIndex({})
     assert (await bench.client.get("/catalogue/map")).json() == {"points": [], "explained": [0.0, 0.0]}
