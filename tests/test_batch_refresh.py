@@ -25,7 +25,7 @@ from core.errors import ConfigurationError, DependencyUnavailable, PublishRefuse
 from core.ports.batches import BatchQuestion
 from core.refresh_job import refresh_job
 from models.job import Job
-from services.answer_cache import FLIGHT_PREFIX, RedisAnswerCache
+from services.answer_cache import ANSWER_PREFIX, FLIGHT_PREFIX, RedisAnswerCache
 from services.batch_purse import RedisBatchPurse
 from services.call_budgets import SPEND_PREFIX
 from tests.support.batch_site import MODEL, PRICE, BatchSite, embed, fill, open_batch_site
@@ -91,7 +91,7 @@ async def test_the_answer_is_the_one_that_an_online_call_gives(site: BatchSite) 
     await site.run()
     by_batch = await site.latest(2)
     assert by_batch is not None
-    await site.parts.redis.delete(f"songs_ai:answer:{by_batch['fingerprint']}")
+    await site.parts.redis.delete(ANSWER_PREFIX + by_batch["fingerprint"])
     job = Job(job_id="online", member_id=2, locale="en")
     online = orjson.loads((await site.parts.pipeline.recommend(job, nothing)).result)
     assert by_batch.pop("usage")["prompt_tokens"] == online.pop("usage")["prompt_tokens"]
@@ -411,7 +411,7 @@ async def test_an_answer_that_was_cut_but_holds_half_of_its_picks_is_as_good_as_
     assert (result["degraded"], result["model"]) == (False, MODEL)
     shown = [row["title_en"] for group in result["groups"] for row in group["songs"]]
     assert (len(shown), len(set(shown))) == (N_ASKED, N_ASKED)
-    assert await site.parts.redis.ttl(f"songs_ai:answer:{result['fingerprint']}") > A_DEGRADED_ANSWER_LIVES_S
+    assert await site.parts.redis.ttl(ANSWER_PREFIX + result["fingerprint"]) > A_DEGRADED_ANSWER_LIVES_S
     await site.parts.pipeline.recommend(Job(job_id="online", member_id=2, locale="en"), nothing)
     assert site.llm.n_calls == 0
 
