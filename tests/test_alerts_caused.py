@@ -243,6 +243,14 @@ async def test_redis_mysql_and_rabbitmq_that_are_stopped_in_turn(
     urls = (private_rabbitmq.url, private_mysql.url, private_redis.url)
     async with open_site(*urls, llm_server) as site, watching(tools, site) as watch:
         await watch.quiet("SongsAiRedisFailing", "SongsAiDatabaseFailing", "SongsAiBrokerFailing")
+        async with Redis.from_url(private_redis.url) as admin:
+            used = (await admin.info("memory"))["used_memory"]
+            await admin.config_set("maxmemory", round(used / 0.92))
+            await watch.tells("SongsAiRedisFilling")
+            await admin.config_set("maxmemory", 1)
+            await watch.tells("SongsAiRedisFailing")
+            await admin.config_set("maxmemory", 0)
+        await watch.quiet("SongsAiRedisFailing")
         await asyncio.to_thread(private_redis.stop)
         await watch.tells("SongsAiRedisFailing")
         await asyncio.to_thread(private_redis.start)

@@ -54,6 +54,12 @@ def with_defaults(text: str) -> str:
     return re.sub(r"\$\{\w+:-([\w.]*)\}", r"\1", text)
 
 
+def redis_options() -> dict[str, str]:
+    """What the server of Redis is started with."""
+    _, *words = SERVICES["redis"]["command"]
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
 # --- the Dockerfile ---
 
 
@@ -164,6 +170,14 @@ def test_every_service_has_limits_of_memory_cpu_and_processes(name: str) -> None
     assert 0 < float(with_defaults(limits["cpus"])) <= 1
 
 
+def test_redis_refuses_writes_long_before_its_container_would_be_killed() -> None:
+    options = redis_options()
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert SERVICES["redis"]["deploy"]["resources"]["limits"]["memory"] == "1G"
+    # a rewrite of its file may copy what is written meanwhile
+    assert int(options["--maxmemory"].removesuffix("mb")) <= 0.65 * 1024
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_no_service_gains_rights_that_it_was_not_started_with(name: str) -> None:
     assert SERVICES[name]["security_opt"] == ["no-new-privileges:true"]
@@ -263,7 +277,7 @@ def test_the_credentials_in_the_urls_are_those_that_the_servers_are_given() -> N
     )
     assert f"{rabbitmq['RABBITMQ_DEFAULT_USER']}:{rabbitmq['RABBITMQ_DEFAULT_PASS']}@rabbitmq" in urls["BROKER_URL"]
     assert f":{redis['REDISCLI_AUTH']}@redis" in urls["REDIS_URL"]
-    assert SERVICES["redis"]["command"][-2:] == ["--requirepass", redis["REDISCLI_AUTH"]]
+    assert redis_options()["--requirepass"] == redis["REDISCLI_AUTH"]
 
 
 def test_every_secret_comes_from_env_and_only_the_demonstrations_word_stands_in_the_file() -> None:

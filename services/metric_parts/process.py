@@ -39,6 +39,18 @@ class ProcessMetrics:
             ["dependency"],
             registry=registry,
         )
+        self._redis_memory_used = Gauge(
+            "songs_ai_redis_memory_used_bytes",
+            "What counts against the limit of Redis, as last seen.",
+            registry=registry,
+        )
+        self._redis_memory_limit = Gauge(
+            "songs_ai_redis_memory_limit_bytes",
+            "The maxmemory of Redis, as last seen; 0 where none is set, NaN before the first look.",
+            registry=registry,
+        )
+        self._redis_memory_limit.set(nan)
+        self._redis_memory_used.set(nan)
         self._loop_lag = Histogram(
             "songs_ai_event_loop_lag_seconds",
             "How much later than asked a sleep ended.",
@@ -89,6 +101,11 @@ class ProcessMetrics:
         """A health check ended; ``name`` is one of the few that the composition root gave."""
         self._dependency_up.labels(name).set(up)
         self._dependency_latency.labels(name).set(seconds)
+
+    def redis_memory(self, *, used_bytes: int, limit_bytes: int) -> None:
+        """Redis said how full it is; ``limit_bytes`` 0: without a limit."""
+        self._redis_memory_used.set(used_bytes)
+        self._redis_memory_limit.set(limit_bytes)
 
     def loop_lag(self, seconds: float) -> None:
         """A sleep ended so much too late."""

@@ -9,6 +9,7 @@ from core.ports.observing import HealthCheck
 from services.call_budgets import spend_today_usd
 from services.circuit_breaker import BreakerState, breaker_states
 from services.redis_client import appendonly_enabled, ping
+from services.redis_memory import redis_memory
 from workers.runtime.parts import Parts
 
 OPTIONAL = frozenset({"llm"})
@@ -37,6 +38,10 @@ async def _check_redis(parts: Parts) -> str | None:
     if parts.settings.redis_url.get_secret_value() == MEMORY_URL:
         return "results live in this process alone (REDIS_URL is memory://)"
     await ping(parts.redis)
+    if memory := await redis_memory(parts.redis):
+        parts.metrics.redis_memory(used_bytes=memory.used, limit_bytes=memory.limit)
+        if warning := memory.verdict():
+            return warning
     if await appendonly_enabled(parts.redis) is False:
         return "appendonly is off: a crash of Redis may lose results that were acknowledged"
     return None
