@@ -65,7 +65,8 @@ class RedisAnswerCache:
     async def put(self, fingerprint: str, documents: ResultDocuments, job: Job) -> None:
         """See ``AnswerCache.put``."""
         packed = [zlib.compress(part, _PACKING_LEVEL) for part in (documents.result, documents.cached_view)]
-        parts = [*packed, documents.preference, int(documents.degraded), ",".join(map(str, documents.shown_ids))]
+        parts: list[bytes | str | int] = [*packed, documents.preference, int(documents.degraded)]
+        parts.append(",".join(map(str, documents.shown_ids)))
         ttl_s = self._degraded_ttl_s if documents.degraded else self._ttl_s
         keys = [ANSWER_PREFIX + fingerprint, STATUS_PREFIX + job.job_id]
         keys += [f"{prefix}{job.member_id}" for prefix in (FORGOTTEN_PREFIX, INDEX_PREFIX)]
