@@ -18,14 +18,16 @@ from api.catalogue import catalogue_router
 from api.catalogue_view import catalogue_view_router
 from api.dead_letters import dead_letters_router
 from api.events import events_router
-from api.health import HealthReporter, health_router
+from api.health import HealthReporter
+from api.health_routes import health_router
 from api.jobs import jobs_router
 from api.member_view import member_view_router
 from api.members import members_router
 from api.model_view import model_view_router
 from api.rate_limit import RateLimit
 from api.recommendations import JobDesk, RefreshObserver, recommendation_router
-from api.responses import RETRY_AFTER_S, documented, install_problem_handlers, problem
+from api.refusals import add_problem_schema, documented
+from api.responses import RETRY_AFTER_S, install_problem_handlers, problem
 from api.route_templates import RouteTemplates
 from api.seeds import seeds_router
 from api.tracing import TracedRequests
@@ -132,7 +134,9 @@ def create_app(
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "X-API-Key"],
             expose_headers=["Location", "RateLimit", "RateLimit-Policy", "Retry-After"],
         )
-    paths = frozenset(app.openapi()["paths"])
+    document = app.openapi()  # once: from now on it answers the same
+    add_problem_schema(document)
+    paths = frozenset(document["paths"])
     if tracing is not NO_TRACING:
         app.add_middleware(TracedRequests, tracing=tracing, paths=paths)
     app.add_middleware(
@@ -146,7 +150,7 @@ def create_app(
 
 
 def _metrics_router(health: HealthReporter, expose: Expose) -> APIRouter:
-    router = APIRouter(tags=["metrics"], responses=documented(HTTPStatus.UNAUTHORIZED))
+    router = APIRouter(tags=["metrics"], responses=documented([HTTPStatus.UNAUTHORIZED]))
 
     @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:

@@ -6,18 +6,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 
-from api.responses import documented
+from api.refusals import READ, away, documented, no_integer, not_found, too_large
 from api.shapes import FoundPageShape, FoundShape, IdInPath, ItemShape, SimilarShape
 from core.browsing import MAX_FOUND, ItemBrowser
 
 MAX_PAGE = 100
-_REFUSALS = (
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
 _Asked = Annotated[
     str,
     Query(
@@ -31,9 +24,9 @@ _Asked = Annotated[
 
 def catalogue_router(browser: ItemBrowser) -> APIRouter:
     """The routes."""
-    router = APIRouter(tags=["catalogue"], responses=documented(*_REFUSALS))
+    router = APIRouter(tags=["catalogue"], responses=documented(READ) | away("mysql"))
 
-    @router.get("/search")
+    @router.get("/search", responses=too_large("limit", MAX_PAGE) | away("search"))
     async def search(
         asked: _Asked,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
@@ -47,7 +40,7 @@ def catalogue_router(browser: ItemBrowser) -> APIRouter:
         page = await browser.search(asked, limit, offset)
         return FoundPageShape(items=[FoundShape.of(found) for found in page.items], next_offset=page.next_offset)
 
-    @router.get("/items/{item_id}", responses=documented(HTTPStatus.NOT_FOUND))
+    @router.get("/items/{item_id}", responses=not_found("there is no item 4711") | no_integer("item_id"))
     async def item(item_id: IdInPath) -> ItemShape:
         """One item, or 404 where there is none, or none any more."""
         found = await browser.item(item_id)
@@ -55,7 +48,9 @@ def catalogue_router(browser: ItemBrowser) -> APIRouter:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"there is no item {item_id}")
         return ItemShape.of(found)
 
-    @router.get("/items/{item_id}/similar", responses=documented(HTTPStatus.NOT_FOUND))
+    unlike = not_found("there is no item 4711 that others could be like")
+
+    @router.get("/items/{item_id}/similar", responses=unlike | too_large("n", MAX_PAGE) | away("index"))
     async def similar(item_id: IdInPath, n: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20) -> SimilarShape:
         """The items that are most like one by content, one version of each work, or 404 where it is not known."""
         found = await browser.similar(item_id, n)

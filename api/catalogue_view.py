@@ -1,23 +1,14 @@
 """The catalogue as a whole, for pages that draw it."""
 
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import ConfigDict
 
-from api.responses import documented
+from api.refusals import READ, away, documented, too_large
 from api.shapes import EXAMPLE_ITEM, ItemShape, Shape
 from core.catalogue_view import MAX_POINTS, CatalogueView, CatalogueViewer, MapPoint
-
-_REFUSALS = (
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
 
 
 class CountShape(Shape):
@@ -120,14 +111,14 @@ class MapShape(Shape):
 
 def catalogue_view_router(viewer: CatalogueViewer) -> APIRouter:
     """The routes."""
-    router = APIRouter(tags=["catalogue"], responses=documented(*_REFUSALS))
+    router = APIRouter(tags=["catalogue"], responses=documented(READ) | away("mysql"))
 
     @router.get("/catalogue")
     async def catalogue() -> CatalogueShape:
         """How much there is of what, and what is most popular, of the items that can be recommended."""
         return CatalogueShape.of(await viewer.view())
 
-    @router.get("/catalogue/map")
+    @router.get("/catalogue/map", responses=too_large("n", MAX_POINTS))
     async def catalogue_map(n: Annotated[int, Query(ge=1, le=MAX_POINTS)] = 1000) -> MapShape:
         """At most ``n`` items, from the most popular to the least, at their place among all embeddings."""
         found = await viewer.map(n)

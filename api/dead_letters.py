@@ -1,27 +1,17 @@
 """Jobs that were given up: looked at, and sent back to work."""
 
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
 
-from api.recommendations import REFUSALS
-from api.responses import documented
+from api.refusals import READ, WRITE, away, documented, too_large, wrong_input
 from api.shapes import Shape
 from core.dead_letter_desk import DeadLetterDesk, DeadLetterNote
 
 MAX_LETTERS = 200
 MAX_ID_CHARS = 512
-
-_READ_REFUSALS = (
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
 _LetterId = Annotated[str, Field(strict=True, min_length=1, max_length=MAX_ID_CHARS)]
 
 
@@ -102,15 +92,17 @@ class ReplayedShape(Shape):
 
 def dead_letters_router(desk: DeadLetterDesk) -> APIRouter:
     """The routes."""
-    router = APIRouter(tags=["dead letters"])
+    router = APIRouter(tags=["dead letters"], responses=away("broker"))
 
-    @router.get("/dead-letters", responses=documented(*_READ_REFUSALS))
+    @router.get("/dead-letters", responses=documented(READ) | too_large("limit", MAX_LETTERS))
     async def oldest(limit: Annotated[int, Query(ge=1, le=MAX_LETTERS)] = 50) -> DeadLettersShape:
         """The oldest dead letters; nothing changes, but while they are read no other reader finds them."""
         page = await desk.oldest(limit)
         return DeadLettersShape(letters=[DeadLetterShape.of(each) for each in page.letters], n=page.n)
 
-    @router.post("/dead-letters/replay", responses=documented(*REFUSALS))
+    none = wrong_input("letterIds", "Tuple should have at least 1 item after validation, not 0", "[]")
+
+    @router.post("/dead-letters/replay", responses=documented(WRITE) | none)
     async def replay(body: ReplayBody) -> ReplayedShape:
         """Send dead letters back to work, with their tries counted from nothing; what runs is run once."""
         return ReplayedShape(fates=await desk.replay(body.letter_ids))

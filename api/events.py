@@ -11,8 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AliasChoices, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from api.recommendations import PUBLISH_WINDOW, REFUSALS
-from api.responses import documented
+from api.recommendations import PUBLISH_WINDOW
+from api.refusals import WRITE, away, documented, wrong_input
 from api.shapes import Int64, MemberId, Shape
 from core.errors import InvalidMessage
 from core.event_codec import MAX_EVENT_ID_CHARS, decode_event
@@ -72,7 +72,8 @@ class AcceptedShape(Shape):
 
 def events_router(publisher: EventPublisher, *, may_forget: bool) -> APIRouter:
     """The route; ``may_forget``: whether events of type ``forget``, which delete, are taken."""
-    router = APIRouter(tags=["events"], responses=documented(*REFUSALS))
+    no_instant = wrong_input("events.0.occurredAt", "NO", "'yesterday'")
+    router = APIRouter(tags=["events"], responses=documented(WRITE) | away("broker") | no_instant)
 
     @router.post("/events", status_code=HTTPStatus.ACCEPTED)
     async def publish(body: EventsBody) -> AcceptedShape:

@@ -5,13 +5,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
-from fastapi import APIRouter, Response
 
-from api.responses import documented, json_response
 from core.errors import DependencyUnavailable
 from core.ports.clock import Clock
 from core.ports.observing import HealthCheck
@@ -200,33 +197,3 @@ class _Standing:
             return replace(found, status=Health.UNAVAILABLE, reason="it answers again; one more look will say")
         self._was_well, self._is_away, self._n_in_a_row = True, False, 0
         return found
-
-
-def health_router(reporter: HealthReporter) -> APIRouter:
-    """``/health/live``, ``/health/started``, ``/health/ready`` and, the same as the latter, ``/health``."""
-    router = APIRouter(tags=["health"], responses=documented(HTTPStatus.UNAUTHORIZED))
-
-    @router.get("/health/live")
-    async def live() -> Response:
-        """200 as long as the event loop turns; asks no dependency, since a restart would mend none."""
-        return json_response({"status": Health.OK})
-
-    not_started: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready for the first time yet."}}
-
-    @router.get("/health/started", responses=not_started)
-    async def started() -> Response:
-        """503 until jobs could be taken for the first time, and 200 from then on: for probes that wait for a start."""
-        has_started = await reporter.has_started()
-        return json_response({"started": has_started}, status_code=200 if has_started else 503)
-
-    not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "Jobs cannot be taken; the body says why."}}
-
-    @router.get("/health/ready", responses=not_ready)
-    @router.get("/health", responses=not_ready)
-    async def ready() -> Response:
-        """200 where jobs can be taken, else 503; says of every dependency how it stands, and why."""
-        report = await reporter.report()
-        body = {"status": report.status, "ready": report.ready, "reason": report.reason, "checks": report.findings}
-        return json_response(body, status_code=200 if report.ready else 503)
-
-    return router

@@ -11,7 +11,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ConfigDict
 from starlette.exceptions import HTTPException
 
-from api.responses import documented
+from api.refusals import READ, away, documented, not_found, wrong_input
 from api.shapes import Shape
 from core.errors import DependencyUnavailable
 from core.job_codec import MAX_JOB_ID_CHARS
@@ -23,14 +23,7 @@ STREAM_S = 600.0
 """A stream ends after so long, whatever the job does; browsers come back by themselves and miss nothing."""
 
 _ENDS = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED})
-_REFUSALS = (
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.NOT_FOUND,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
+_NO_JOB = "there is no such job, or no more: they are kept for a day"
 _JobId = Annotated[str, Path(min_length=1, max_length=MAX_JOB_ID_CHARS)]
 
 
@@ -100,12 +93,15 @@ class ProgressShape(Shape):
 
 def jobs_router(results: ResultCache) -> APIRouter:
     """The routes."""
-    router = APIRouter(tags=["jobs"], responses=documented(*_REFUSALS))
+    too_long = wrong_input(
+        "job_id", f"String should have at most {MAX_JOB_ID_CHARS} characters", repr("j" * (MAX_JOB_ID_CHARS + 1))
+    )
+    router = APIRouter(tags=["jobs"], responses=documented(READ) | away("redis") | not_found(_NO_JOB) | too_long)
 
     async def known(job_id: _JobId) -> JobView:
         view = await results.job(job_id)
         if view is None:
-            raise HTTPException(HTTPStatus.NOT_FOUND, "there is no such job, or no more: they are kept for a day")
+            raise HTTPException(HTTPStatus.NOT_FOUND, _NO_JOB)
         return view
 
     known_job = Annotated[JobView, Depends(known)]

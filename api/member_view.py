@@ -2,25 +2,17 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import ConfigDict
 
-from api.responses import documented
+from api.refusals import READ, away, documented, no_integer, too_large
 from api.shapes import EXAMPLE_ITEM, IdInPath, ItemShape, Shape
 from core.member_view import KeptItem, KeptList, LikedItem, MemberView, MemberViewer
 from core.ports.catalogue import ActiveMembers
 
 MAX_MEMBERS = 500
-_REFUSALS = (
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
 
 
 class ActiveMembersShape(Shape):
@@ -111,14 +103,14 @@ class MemberShape(Shape):
 
 def member_view_router(viewer: MemberViewer, members: ActiveMembers) -> APIRouter:
     """The routes."""
-    router = APIRouter(tags=["members"], responses=documented(*_REFUSALS))
+    router = APIRouter(tags=["members"], responses=documented(READ) | away("mysql"))
 
-    @router.get("/members/active")
+    @router.get("/members/active", responses=too_large("limit", MAX_MEMBERS))
     async def active(limit: Annotated[int, Query(ge=1, le=MAX_MEMBERS)] = 50) -> ActiveMembersShape:
         """The members who liked something last."""
         return ActiveMembersShape(member_ids=await members.active_member_ids(limit))
 
-    @router.get("/members/{member_id}")
+    @router.get("/members/{member_id}", responses=no_integer("member_id"))
     async def member(member_id: IdInPath) -> MemberShape:
         """What is known of a member; of one whom nobody knows that is nothing."""
         return MemberShape.of(await viewer.member(member_id))

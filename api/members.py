@@ -8,19 +8,11 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 
-from api.responses import documented
+from api.refusals import READ, away, documented, not_found, too_large
 from api.shapes import IdInPath, Shape
 from core.ports.results import ResultCache
 
 MAX_PAGE = 500
-_REFUSALS = (
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.NOT_FOUND,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
 Json = Mapping[str, object]
 
 
@@ -76,9 +68,10 @@ class RecommendationsShape(Shape):
 
 def members_router(results: ResultCache) -> APIRouter:
     """The routes."""
-    router = APIRouter(tags=["members"], responses=documented(*_REFUSALS))
+    router = APIRouter(tags=["members"], responses=documented(READ) | away("redis"))
+    refusals = not_found("no recommendation is kept for member 7") | too_large("limit", MAX_PAGE)
 
-    @router.get("/members/{member_id}/recommendations")
+    @router.get("/members/{member_id}/recommendations", responses=refusals)
     async def recommendations(
         member_id: IdInPath,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,

@@ -3,21 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from http import HTTPStatus
 
 from fastapi import APIRouter
 from pydantic import ConfigDict
 
-from api.responses import documented
+from api.refusals import READ, away, documented
 from api.shapes import Shape
 from core.ports.model_store import ModelOrigin, ModelRegistry, Promotion, StoredVersion
-
-_REFUSALS = (
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
 
 
 class VersionShape(Shape):
@@ -103,7 +95,7 @@ class ModelsShape(Shape):
 
 def model_view_router(registry: ModelRegistry, kinds: Sequence[str]) -> APIRouter:
     """The route, of models of these kinds."""
-    router = APIRouter(tags=["models"], responses=documented(*_REFUSALS))
+    router = APIRouter(tags=["models"], responses=documented(READ) | away("mysql"))
 
     @router.get("/models")
     async def models() -> ModelsShape:

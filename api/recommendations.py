@@ -9,11 +9,12 @@ from http import HTTPStatus
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
-from api.responses import documented, json_response
-from api.shapes import Int64, MemberId
+from api.contract_shapes import CachedView, LikesBody, MemberBody, QueuedAnswer, RecommendAnswer, WarmAnswer
+from api.refusals import WRITE, Documented, away, documented, not_found, wrong_input
+from api.responses import json_response
 from core.feedback import RefreshRequests
 from core.ports.catalogue import ActiveMembers
 from core.ports.clock import Clock
@@ -23,36 +24,10 @@ from core.submission import submit
 from models.job import Job, JobContext
 
 MAX_REFRESHED = 1000
-REFUSALS = (
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
 # Confirms are awaited together, window by window: one at a time would run at a tenth of the rate.
 PUBLISH_WINDOW = 64
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class MemberBody(BaseModel):
-    """A body that names a member."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"memberId": 7}})
-
-    member_id: MemberId = Field(alias="memberId")
-
-
-class LikesBody(MemberBody):
-    """A body that names a member and their likes; null, empty or absent: the worker looks them up."""
-
-    model_config = ConfigDict(json_schema_extra={"example": {"memberId": 7, "favorite_song_ids": [11, 12, 13]}})
-
-    favorite_song_ids: tuple[Int64, ...] | None = None
 
 
 class _MadeFrom(BaseModel):
@@ -164,9 +139,10 @@ class JobDesk:
 
 def recommendation_router(desk: JobDesk) -> APIRouter:
     """The routes of the wire contract."""
-    router = APIRouter(tags=["recommendations"], responses=documented(*REFUSALS))
+    no_member = wrong_input("memberId", "must be an integer or a string of digits", "'seven'")
+    router = APIRouter(tags=["recommendations"], responses=documented(WRITE) | away("redis") | no_member)
 
-    @router.post("/recommend")
+    @router.post("/recommend", responses=_answered(RecommendAnswer))
     async def recommend(body: LikesBody) -> Response:
         """``completed`` where a result of exactly these likes is cached, else ``queued`` with the id of a new job."""
         likes = body.favorite_song_ids or ()
@@ -176,7 +152,9 @@ def recommendation_router(desk: JobDesk) -> APIRouter:
         job = await desk.submit(body.member_id, likes, "http")
         return _answer("queued", "The recommendation is being made.", None, job_id=job.job_id)
 
-    @router.post("/recommend/cached", responses=documented(HTTPStatus.NOT_FOUND))
+    @router.post(
+        "/recommend/cached", responses=_answered(CachedView) | not_found("No recommendation is cached for member 7.")
+    )
     async def cached(body: MemberBody) -> Response:
         """The member's cached view, which says whether it is provisional, and ``cached: true``, or 404."""
         view = await desk.cached_view(body.member_id)
@@ -184,18 +162,25 @@ def recommendation_router(desk: JobDesk) -> APIRouter:
             raise HTTPException(404, f"No recommendation is cached for member {body.member_id}.")
         return Response(_with_cached_mark(view), media_type="application/json")
 
-    @router.post("/favorites/updated")
+    @router.post("/favorites/updated", responses=_answered(QueuedAnswer))
     async def favorites_updated(body: LikesBody) -> Response:
         """A new job with the new likes, once the member's likes have come to rest, as after an event of them."""
         await desk.ask_refresh(body.member_id, body.favorite_song_ids or ())
         return json_response({"status": "queued"})
 
-    @router.post("/warm/active")
+    none = wrong_input("limit", "Input should be greater than or equal to 1", "'0'")
+
+    @router.post("/warm/active", responses=_answered(WarmAnswer) | none)
     async def warm_active(limit: Annotated[int, Query(ge=1)] = 100) -> Response:
         """Jobs of the most active members on the batch queue."""
         return json_response({"task_id": await desk.refresh(limit), "status": "queued"})
 
     return router
+
+
+def _answered(model: type[BaseModel]) -> Documented:
+    """What the document says of 200, for routes that answer bytes."""
+    return {HTTPStatus.OK.value: {"model": model}}
 
 
 def _answer(status: str, message: str, generated_date: str | None, *, job_id: str | None) -> Response:

@@ -14,26 +14,6 @@ PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_S = 5
 MAX_SHOWN_CHARS = 120
 
-_PROBLEM_SCHEMA = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail"],
-    "properties": {
-        "type": {"const": "about:blank"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["field", "problem", "value"],
-                "additionalProperties": {"type": "string"},
-            },
-        },
-        "dependency": {"type": "string"},
-    },
-}
-
 
 def json_response(body: object, *, status_code: int = 200) -> Response:
     """``body`` (a mapping, or dataclasses and enums inside one) as JSON."""
@@ -41,16 +21,15 @@ def json_response(body: object, *, status_code: int = 200) -> Response:
 
 
 def problem(status_code: int, detail: str, *, headers: dict[str, str] | None = None, **members: object) -> Response:
+    """The answer with that problem document."""
+    body = orjson.dumps(problem_document(status_code, detail, **members))
+    return Response(body, status_code, headers=headers, media_type=PROBLEM_JSON)
+
+
+def problem_document(status_code: int, detail: str, **members: object) -> dict[str, object]:
     """A problem document; ``members`` are extensions of it (RFC 9457, 3.2)."""
     title = HTTPStatus(status_code).phrase
-    body = {"type": "about:blank", "title": title, "status": status_code, "detail": detail, **members}
-    return Response(orjson.dumps(body), status_code, headers=headers, media_type=PROBLEM_JSON)
-
-
-def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """What the OpenAPI document says of these answers: problem documents, each of them."""
-    content = {PROBLEM_JSON: {"schema": _PROBLEM_SCHEMA}}
-    return {int(status): {"description": status.phrase, "content": content} for status in statuses}
+    return {"type": "about:blank", "title": title, "status": int(status_code), "detail": detail, **members}
 
 
 def install_problem_handlers(app: FastAPI) -> None:

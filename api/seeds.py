@@ -8,8 +8,9 @@ from fastapi import APIRouter, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, ConfigDict, Field
 
-from api.recommendations import REFUSALS, JobDesk
-from api.responses import documented, json_response
+from api.recommendations import JobDesk
+from api.refusals import WRITE, away, documented, wrong_input
+from api.responses import json_response
 from api.shapes import EXAMPLE_ITEM, MAX_SEEDS, MIN_SEEDS, Int64, ItemShape, MemberId, Shape
 from core.result_document import match_score
 from core.seeds import SeedAnswer, SeedRecommender, UnknownSeeds, context_of, nobody
@@ -18,6 +19,7 @@ from models.recommendation import Candidate, TasteSummary
 MAX_WISH_CHARS = 200
 MAX_DISLIKED = 100
 _SOURCE = "seeds"
+_NO_SUCH_ITEM = "there is no such item to recommend from"
 
 
 def _each_once(item_ids: tuple[int, ...]) -> tuple[int, ...]:
@@ -174,7 +176,8 @@ class QueuedShape(Shape):
 
 def seeds_router(recommender: SeedRecommender, desk: JobDesk) -> APIRouter:
     """The route."""
-    router = APIRouter(tags=["recommendations"], responses=documented(*REFUSALS))
+    unknown = wrong_input("itemIds", _NO_SUCH_ITEM, "4711")
+    router = APIRouter(tags=["recommendations"], responses=documented(WRITE) | away("mysql") | unknown)
     queued: dict[int | str, dict[str, Any]] = {
         HTTPStatus.ACCEPTED.value: {"model": QueuedShape, "description": "A job was put on the queue"}
     }
@@ -214,10 +217,9 @@ def seeds_router(recommender: SeedRecommender, desk: JobDesk) -> APIRouter:
 
 
 def _refusal(error: UnknownSeeds) -> RequestValidationError:
-    problem = "there is no such item to recommend from"
     return RequestValidationError(
         [
-            {"type": "value_error", "loc": ("body", "itemIds"), "msg": problem, "input": item_id}
+            {"type": "value_error", "loc": ("body", "itemIds"), "msg": _NO_SUCH_ITEM, "input": item_id}
             for item_id in error.item_ids
         ]
     )

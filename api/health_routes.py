@@ -1,0 +1,81 @@
+"""The routes of probes: whether the process runs, has started, and can take jobs."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict
+from pydantic.config import JsonDict
+
+from api.health import Finding, Health, HealthReporter
+from api.refusals import Documented, documented
+from api.responses import json_response
+
+
+class LiveAnswer(BaseModel):
+    """The process runs."""
+
+    status: Literal["ok"]
+
+    model_config = ConfigDict(json_schema_extra={"example": {"status": "ok"}})
+
+
+class StartedAnswer(BaseModel):
+    """Whether jobs could be taken at any time so far."""
+
+    started: bool
+
+
+class HealthAnswer(BaseModel):
+    """How all dependencies stand, each by its name; ``reason`` where none of them is why."""
+
+    status: Health
+    ready: bool
+    reason: str | None
+    checks: Mapping[str, Finding]
+
+
+_WELL: JsonDict = {"status": "ok", "reason": None, "latency_ms": 0.412, "checked_at": "2026-01-31T09:00:00.123456Z"}
+_AWAY: JsonDict = {**_WELL, "status": "unavailable", "reason": "no answer within 1 s", "latency_ms": 1000.201}
+_READY: JsonDict = {"status": "ok", "ready": True, "reason": None, "checks": {"broker": _WELL, "redis": _WELL}}
+_NOT_READY: JsonDict = {**_READY, "status": "unavailable", "ready": False, "checks": {"broker": _WELL, "redis": _AWAY}}
+
+
+def health_router(reporter: HealthReporter) -> APIRouter:
+    """``/health/live``, ``/health/started``, ``/health/ready`` and, the same as the latter, ``/health``."""
+    router = APIRouter(tags=["health"], responses=documented([HTTPStatus.UNAUTHORIZED]))
+
+    @router.get("/health/live", responses={HTTPStatus.OK.value: {"model": LiveAnswer}})
+    async def live() -> Response:
+        """200 as long as the event loop turns; asks no dependency, since a restart would mend none."""
+        return json_response({"status": Health.OK})
+
+    started_or_not = _told(200, StartedAnswer, "Jobs could be taken at some time.", {"started": True}) | _told(
+        503, StartedAnswer, "Not ready for the first time yet.", {"started": False}
+    )
+
+    @router.get("/health/started", responses=started_or_not)
+    async def started() -> Response:
+        """503 until jobs could be taken for the first time, and 200 from then on: for probes that wait for a start."""
+        has_started = await reporter.has_started()
+        return json_response({"started": has_started}, status_code=200 if has_started else 503)
+
+    ready_or_not = _told(200, HealthAnswer, "Jobs can be taken.", _READY) | _told(
+        503, HealthAnswer, "Jobs cannot be taken; the body says why.", _NOT_READY
+    )
+
+    @router.get("/health/ready", responses=ready_or_not)
+    @router.get("/health", responses=ready_or_not)
+    async def ready() -> Response:
+        """200 where jobs can be taken, else 503; says of every dependency how it stands, and why."""
+        report = await reporter.report()
+        body = {"status": report.status, "ready": report.ready, "reason": report.reason, "checks": report.findings}
+        return json_response(body, status_code=200 if report.ready else 503)
+
+    return router
+
+
+def _told(status: int, model: type[BaseModel], description: str, example: JsonDict) -> Documented:
+    content = {"application/json": {"example": example}}
+    return {status: {"model": model, "description": description, "content": content}}

@@ -1,0 +1,107 @@
+"""What the OpenAPI document says of refusals: of each status a problem document as it comes (RFC 9457)."""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+
+from pydantic.config import JsonDict
+
+from api.responses import PROBLEM_JSON, RETRY_AFTER_S, problem_document
+
+Documented = dict[int | str, dict[str, Any]]
+"""Answers by status, as FastAPI's ``responses`` takes them."""
+
+READ = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+)
+"""What any read may be refused with, beside what its own routes say."""
+WRITE = (*READ, HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+"""The same of what changes something, or takes a body."""
+
+PROBLEM_SCHEMA: JsonDict = {
+    "title": "Problem",
+    "description": "Why a request was refused (RFC 9457).",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"const": "about:blank"},
+        "title": {"type": "string", "description": "the status in words"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "what is wrong, and what to do about it"},
+        "errors": {
+            "type": "array",
+            "description": "where input was wrong: each field, what is wrong with it, and what was given",
+            "items": {
+                "type": "object",
+                "required": ["field", "problem", "value"],
+                "additionalProperties": {"type": "string"},
+            },
+        },
+        "dependency": {"type": "string", "description": "the server that is away"},
+    },
+}
+_REFERENCE = {"$ref": "#/components/schemas/Problem"}
+_RETRY_AFTER = {"Retry-After": {"description": "seconds until it may help to ask again", "schema": {"type": "integer"}}}
+
+_DETAILS = {
+    HTTPStatus.BAD_REQUEST: "There was an error parsing the body",
+    HTTPStatus.UNAUTHORIZED: "the API key is missing or wrong: send Authorization: Bearer KEY, or X-API-Key: KEY",
+    HTTPStatus.FORBIDDEN: "a page of another site may not ask this of a browser",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is larger than 1048576 bytes",
+    HTTPStatus.TOO_MANY_REQUESTS: 'more requests than "1-minute";q=600;w=60 allow; try again in 12 seconds',
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Something went wrong here; it has been logged.",
+}
+
+
+def documented(statuses: Iterable[HTTPStatus]) -> Documented:
+    """Of ``READ`` or ``WRITE``."""
+    return {int(status): _answer(status, _DETAILS[status]) for status in statuses}
+
+
+def not_found(detail: str) -> Documented:
+    """404; ``detail`` as it comes."""
+    return {HTTPStatus.NOT_FOUND.value: _answer(HTTPStatus.NOT_FOUND, detail)}
+
+
+def wrong_input(field: str, problem: str, value: str) -> Documented:
+    """422 with one error; ``value`` is the ``repr`` of what was given."""
+    error = {"field": field, "problem": problem, "value": value}
+    detail = f"{field}: {problem}, got {value}"
+    answer = _answer(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[error])
+    return {HTTPStatus.UNPROCESSABLE_ENTITY.value: answer}
+
+
+def too_large(field: str, most: int) -> Documented:
+    """422 for a number in the query that is one too large."""
+    return wrong_input(field, f"Input should be less than or equal to {most}", f"'{most + 1}'")
+
+
+def no_integer(field: str) -> Documented:
+    """422 for what should be an integer in the path."""
+    return wrong_input(field, "Input should be a valid integer, unable to parse string as an integer", "'x'")
+
+
+def away(dependency: str) -> Documented:
+    """503 for want of ``dependency``."""
+    detail = f"{dependency} is not available; try again in {RETRY_AFTER_S} seconds"
+    return {
+        HTTPStatus.SERVICE_UNAVAILABLE.value: _answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, dependency=dependency)
+    }
+
+
+def add_problem_schema(document: dict[str, Any]) -> None:
+    """Give the OpenAPI ``document`` the schema that all refusals refer to."""
+    document["components"]["schemas"]["Problem"] = PROBLEM_SCHEMA
+
+
+def _answer(status: HTTPStatus, detail: str, **members: object) -> dict[str, Any]:
+    example = problem_document(status, detail, **members)
+    answer: dict[str, Any] = {
+        "description": status.phrase,
+        "content": {PROBLEM_JSON: {"schema": _REFERENCE, "example": example}},
+    }
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        answer["headers"] = _RETRY_AFTER
+    return answer
