@@ -26,8 +26,8 @@ install: $(VENV)/.serving $(if $(WITH),$(VENV)/.with-$(WITH)) ## Install what th
 test: $(VENV)/.development ## Run the tests on real servers, in TEST_PROCESSES (2) side by side
 	@$(PYTEST) -m "not long" --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-test-long: $(VENV)/.development ## Run all tests, those that take minutes too
-	@$(PYTEST)
+test-long: $(VENV)/.development ## Run all tests, those that take minutes too, and TEST_EXAMPLES (200) of each property
+	@TEST_EXAMPLES=$(or $(TEST_EXAMPLES),200) $(PYTEST)
 
 fuzz: $(VENV)/.development ## Change good input at random for FUZZ_MINUTES (10) and see that nothing breaks
 	@$(RUN) -m tests.fuzz.run

@@ -23,11 +23,15 @@ pytest_plugins = [
     "tests.support.browser",
 ]
 
-settings.register_profile("local", deadline=None, max_examples=50)
+# Machines are shared: how long an example takes says nothing.
 settings.register_profile(
-    "ci", deadline=None, max_examples=100, derandomize=False, suppress_health_check=[HealthCheck.too_slow]
+    "shared",
+    deadline=None,
+    derandomize=False,
+    max_examples=int(os.environ.get("TEST_EXAMPLES", "50")),
+    suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+settings.load_profile("shared")
 
 _NEEDS = {
     "amqp_url": Need(Kind.RABBITMQ),
