@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import streamlit as st
 
-from dashboard.shapes import Item, Point
+from dashboard.shapes import Item
 
 Row = Mapping[str, object]
 Spec = dict[str, object]
@@ -14,6 +14,8 @@ INK, LEADING, FAINT = "#1d1b2c", "#5b3fd6", "#dad8e6"
 COLOURS = [LEADING, "#d9480f", "#0b7285", "#a61e4d", "#5c7a00"]
 """Told apart by those who see few colours too, and dark enough on white."""
 _LABEL_RADIUS = 1.33
+_TOLD = {"field": "told"}
+"""A sentence of each row: a list of fields would be told with their names, which are ours and English."""
 _SIDE = 320
 """Pixels; as wide as a phone shows without scrolling."""
 _RINGS = (0.25, 0.5, 0.75, 1.0)
@@ -61,7 +63,7 @@ def radar(shapes: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) 
             "shape": shape,
             "place": place,
             "feature": labels[name],
-            "value": round(values[name], 2),
+            "told": f"{shape}: {labels[name]} {values[name]:.2f}",
         }
         for shape, values in shapes.items()
         for place, name in enumerate(corners)
@@ -73,7 +75,7 @@ def radar(shapes: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) 
     polygons = {
         "data": {"values": rows},
         "mark": {"type": "line", "strokeWidth": 2.5, "point": True},
-        "encoding": {**_PLANE, "color": colour, "order": _PLACE, "tooltip": _told("shape", "feature", "value")},
+        "encoding": {**_PLANE, "color": colour, "order": _PLACE, "tooltip": _TOLD},
     }
     names = [{**_spoke(angle, _LABEL_RADIUS), "text": labels[name]} for name, angle in angles.items()]
     text = {
@@ -146,9 +148,12 @@ def columns(rows: Sequence[tuple[str, float]], *, name: str, value: str) -> Spec
 # --- places and courses ---
 
 
-def embedding_map(points: Sequence[Point], genres: Sequence[str], *, other: str) -> Spec:
-    """Each item a dot, coloured by its genre where that is one of ``genres``; it can be dragged and zoomed."""
-    rows = [{**point, "colour": point["genre"] if point["genre"] in genres else other} for point in points]
+def embedding_map(dots: Sequence[Row], genres: Sequence[str], *, other: str, titles: Mapping[str, str]) -> Spec:
+    """Each of ``dots`` at its x and y, coloured by its genre where that is one of ``genres``; to be dragged and zoomed.
+
+    ``titles``: the fields that a dot tells of itself, and what they are called.
+    """
+    rows = [{**dot, "colour": dot["genre"] if dot["genre"] in genres else other} for dot in dots]
     colour = {**_coloured("colour", columns=3), "scale": {"scheme": "tableau20", "domain": [*genres, other]}}
     return _whole(
         {
@@ -159,7 +164,7 @@ def embedding_map(points: Sequence[Point], genres: Sequence[str], *, other: str)
                 "x": _placed("x"),
                 "y": _placed("y"),
                 "color": colour,
-                "tooltip": _told("title", "creator", "genre"),
+                "tooltip": [{"field": field, "title": title} for field, title in titles.items()],
             },
             "height": 520,
         }
@@ -172,10 +177,11 @@ def _placed(field: str) -> Spec:
 
 def shares_over_time(rows: Sequence[Row], *, share: str) -> Spec:
     """The ``share`` of each ``name`` by ``when`` (an ISO date), stacked to a whole; ``share`` titles the axis."""
+    shares = [{**row, "told": f"{row['name']}: {float(str(row['share'])):.0%} ({row['when']})"} for row in rows]
     amount = {"field": "share", "type": "quantitative", "title": share, "stack": "normalize", "axis": {"format": "%"}}
     return _whole(
         {
-            "data": {"values": list(rows)},
+            "data": {"values": shares},
             "mark": {"type": "area", "opacity": 0.85},
             "encoding": {
                 "x": {
@@ -186,10 +192,7 @@ def shares_over_time(rows: Sequence[Row], *, share: str) -> Spec:
                 },
                 "y": amount,
                 "color": {**_coloured("name", columns=3), "scale": {"scheme": "tableau20"}},
-                "tooltip": [
-                    *_told("name"),
-                    {"field": "share", "type": "quantitative", "format": ".0%", "title": share},
-                ],
+                "tooltip": _TOLD,
             },
             "height": 280,
         }
@@ -206,13 +209,13 @@ def lines(rows: Sequence[Row], *, value: str, of_versions: bool = False) -> Spec
     figures: Spec = {"scale": {"zero": False}}
     return _whole(
         {
-            "data": {"values": list(rows)},
+            "data": {"values": [{**row, "told": f"{row['name']}: {row['value']:g} ({row['when']})"} for row in rows]},
             "mark": {"type": "line", "point": True, "strokeWidth": 2.5},
             "encoding": {
                 "x": {"field": "when", "type": kind, "title": None, "sort": None, "axis": axis},
                 "y": {**_amount("value"), "title": value, **(figures if of_versions else counts)},
                 "color": {**_coloured("name", columns=2), "scale": {"range": COLOURS}},
-                "tooltip": _told("name", "value", "when"),
+                "tooltip": _TOLD,
             },
             "height": 260,
         }
@@ -235,10 +238,6 @@ def _named_values(rows: Sequence[tuple[str, float]]) -> Spec:
 
 def _titled(name: str, value: str) -> list[dict[str, str]]:
     return [{"field": "name", "title": name}, {"field": "value", "title": value}]
-
-
-def _told(*fields: str) -> list[dict[str, str]]:
-    return [{"field": field} for field in fields]
 
 
 def _whole(spec: Spec) -> Spec:

@@ -22,4 +22,4 @@ def told_problems(texts: Texts, part: str) -> Iterator[None]:
 
 def tell(problem: ApiProblem, texts: Texts) -> None:
     """One box: what it means, what to do, and the API's own sentence."""
-    st.error(f"{texts(f'problem.{problem.trouble}')}\n\n`{problem.detail.replace('`', chr(39))}`")
+    st.error(f"{texts(f'problem.{problem.trouble}')}\n\n`{' '.join(problem.detail.split()).replace('`', chr(39))}`")

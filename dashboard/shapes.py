@@ -24,6 +24,12 @@ class Found(TypedDict):
     score: float
 
 
+class FoundItems(TypedDict):
+    """What was found."""
+
+    items: list[Found]
+
+
 class Evidence(TypedDict):
     """What speaks for a recommended item; ``near`` are ids of chosen ones, ``sources`` what found it."""
 
@@ -56,6 +62,12 @@ class SeedsAnswer(TypedDict):
     taste: Taste
 
 
+class Asked(TypedDict):
+    """That a job was asked for; its id is None where a fresh result is there."""
+
+    jobId: str | None
+
+
 class Liked(TypedDict):
     """An item that a member likes; ``since`` is an ISO instant."""
 
@@ -71,6 +83,12 @@ class KeptList(TypedDict):
     generatedDate: str
     provisional: bool
     fingerprint: str
+
+
+class Active(TypedDict):
+    """Members, who liked something last first."""
+
+    memberIds: list[int]
 
 
 class Member(TypedDict):
@@ -103,8 +121,9 @@ class Point(TypedDict):
     """An item at its place of the map."""
 
     itemId: int
-    title: str
+    titles: dict[str, str]
     creator: str
+    creatorLocal: str | None
     genre: str | None
     x: float
     y: float
@@ -166,6 +185,12 @@ class DeadLetters(TypedDict):
 
     letters: list[DeadLetter]
     n: int
+
+
+class Replayed(TypedDict):
+    """What became of each dead letter that was found, by id."""
+
+    fates: dict[str, str]
 
 
 class Check(TypedDict):

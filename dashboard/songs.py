@@ -3,23 +3,26 @@
 import re
 from collections.abc import Sequence
 
-from dashboard.shapes import Item, Recommended
+from dashboard.shapes import Item, Point, Recommended
 from dashboard.texts import Texts
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:<>&])")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:<>=&])")
+_MAGIC = re.compile(r"(?<=:)(?=//|[a-z])|(?<=@)(?=\w)|(?<=[Ww]{3})(?=\.)|(?<=[-<>=~])(?=[-<>=])")
+"""Between what Streamlit makes links, pictures and arrows of after Markdown was read, where no backslash helps."""
+_NOTHING = "\u2060"  # the word joiner: it has no width, and no line breaks there
 
 
 def plain(text: str) -> str:
-    """``text`` as Markdown shows it literally: titles may hold anything."""
-    return _MARKDOWN.sub(r"\\\1", text)
+    """``text`` as Markdown shows it literally, in one line: titles, and what others wrote, may hold anything."""
+    return _MARKDOWN.sub(r"\\\1", _MAGIC.sub(_NOTHING, " ".join(text.split())))
 
 
-def title_of(item: Item, language: str) -> str:
+def title_of(item: Item | Point, language: str) -> str:
     """The title in that language, else in any there is, else the id."""
     return item["titles"].get(language) or next(iter(item["titles"].values()), str(item["itemId"]))
 
 
-def creator_of(item: Item, language: str) -> str:
+def creator_of(item: Item | Point, language: str) -> str:
     """The creator as readers of the language write the name."""
     local = item["creatorLocal"] if language == "ko" else None
     return local or item["creator"] or ""

@@ -7,13 +7,25 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.api_client import Api
+from dashboard.api_client import Api, ApiProblem, Trouble
+from dashboard.songs import named, plain
 from dashboard.texts import LANGUAGES, Texts
-from tests.support.dashboard_site import N_SONGS, DashboardSite, dashboard_site, labelled, open_page, told
+from dashboard.visitor import N_DISLIKED, N_NEWEST_LIKES, N_SEEDS, Verdict, Visitor
+from tests.support.dashboard_site import (
+    N_SONGS,
+    SCRIPT_TIMEOUT_S,
+    DashboardSite,
+    dashboard_site,
+    labelled,
+    open_page,
+    told,
+)
 from tests.support.private_servers import free_port
 from tests.support.waiting import until
 
@@ -72,7 +84,31 @@ async def five_chosen(site: DashboardSite) -> AppTest:
 
 def listed(page: AppTest) -> list[int]:
     """The ids of the recommended songs, in their order."""
-    return [int(str(button.key).partition("-")[2]) for button in labelled(page, EN("try.like"))]
+    return [int(str(button.key)[5:]) for button in page.button if str(button.key).startswith("like-")]
+
+
+def visitor_of(page: AppTest) -> Visitor:
+    visitor: Visitor = page.session_state["visitor"]
+    return visitor
+
+
+async def pressed(page: AppTest, key: str) -> AppTest:
+    return await asyncio.to_thread(lambda: page.button(key=key).click().run())
+
+
+async def likes_and_refusals(site: DashboardSite, page: AppTest) -> tuple[set[int], set[int]]:
+    """As the worker knows them."""
+    member = await asyncio.to_thread(site.api.member, visitor_of(page).member_id)
+    return {each["item"]["itemId"] for each in member["likes"]}, {item["itemId"] for item in member["disliked"]}
+
+
+async def taken_in(site: DashboardSite, page: AppTest, likes: set[int], refusals: set[int]) -> None:
+    """Wait until the worker knows these, and no others."""
+
+    async def is_known() -> bool:
+        return await likes_and_refusals(site, page) == (likes, refusals)
+
+    await until(is_known, within_s=20)
 
 
 async def test_songs_are_found_by_name_and_chosen(site: DashboardSite) -> None:
@@ -135,7 +171,7 @@ async def test_reactions_reach_the_worker_which_makes_a_list_of_them(site: Dashb
     page = await five_chosen(site)
     refused = listed(page)[0]
     page = await clicked(page, EN("try.dislike"))
-    visitor = page.session_state["visitor"]
+    visitor = visitor_of(page).member_id
 
     async def has_a_list() -> bool:
         return (await asyncio.to_thread(site.api.member, visitor))["newest"] is not None
@@ -163,22 +199,143 @@ async def test_the_worker_can_be_asked_and_its_job_is_watched(site: DashboardSit
     assert "1. **" in told(page)
 
 
-async def test_a_reaction_that_the_api_does_not_take_is_told_and_the_list_goes_on(
+async def test_the_worker_is_asked_for_a_list_of_all_that_is_liked(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+    explain = Api.explain
+    monkeypatch.setattr(
+        Api, "explain", lambda api, ids, **rest: (asked.append(list(ids)), explain(api, ids, **rest))[1]
+    )
+    page = await five_chosen(site)
+    chosen = [item["itemId"] for item in visitor_of(page).chosen]
+    likes = []
+    for _ in range(2):
+        likes.append(listed(page)[0])
+        page = await pressed(page, f"like-{likes[-1]}")
+    page = await clicked(page, EN("try.ask_worker"))
+    assert asked == [[*reversed(likes), *chosen]]
+    await taken_in(site, page, {*chosen, *likes}, set())
+
+
+async def test_a_reaction_is_shown_pressed_and_pressed_again_is_taken_back(site: DashboardSite) -> None:
+    page = await five_chosen(site)
+    chosen = {item["itemId"] for item in visitor_of(page).chosen}
+    before = listed(page)
+    first = before[0]
+    page = await pressed(page, f"like-{first}")
+    second = listed(page)[0]
+    page = await pressed(page, f"dislike-{second}")
+    assert EN("try.reactions", n=2) in told(page)
+    assert [button.label for button in page.button if str(button.key).startswith("said-")] == [
+        EN("try.like"), EN("try.disliked"), EN("try.liked"), EN("try.dislike"),
+    ]  # fmt: skip
+    await taken_in(site, page, {*chosen, first}, {second})
+    page = await pressed(page, f"said-like-{first}")
+    page = await pressed(page, f"said-dislike-{second}")
+    assert EN("try.reactions_lead") not in told(page)
+    assert listed(page) == before
+    await taken_in(site, page, chosen, set())
+
+
+async def test_a_reaction_can_become_the_other_one(site: DashboardSite) -> None:
+    page = await five_chosen(site)
+    chosen = {item["itemId"] for item in visitor_of(page).chosen}
+    first = listed(page)[0]
+    page = await pressed(page, f"dislike-{first}")
+    page = await pressed(page, f"said-like-{first}")
+    await taken_in(site, page, {*chosen, first}, set())
+
+
+async def test_a_song_that_is_removed_after_the_worker_heard_of_it_is_unliked(site: DashboardSite) -> None:
+    page = await five_chosen(site)
+    removed, *kept = [item["itemId"] for item in visitor_of(page).chosen]
+    liked = listed(page)[0]
+    page = await pressed(page, f"like-{liked}")
+    page = await pressed(page, f"drop-{removed}")
+    await taken_in(site, page, {*kept, liked}, set())
+
+
+async def test_what_is_liked_stands_for_songs_that_are_removed(site: DashboardSite) -> None:
+    page = await five_chosen(site)
+    page = await pressed(page, f"like-{listed(page)[0]}")
+    for item in visitor_of(page).chosen[:3]:
+        page = await pressed(page, f"drop-{item['itemId']}")
+    assert len(listed(page)) == 10
+    page = await pressed(page, f"drop-{visitor_of(page).chosen[0]['itemId']}")
+    assert EN("try.choose_more", n=1) in told(page)
+    assert EN("try.reactions", n=1) in told(page)
+
+
+async def test_beyond_ten_songs_the_newest_likes_count_and_the_page_says_so(site: DashboardSite) -> None:
+    found = [each["item"] for each in await asyncio.to_thread(site.api.search, "a", 40)]
+    visitor = Visitor(-1_234_567)
+    visitor.choose(found)
+    page = await site.page("try_it", visitor=visitor)
+    assert EN("try.full", n=N_SEEDS) in told(page)
+    before = listed(page)
+    for n in range(1, N_NEWEST_LIKES + 3):
+        page = await pressed(page, f"like-{listed(page)[-1]}")
+        assert EN("try.counted", n=n, seeds=N_SEEDS, likes=N_NEWEST_LIKES) in told(page)
+        spoken_of = {item["itemId"] for item in (*visitor.chosen, *visitor.liked)}
+        assert not set(listed(page)) & spoken_of
+        assert len(listed(page)) == 10
+    assert len(set(listed(page)) - set(before)) > N_NEWEST_LIKES
+
+
+async def test_more_refusals_than_the_api_takes_do_no_harm(site: DashboardSite) -> None:
+    popular = (await asyncio.to_thread(site.api.catalogue))["popular"]
+    visitor = Visitor(-1_234_568)
+    visitor.choose(popular[:3])
+    for item_id in range(10**9, 10**9 + N_DISLIKED + 30):
+        visitor.react(Verdict.DISLIKE, {**popular[0], "itemId": item_id})
+    page = await site.page("try_it", visitor=visitor)
+    assert not page.error
+    assert len(listed(page)) == 10
+
+
+async def test_without_features_in_common_the_page_says_why_there_is_no_shape(site: DashboardSite) -> None:
+    popular = (await asyncio.to_thread(site.api.catalogue))["popular"]
+    visitor = Visitor(-1_234_569)
+    visitor.choose([{**item, "features": {"tempo": 1.0}} for item in popular[:3]])
+    page = await site.page("try_it", visitor=visitor)
+    assert EN("song.no_shape") in told(page)
+    assert not page.get("vega_lite_chart")
+
+
+async def test_a_reaction_that_the_api_does_not_take_is_told_and_goes_with_the_next(
     site: DashboardSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = await five_chosen(site)
+    chosen = {item["itemId"] for item in visitor_of(page).chosen}
     refused = listed(page)[0]
-    monkeypatch.setattr(Api, "tell", refuse_for_want_of_a_key)
-    page = await clicked(page, EN("try.dislike"))
+    with monkeypatch.context() as broken:
+        broken.setattr(Api, "tell", refuse_for_want_of_a_key)
+        page = await pressed(page, f"dislike-{refused}")
     assert EN("problem.key") in told(page)
     assert listed(page)
     assert refused not in listed(page)
+    liked = listed(page)[0]
+    page = await pressed(page, f"like-{liked}")
+    assert EN("problem.key") not in told(page)
+    await taken_in(site, page, {*chosen, liked}, {refused})
 
 
 def refuse_for_want_of_a_key(*_: object) -> None:
-    from dashboard.api_client import ApiProblem, Trouble  # noqa: PLC0415
-
     raise ApiProblem(Trouble.KEY, "the API key is missing or wrong")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_why_a_job_failed_is_told_as_it_was_written(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch, language: str
+) -> None:
+    failed = {"jobId": "j", "status": "failed", "progress": 0, "error": {"message": "[a](http://b) *c*"}}
+    monkeypatch.setattr(Api, "job", lambda *_: failed)
+    popular = (await asyncio.to_thread(site.api.catalogue))["popular"]
+    visitor = Visitor(-1_234_570)
+    visitor.choose(popular[:3])
+    page = await site.page("try_it", language, visitor=visitor, job="j")
+    assert Texts(language)("try.job_failed", reason=plain("[a](http://b) *c*")) in told(page)
 
 
 # --- members ---
@@ -207,6 +364,29 @@ async def test_a_number_that_is_none_or_nobodys_is_told(site: DashboardSite, typ
     assert EN(said, text=typed, member=typed) in told(page)
 
 
+async def test_a_member_who_only_refused_is_shown_with_what_was_refused(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popular = (await asyncio.to_thread(site.api.catalogue))["popular"]
+    popular[0]["titles"] = {"en": "*NSYNC* [live](http://x)"}
+    member = {"memberId": -88, "likes": [], "disliked": popular[:2], "newest": None}
+    monkeypatch.setattr(Api, "member", lambda *_: member)
+    page = await site.page("members", member="-88")
+    assert EN("members.unknown", member=-88) not in told(page)
+    for item in popular[:2]:
+        assert plain(named(item, "en")) in told(page)
+
+
+async def test_a_member_whose_likes_have_no_features_is_told_why_there_is_no_shape(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = {**(await asyncio.to_thread(site.api.catalogue))["popular"][0], "features": {}}
+    liked = {"item": item, "weight": 1.0, "since": None}
+    member = {"memberId": -89, "likes": [liked], "disliked": [], "newest": None}
+    monkeypatch.setattr(Api, "member", lambda *_: member)
+    assert EN("song.no_shape") in told(await site.page("members", member="-89"))
+
+
 # --- catalogue ---
 
 
@@ -214,6 +394,25 @@ async def test_the_catalogue_is_counted_and_drawn(site: DashboardSite) -> None:
     page = await site.page("catalogue")
     assert page.metric[0].value == str(N_SONGS)
     assert len(page.get("vega_lite_chart")) == 4
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_the_map_names_songs_as_readers_of_the_page_do(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch, language: str
+) -> None:
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr("dashboard.views.catalogue.draw", drawn.append)
+    points = (await asyncio.to_thread(site.api.catalogue_map, 1000))["points"]
+    await site.page("catalogue", language)
+    spec = drawn[0]
+    shown = {row["song"] for row in spec["data"]["values"]}
+    assert {point["titles"][language] for point in points if language in point["titles"]} <= shown
+    if language == "ko":
+        artists = {row["artist"] for row in spec["data"]["values"]}
+        assert {point["creatorLocal"] for point in points if point["creatorLocal"]} <= artists
+    texts = Texts(language)
+    titles = [each["title"] for each in spec["encoding"]["tooltip"]]
+    assert titles == [texts("song.song"), texts("catalogue.artist"), texts("catalogue.genre")]
 
 
 async def test_songs_like_a_found_one_are_listed(site: DashboardSite) -> None:
@@ -258,7 +457,7 @@ async def test_versions_are_tabled_and_their_figures_drawn(
 
 async def test_operations_tell_health_queues_and_outcomes(site: DashboardSite) -> None:
     page = await site.page("operations")
-    assert EN("operations.degraded") in told(page)  # results live in this process alone
+    assert plain(EN("operations.degraded")) in told(page)  # results live in this process alone
     assert page.metric[0].label == EN("operations.queue")
     assert EN("operations.whose", n=1, seconds=5) in told(page)
 
@@ -270,7 +469,7 @@ async def test_dead_letters_are_listed_and_replayed(site: DashboardSite) -> None
     assert EN("operations.n_dead", shown=2, n=2) in told(page)
     page = await asyncio.to_thread(lambda: page.multiselect(key="letters").select("dead-1").run())
     page = await clicked(page, EN("operations.replay"))
-    assert EN("fate.replayed") in told(page)
+    assert [each.value for each in page.success] == [f"**1** · {plain(EN('fate.replayed'))}"]
     assert EN("operations.n_dead", shown=1, n=1) in told(page)
     page = await clicked(page, EN("operations.replay_all"))
     assert EN("operations.none_dead") in told(page)
@@ -280,3 +479,115 @@ async def test_dead_letters_are_listed_and_replayed(site: DashboardSite) -> None
         return {job["status"] for job in jobs} == {"succeeded"}
 
     await until(both_ran, within_s=20)
+
+
+async def test_what_became_of_a_replay_is_told_by_how_many_and_how_well(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letter = {
+        "memberId": 1, "reason": "attempts_used_up", "code": "BROKEN", "error": "no answer", "nTries": 4,
+        "nReplays": 0, "ageS": 60.0,
+    }  # fmt: skip
+    fates = {"a": "replayed", "b": "replayed", "c": "no_job", "d": "succeeded_since", "e": "*odd*"}
+    letters = [{**letter, "letterId": letter_id} for letter_id in (*fates, "gone")]
+    monkeypatch.setattr(Api, "dead_letters", lambda *_: {"letters": letters, "n": 6})
+    monkeypatch.setattr(Api, "replay", lambda *_: fates)
+    page = await clicked(await site.page("operations"), EN("operations.replay_all"))
+    assert [each.value for each in page.success] == [f"**2** · {plain(EN('fate.replayed'))}"]
+    assert f"**1** · {plain(EN('fate.succeeded_since'))}" in [each.value for each in page.info]
+    warned = [each.value for each in page.warning]
+    for fate in (EN("fate.no_job"), EN("fate.not_found"), "*odd*"):
+        assert f"**1** · {plain(fate)}" in warned
+
+
+async def test_a_replay_that_finds_nothing_says_so(site: DashboardSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    await site.bury("dead-3")
+    page = await site.page("operations")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(Api, "replay", lambda *_: {})
+        page = await clicked(page, EN("operations.replay_all"))
+    assert f"**1** · {plain(EN('fate.not_found'))}" in [each.value for each in page.warning]
+    await asyncio.to_thread(site.api.replay, ["dead-3"])
+
+
+_METRICS = """\
+# TYPE songs_ai_llm_spend_today_usd gauge
+songs_ai_llm_spend_today_usd {spend}
+# TYPE songs_ai_llm_calls_total counter
+songs_ai_llm_calls_total{{outcome="ok"}} {calls}
+# TYPE songs_ai_llm_cost_usd_total counter
+songs_ai_llm_cost_usd_total{{model="gpt_4o_mini*"}} {spend}
+"""
+
+
+@pytest.mark.parametrize(
+    ("spend", "calls", "said", "figures"),
+    [
+        (0, 0, "operations.no_llm", []),
+        (0.5, 0, "operations.llm_elsewhere", ["$0.5000"]),
+        (0.5, 3, None, ["$0.5000"]),
+    ],
+)
+async def test_of_costs_the_page_says_what_is_true_of_these_processes_and_of_the_day(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch, spend: float, calls: int, said: str | None, figures: list[str]
+) -> None:
+    monkeypatch.setattr(Api, "metrics", lambda _: [_METRICS.format(spend=spend, calls=calls)])
+    page = await site.page("operations")
+    texts = {EN(key) for key in ("operations.no_llm", "operations.llm_elsewhere")}
+    assert {each.value for each in page.info} & texts == ({EN(said)} if said else set())
+    assert [each.value for each in page.metric if each.label == EN("operations.today")] == figures
+    assert ("gpt\\_4o\\_mini\\*" in [each.label for each in page.metric]) == bool(figures)
+
+
+async def test_what_the_api_says_of_health_is_shown_as_it_was_written(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = {"status": "*odd*", "reason": "see [here](http://x) `now`", "latency_ms": 1.0}
+    monkeypatch.setattr(Api, "health", lambda _: {"status": "_odd_", "checks": {"my_db*": check}})
+    page = await site.page("operations")
+    assert page.error[0].value == plain("_odd_")
+    assert f"**{plain('my_db*')}** {plain('*odd*')} — {plain('see [here](http://x) `now`')}" in told(page)
+
+
+async def test_a_health_that_only_a_proxy_tells_is_a_told_problem(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = httpx.Response(503, json={"title": "Service Unavailable", "detail": "no upstream"})
+    asked = Api._asked
+    monkeypatch.setattr(
+        Api, "_asked", lambda api, method, url, **rest: away if "/health" in url else asked(api, method, url, **rest)
+    )
+    page = await site.page("operations")
+    assert not page.exception
+    assert EN("problem.busy") in page.error[0].value
+    assert "no upstream" in page.error[0].value
+
+
+@pytest.mark.parametrize(
+    "metrics_url", ["http://worker:port/metrics", "{url}/openapi.json", "http://127.0.0.1:{free}/"]
+)
+async def test_a_wrong_metrics_url_is_told_and_the_rest_of_operations_stands(
+    site: DashboardSite, metrics_url: str
+) -> None:
+    wrong = metrics_url.format(url=site.url, free=free_port())
+    with closing(Api(site.url, metrics_url=wrong)) as api:
+        page = await asyncio.to_thread(open_page, "operations", api)
+    assert not page.exception
+    [error] = page.error
+    assert EN("problem.metrics") in error.value
+    assert f"METRICS_URL={wrong}" in error.value
+    assert plain(EN("operations.degraded")) in told(page)
+    assert EN("operations.dead_letters") in told(page)
+
+
+# --- the page as a whole ---
+
+
+@pytest.mark.parametrize("url", ["http://host:port", "host:8000"])
+async def test_an_api_url_that_is_no_address_is_told_on_the_page(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("API_URL", url)
+    app = Path(__file__).parents[1] / "dashboard" / "app.py"
+    page = await asyncio.to_thread(lambda: AppTest.from_file(str(app), default_timeout=SCRIPT_TIMEOUT_S).run())
+    assert not page.exception
+    assert EN("problem.address") in page.error[0].value
+    assert f"API_URL={url}" in page.error[0].value

@@ -108,10 +108,82 @@ def test_what_is_not_the_api_is_told_as_an_api_that_is_not_there(answers: list[h
             assert told.value.trouble is Trouble.UNREACHABLE
 
 
-def test_a_url_that_is_none_is_told() -> None:
+@pytest.mark.parametrize("url", ["http://host:port", "127.0.0.1:8000", "ftp://api.example", "http://h\n.x"])
+def test_an_api_url_that_is_no_address_is_told_with_its_value(url: str) -> None:
+    with closing(Api(url)) as api:
+        for ask in (api.catalogue, api.health, api.metrics):
+            with pytest.raises(ApiProblem) as told:
+                ask()
+            assert told.value.trouble is Trouble.ADDRESS
+            assert f"API_URL={url}" in told.value.detail
+
+
+@pytest.mark.parametrize("url", ["http://worker:port/metrics", "worker:8000/metrics", "http://w\n/metrics"])
+def test_a_metrics_url_that_is_no_address_is_told_with_its_value(url: str) -> None:
+    with closing(Api("http://api.example", metrics_url=url)) as api, pytest.raises(ApiProblem) as told:
+        api.metrics()
+    assert told.value.trouble is Trouble.METRICS
+    assert f"METRICS_URL={url}" in told.value.detail
+
+
+def test_a_metrics_url_at_which_nobody_answers_as_a_worker_is_told(answers: list[httpx.Response | Exception]) -> None:
+    with closing(Api("http://api.example", metrics_url="http://127.0.0.1:9/metrics")) as api:
+        for answer in (httpx.ConnectError("refused"), problem(404)):
+            answers.append(answer)
+            with pytest.raises(ApiProblem, match=r"METRICS_URL=http://127\.0\.0\.1:9/metrics") as told:
+                api.metrics()
+            assert told.value.trouble is Trouble.METRICS
+
+
+def test_a_password_in_an_address_is_not_told(answers: list[httpx.Response | Exception]) -> None:
+    secret = "http://me:hunter2@127.0.0.1:9"
+    with closing(Api(secret, metrics_url=f"{secret}/metrics")) as api:
+        for ask in (api.catalogue, api.metrics):
+            answers.append(httpx.ConnectError("refused"))
+            with pytest.raises(ApiProblem, match=r"//\*\*\*@127\.0\.0\.1:9") as told:
+                ask()
+            assert "hunter2" not in told.value.detail
+
+
+@pytest.mark.parametrize("metrics_url", ["", "http://worker.example/metrics"])
+def test_a_key_that_is_no_header_is_told_without_the_key(
+    answers: list[httpx.Response | Exception], metrics_url: str
+) -> None:
+    answers.append(httpx.LocalProtocolError("Illegal header value b'ab\x00cd'"))
+    with closing(Api("http://api.example", key="ab\x00cd", metrics_url=metrics_url)) as api:
+        with pytest.raises(ApiProblem) as told:
+            api.metrics()
+        assert told.value.trouble is Trouble.KEY
+        assert "ab" not in told.value.detail
+
+
+@pytest.mark.parametrize(("key", "sent"), [("s3cret\n", b"s3cret"), ("열쇠", "열쇠".encode())])
+def test_a_key_is_sent_as_it_is_but_for_space_around_it(
+    answers: list[httpx.Response | Exception], key: str, sent: bytes
+) -> None:
+    answer = httpx.Response(401, json={"detail": "wrong key"})
+    answers.append(answer)
+    with closing(Api("http://api.example", key=key)) as api, pytest.raises(ApiProblem, match="wrong key"):
+        api.models()
+    assert dict(answer.request.headers.raw)[b"X-API-Key"] == sent
+
+
+@pytest.mark.parametrize("document", [{"detail": "later"}, {"status": "down"}, ["checks"]], ids=repr)
+def test_health_that_a_proxy_answers_is_told_as_its_problem(
+    answers: list[httpx.Response | Exception], document: object
+) -> None:
+    answers.append(httpx.Response(503, json=document))
     with closing(Api("http://api.example")) as api, pytest.raises(ApiProblem) as told:
-        api._answer("GET", "http://[not-an-address/health")
-    assert told.value.trouble is Trouble.UNREACHABLE
+        api.health()
+    assert told.value.trouble is Trouble.BUSY
+
+
+def test_json_of_another_server_is_told_as_an_api_that_is_not_there(answers: list[httpx.Response | Exception]) -> None:
+    with closing(Api("http://api.example")) as api:
+        for ask, document in ((api.catalogue, {"nItems": 1}), (api.health, {"status": "UP"}), (api.models, [])):
+            answers.append(httpx.Response(200, json=document))
+            with pytest.raises(ApiProblem, match="not the API's"):
+                ask()
 
 
 def test_health_is_told_while_something_is_down(answers: list[httpx.Response | Exception]) -> None:
@@ -191,8 +263,36 @@ def test_counts_are_added_up_and_of_what_all_see_the_greatest_is_taken() -> None
 @given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), max_size=30))
 def test_a_title_is_shown_as_it_is_whatever_it_holds(title: str) -> None:
     rendered = MarkdownIt().renderInline(plain(title))
-    unescaped = rendered.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")
+    unescaped = (
+        rendered.replace("\u2060", "")
+        .replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&quot;", '"')
+        .replace("&amp;", "&")
+    )
     assert unescaped.split() == title.split()
+
+
+@pytest.mark.parametrize("text", ["===", "a\n===", "a\n\n# b", "1. one", "    code"])
+def test_a_title_never_becomes_another_block(text: str) -> None:
+    assert MarkdownIt().render(f"first  \n{plain(text)}").count("<p>") == 1
+    assert "<h" not in MarkdownIt().render(f"first  \n{plain(text)}")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("www.example.com", "www|.example.com"),
+        ("http://example.com", "http:|//example.com"),
+        ("me@example.com", "me@|example.com"),
+        (":material/home: :smile:", ":|material/home: :|smile:"),
+        ("a -> b -- c <= d", "a -|> b -|- c <|= d"),
+        ("Re:Zero - 3:15, WWW", "Re:Zero - 3:15, WWW"),
+    ],
+)
+def test_no_title_becomes_a_link_a_picture_or_an_arrow(text: str, shown: str) -> None:
+    """By what a browser was seen to make of it: Streamlit looks for these in the text, behind any backslash."""
+    assert plain(text).replace("\\", "").replace("\u2060", "|") == shown
 
 
 def test_a_song_is_called_what_readers_of_the_language_call_it() -> None:
@@ -272,9 +372,11 @@ def test_every_feature_is_drawn_within_its_axis(name: str, value: float) -> None
 
 
 def test_genres_without_a_colour_of_their_own_are_drawn_as_others() -> None:
-    point = {"itemId": 1, "title": "Halo", "creator": "Beyoncé", "genre": "polka", "x": 0.0, "y": 0.0}
-    spec = cast("dict[str, Any]", embedding_map([cast("Any", point)], ["pop"], other="other"))
+    dot = {"song": "Halo", "genre": "polka", "x": 0.0, "y": 0.0}
+    titles = {"song": "노래", "genre": "장르"}
+    spec = cast("dict[str, Any]", embedding_map([dot], ["pop"], other="other", titles=titles))
     assert spec["data"]["values"][0]["colour"] == "other"
+    assert spec["encoding"]["tooltip"] == [{"field": "song", "title": "노래"}, {"field": "genre", "title": "장르"}]
     assert spec["encoding"]["color"]["scale"]["domain"] == ["pop", "other"]
 
 
@@ -292,5 +394,7 @@ def test_counts_begin_at_nothing_and_have_an_axis_where_all_are_nothing() -> Non
 
 
 def test_shares_are_stacked_to_a_whole() -> None:
-    spec = cast("dict[str, Any]", shares_over_time([], share="share of likes"))
+    rows = [{"when": "2026-01-01", "name": "pop", "share": 0.25}]
+    spec = cast("dict[str, Any]", shares_over_time(rows, share="share of likes"))
+    assert spec["data"]["values"][0]["told"] == "pop: 25% (2026-01-01)"
     assert (spec["encoding"]["y"]["stack"], spec["encoding"]["y"]["title"]) == ("normalize", "share of likes")

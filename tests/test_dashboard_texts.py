@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from api.health import Health
+from dashboard.api_client import Trouble
 from dashboard.texts import LANGUAGES, Texts, language_of, texts_by_key
 from models.recommendation import CandidateSource
 from workers.dead_letters import Fate
@@ -19,10 +20,12 @@ BUILT = {
     r'texts\(f"\{name\}\.name"\)': {
         f"{page}.name" for page in ("try", "members", "catalogue", "quality", "operations")
     },
-    r"problem\.trouble": {f"problem.{each}" for each in ("unreachable", "key", "busy", "not_found", "refused")},
-    r'texts\(f"try\.\{kind\}"\)': {"try.like", "try.dislike"},
+    r"problem\.trouble": {f"problem.{each.value}" for each in Trouble},
+    r'texts\(f"try\.\{verdict\}d"\)': {"try.liked", "try.disliked"},
+    r'texts\(f"try\.\{verdict\}"\)': {"try.like", "try.dislike"},
+    r'texts\("operations\.llm_elsewhere" if': {"operations.llm_elsewhere", "operations.no_llm"},
     r'texts\(f"quality\.\{_state': {"quality.active", "quality.previous", "quality.kept"},
-    r"health\['status'\]": {f"operations.{each.value}" for each in Health},
+    r'texts\.named\("operations", health\["status"\]\)': {f"operations.{each.value}" for each in Health},
     r'texts\(f"operations\.\{name\}"\)': {
         f"operations.{name}" for name in ("queue", "retrying", "in_flight", "dead", "mean", "replay", "replay_all")
     },

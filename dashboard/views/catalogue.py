@@ -3,9 +3,9 @@
 import streamlit as st
 
 from dashboard.api_client import Api
-from dashboard.charts import bars, columns, draw, embedding_map
-from dashboard.shapes import Catalogue
-from dashboard.songs import headline, named, plain
+from dashboard.charts import Row, bars, columns, draw, embedding_map
+from dashboard.shapes import Catalogue, Point
+from dashboard.songs import creator_of, headline, named, plain, title_of
 from dashboard.texts import Texts
 
 N_COLOURED, N_BARS = 14, 12
@@ -35,9 +35,18 @@ def _show_map(api: Api, found: Catalogue, texts: Texts) -> None:
         st.info(texts("catalogue.no_map"))
         return
     genres = [each["name"] for each in found["genres"][:N_COLOURED]]
-    chart = embedding_map(drawn["points"], genres, other=texts("catalogue.other"))
-    draw(chart)
+    titles = {
+        "song": texts("song.song"), "artist": texts("catalogue.artist"), "genre": texts("catalogue.genre")
+    }  # fmt: skip
+    dots = [_dot(point, texts.language) for point in drawn["points"]]
+    draw(embedding_map(dots, genres, other=texts("catalogue.other"), titles=titles))
     st.write(texts("catalogue.map_lead", n=len(drawn["points"]), share=round(100 * sum(drawn["explained"]))))
+
+
+def _dot(point: Point, language: str) -> Row:
+    """What the map shows of a song, in the page's language."""
+    names = {"song": title_of(point, language), "artist": creator_of(point, language)}
+    return {**names, "genre": point["genre"], "x": point["x"], "y": point["y"]}
 
 
 def _show_similar(api: Api, texts: Texts) -> None:

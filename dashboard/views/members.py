@@ -5,7 +5,7 @@ import streamlit as st
 from dashboard.api_client import Api
 from dashboard.charts import bars, draw, mean_features, radar, shares_over_time, shown_features
 from dashboard.problems import told_problems
-from dashboard.shapes import KeptList, Liked, Member
+from dashboard.shapes import Item, KeptList, Liked, Member
 from dashboard.songs import evidence_line, headline, named, plain, sources_of
 from dashboard.taste import genre_counts, taste_over_time
 from dashboard.texts import Texts
@@ -22,7 +22,7 @@ def show(api: Api, texts: Texts) -> None:
     if member_id is None:
         return
     member = api.member(member_id)
-    if not member["likes"] and member["newest"] is None:
+    if not (member["likes"] or member["disliked"] or member["newest"]):
         st.info(texts("members.unknown", member=member_id))
     _show_taste(member["likes"], texts)
     _watch(api, member_id, texts)
@@ -57,12 +57,18 @@ def _show_taste(likes: list[Liked], texts: Texts) -> None:
         draw(shares_over_time(shares, share=texts("members.share")))
     else:
         st.info(texts("members.no_dates"))
-    names = shown_features(each["item"] for each in likes)
-    if len(names) >= N_AXES:
-        st.subheader(texts("members.sound"))
-        shape = {texts("members.their_likes"): mean_features([each["item"] for each in likes], names)}
-        labels = {name: texts.named("feature", name) for name in names}
-        draw(radar(shape, labels))
+    _show_sound([each["item"] for each in likes], texts)
+
+
+def _show_sound(liked: list[Item], texts: Texts) -> None:
+    st.subheader(texts("members.sound"))
+    names = shown_features(liked)
+    if len(names) < N_AXES:
+        st.info(texts("song.no_shape"))
+        return
+    shape = {texts("members.their_likes"): mean_features(liked, names)}
+    labels = {name: texts.named("feature", name) for name in names}
+    draw(radar(shape, labels))
 
 
 @st.fragment(run_every=LOOK_EVERY_S)
@@ -81,12 +87,13 @@ def _watch(api: Api, member_id: int, texts: Texts) -> None:
 
 
 def _show_newest(newest: KeptList, texts: Texts) -> None:
-    st.write(texts("members.made_on", date=newest["generatedDate"], n=len(newest["items"])))
+    st.write(texts("members.made_on", date=plain(newest["generatedDate"]), n=len(newest["items"])))
     if newest["provisional"]:
         st.info(texts("members.provisional"))
     found_by = sorted({source for each in newest["items"] for source in sources_of(each)})
     if found_by:
-        st.write(texts("members.sources", sources=", ".join(texts.named("source", name) for name in found_by)))
+        sources = ", ".join(texts.named("source", name) for name in found_by)
+        st.write(texts("members.sources", sources=plain(sources)))
     for place, recommended in enumerate(newest["items"][:20], start=1):
         st.markdown(
             f"{place}. {headline(recommended['item'], texts.language)}  \n{plain(recommended['reason'])}  \n"
@@ -96,17 +103,17 @@ def _show_newest(newest: KeptList, texts: Texts) -> None:
 
 
 def _show_likes(member: Member, texts: Texts) -> None:
-    if not member["likes"]:
-        return
-    st.subheader(texts("members.likes", n=len(member["likes"])))
-    rows = [
-        {
-            texts("song.song"): named(liked["item"], texts.language),
-            texts("catalogue.genre"): ", ".join(liked["item"]["genres"]),
-            texts("members.since"): (liked["since"] or "")[:10],
-        }
-        for liked in member["likes"]
-    ]
-    st.dataframe(rows, hide_index=True, width="stretch")
+    if member["likes"]:
+        st.subheader(texts("members.likes", n=len(member["likes"])))
+        rows = [
+            {
+                texts("song.song"): named(liked["item"], texts.language),
+                texts("catalogue.genre"): ", ".join(liked["item"]["genres"]),
+                texts("members.since"): (liked["since"] or "")[:10],
+            }
+            for liked in member["likes"]
+        ]
+        st.dataframe(rows, hide_index=True, width="stretch")
     if member["disliked"]:
-        st.write(texts("members.disliked"), ", ".join(named(item, texts.language) for item in member["disliked"]))
+        refused = "; ".join(named(item, texts.language) for item in member["disliked"])
+        st.write(texts("members.disliked", songs=plain(refused)))

@@ -1,5 +1,6 @@
 """Operations: whether all is well, what waits, what came of it, what it costs, and what was given up."""
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -10,11 +11,13 @@ from dashboard.charts import bars, draw, lines
 from dashboard.exposition import Figures, read_figures
 from dashboard.problems import told_problems
 from dashboard.shapes import DeadLetter, Health
+from dashboard.songs import plain
 from dashboard.texts import Texts
 
 LOOK_EVERY_S = 5.0
 N_LETTERS = 50
 N_REMEMBERED = 240
+_NOT_FOUND = "not_found"
 _ICONS = {"ok": ":material/check_circle:", "degraded": ":material/warning:", "unavailable": ":material/error:"}
 
 
@@ -29,7 +32,7 @@ def show(api: Api, texts: Texts) -> None:
 def _show_now(api: Api, texts: Texts) -> None:
     with told_problems(texts, "now"):
         _show_health(api.health(), texts)
-        figures = read_figures(api.metrics())
+        figures = _figures(api)
         _show_figures(figures, texts)
         _show_course(figures, texts)
         _show_outcomes(figures, texts)
@@ -37,12 +40,21 @@ def _show_now(api: Api, texts: Texts) -> None:
         st.write(texts("operations.whose", n=figures.n_processes, seconds=round(LOOK_EVERY_S)))
 
 
+def _figures(api: Api) -> Figures:
+    """Raises ``ApiProblem``, also where what answers tells no metrics."""
+    try:
+        return read_figures(api.metrics())
+    except ValueError as error:
+        raise api.metrics_problem(str(error)) from error
+
+
 def _show_health(health: Health, texts: Texts) -> None:
     state = {"ok": st.success, "degraded": st.warning}.get(health["status"], st.error)
-    state(texts(f"operations.{health['status']}"), icon=_ICONS.get(health["status"]))
+    state(plain(texts.named("operations", health["status"])), icon=_ICONS.get(health["status"]))
     for name, check in health["checks"].items():
-        reason = f" — {check['reason']}" if check["reason"] else ""
-        st.markdown(f"{_ICONS.get(check['status'], '')} **{name}** {texts.named('health', check['status'])}{reason}")
+        status = plain(texts.named("health", check["status"]))
+        reason = f" — {plain(check['reason'])}" if check["reason"] else ""
+        st.markdown(f"{_ICONS.get(check['status'], '')} **{plain(name)}** {status}{reason}")
 
 
 def _show_figures(figures: Figures, texts: Texts) -> None:
@@ -62,7 +74,7 @@ def _show_figures(figures: Figures, texts: Texts) -> None:
 def _show_course(figures: Figures, texts: Texts) -> None:
     """The queue and the jobs that ended since the page was opened."""
     seen: list[dict[str, object]] = st.session_state.setdefault("course", [])
-    now = datetime.now(UTC).isoformat()
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     ended = sum(figures.outcomes.values())
     first = st.session_state.setdefault("ended-before", ended)
     seen += [
@@ -87,16 +99,19 @@ def _show_outcomes(figures: Figures, texts: Texts) -> None:
 
 
 def _show_cost(figures: Figures, texts: Texts) -> None:
+    """Calls and costs are of the processes that were asked, since each began; the day's spend is of all there are."""
     st.subheader(texts("operations.cost"))
-    if not any(figures.llm_calls.values()):
-        st.info(texts("operations.no_llm"))
+    was_called = any(figures.llm_calls.values())
+    if not was_called:
+        st.info(texts("operations.llm_elsewhere" if figures.spend_today_usd else "operations.no_llm"))
+    if not (was_called or figures.spend_today_usd):
         return
     with st.container(horizontal=True):
         st.metric(texts("operations.today"), f"${figures.spend_today_usd:,.4f}")
         ceiling = f"${figures.daily_ceiling_usd:,.2f}" if figures.daily_ceiling_usd else texts("operations.no_limit")
         st.metric(texts("operations.ceiling"), ceiling)
         for model, usd in figures.cost_usd.items():
-            st.metric(model, f"${usd:,.4f}")
+            st.metric(plain(model), f"${usd:,.4f}")
 
 
 # --- dead letters ---
@@ -108,8 +123,7 @@ def _show_dead_letters(api: Api, texts: Texts) -> None:
     with told_problems(texts, "dead"):
         page = api.dead_letters(N_LETTERS)
         st.button(texts("operations.look_again"), icon=":material/refresh:")
-        for fate in st.session_state.pop("fates", []):
-            st.success(texts.named("fate", fate))
+        _tell_fates(st.session_state.pop("fates", {}), texts)
         if not page["letters"]:
             st.info(texts("operations.none_dead"))
             return
@@ -126,8 +140,16 @@ def _show_dead_letters(api: Api, texts: Texts) -> None:
 
 def _replay_button(api: Api, name: str, letter_ids: list[str], texts: Texts) -> None:
     if st.button(texts(f"operations.{name}"), disabled=not letter_ids, icon=":material/replay:"):
-        st.session_state["fates"] = sorted(set(api.replay(letter_ids).values()))
+        found = api.replay(letter_ids)
+        st.session_state["fates"] = Counter(found.get(letter_id, _NOT_FOUND) for letter_id in letter_ids)
         st.rerun()
+
+
+def _tell_fates(fates: Mapping[str, int], texts: Texts) -> None:
+    """What became of those that were to be replayed: how many of each fate, and by its colour whether that is well."""
+    for fate, n in sorted(fates.items()):
+        state = {"replayed": st.success, "replayed_before": st.info, "succeeded_since": st.info}.get(fate, st.warning)
+        state(f"**{n}** · {plain(texts.named('fate', fate))}")
 
 
 def _row(letter: DeadLetter, texts: Texts) -> dict[str, str | int | None]:

@@ -5,6 +5,7 @@ import streamlit as st
 from dashboard.api_client import Api
 from dashboard.charts import Row, draw, lines
 from dashboard.shapes import Models, Version
+from dashboard.songs import plain
 from dashboard.texts import Texts
 
 N_PRESELECTED = 3
@@ -19,7 +20,7 @@ def show(api: Api, texts: Texts) -> None:
         return
     in_force = next((each for each in models["versions"] if each["active"]), None)
     if in_force is not None:
-        st.success(texts("quality.in_force", version=in_force["version"]))
+        st.success(texts("quality.in_force", version=plain(in_force["version"])))
     _show_versions(models["versions"], texts)
     _show_curves(models["versions"], texts)
     _show_promotions(models, texts)
