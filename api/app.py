@@ -1,16 +1,10 @@
-"""The HTTP application: health, metrics, and the contract's POST routes."""
+"""The HTTP application: all routes, and what every request passes on its way to them."""
 
-import asyncio
-from collections.abc import Callable, Sequence
-from http import HTTPStatus
-from typing import Protocol
+from collections.abc import Sequence
 
-import structlog
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import PlainTextResponse
 from pydantic import SecretStr
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access import AccessRule
 from api.body_limit import BodyLimit
@@ -23,11 +17,13 @@ from api.health_routes import health_router
 from api.jobs import jobs_router
 from api.member_view import member_view_router
 from api.members import members_router
+from api.metrics import Expose, metrics_router
 from api.model_view import model_view_router
+from api.openapi_document import complete_document
 from api.rate_limit import RateLimit
-from api.recommendations import JobDesk, RefreshObserver, recommendation_router
-from api.refusals import add_problem_schema, documented
-from api.responses import RETRY_AFTER_S, install_problem_handlers, problem
+from api.recommendations import JobDesk, recommendation_router
+from api.request_boundary import RequestBoundary, RequestObserver
+from api.responses import install_problem_handlers
 from api.route_templates import RouteTemplates
 from api.seeds import seeds_router
 from api.tracing import TracedRequests
@@ -44,22 +40,9 @@ from core.ports.model_store import ModelRegistry
 from core.ports.results import ResultCache
 from core.seeds import SeedRecommender
 from core.tracing import NO_TRACING, Tracing
-from models.log_event import LogEvent
 
 MAX_BODY_BYTES = 1_048_576
 ANSWER_TIMEOUT_S = 30.0
-EVENT_STREAM = b"text/event-stream; charset=utf-8"
-Expose = Callable[[str], tuple[bytes, str]]
-"""An ``Accept`` header in, the exposition of all metrics and its content type out."""
-
-log = structlog.get_logger()
-
-
-class RequestObserver(RefreshObserver, Protocol):
-    """Sees every request, and what it asks for."""
-
-    def http_request(self, *, route: str, status: int, seconds: float) -> None:
-        """A request was answered; ``route`` is the template of its path, empty where none matched."""
 
 
 def create_app(
@@ -100,8 +83,6 @@ def create_app(
         strict_content_type=False,  # older clients send none
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.include_router(health_router(health))
-    app.include_router(_metrics_router(health, expose_metrics))
     desk = JobDesk(
         results=results,
         publisher=publisher,
@@ -111,32 +92,30 @@ def create_app(
         observer=observer,
         favorites_field=favorites_field,
     )
-    app.include_router(recommendation_router(desk))
-    app.include_router(seeds_router(seeds, desk))
-    app.include_router(catalogue_router(browser))
-    app.include_router(jobs_router(results))
-    app.include_router(members_router(results))
-    app.include_router(events_router(events, may_forget=bool(api_key and api_key.get_secret_value())))
-    app.include_router(catalogue_view_router(catalogue_viewer))
-    app.include_router(member_view_router(member_viewer, members))
-    app.include_router(model_view_router(models, (MODEL_KIND,)))
-    app.include_router(dead_letters_router(dead_letters))
+    key = api_key or SecretStr("")
+    for router in (
+        health_router(health),
+        metrics_router(health, expose_metrics),
+        recommendation_router(desk),
+        seeds_router(seeds, desk),
+        catalogue_router(browser),
+        jobs_router(results),
+        members_router(results),
+        events_router(events, may_forget=bool(key.get_secret_value())),
+        catalogue_view_router(catalogue_viewer),
+        member_view_router(member_viewer, members),
+        model_view_router(models, (MODEL_KIND,)),
+        dead_letters_router(dead_letters),
+    ):
+        app.include_router(router)
     install_problem_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
-    app.add_middleware(AccessRule, key=api_key or SecretStr(""), keyed_reads=keyed_reads, origins=cors_origins)
+    app.add_middleware(AccessRule, key=key, keyed_reads=keyed_reads, origins=cors_origins)
     if rate_limit:
         app.add_middleware(RateLimit, limits=rate_limit)
     if cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "X-API-Key"],
-            expose_headers=["Location", "RateLimit", "RateLimit-Policy", "Retry-After"],
-        )
-    document = app.openapi()  # once: from now on it answers the same
-    add_problem_schema(document)
-    paths = frozenset(document["paths"])
+        _let_in(app, cors_origins)
+    paths = frozenset(complete_document(app)["paths"])
     if tracing is not NO_TRACING:
         app.add_middleware(TracedRequests, tracing=tracing, paths=paths)
     app.add_middleware(
@@ -149,72 +128,11 @@ def create_app(
     return app
 
 
-def _metrics_router(health: HealthReporter, expose: Expose) -> APIRouter:
-    router = APIRouter(tags=["metrics"], responses=documented([HTTPStatus.UNAUTHORIZED]))
-
-    @router.get("/metrics", response_class=PlainTextResponse)
-    async def metrics(request: Request) -> Response:
-        """Every metric, in the format that the ``Accept`` header asks for."""
-        await health.report()  # so that the gauges of the dependencies are of now, whoever else probes
-        body, content_type = expose(request.headers.get("accept", ""))
-        return Response(body, headers={"content-type": content_type})
-
-    return router
-
-
-class RequestBoundary:
-    """Counts every request, and turns what nobody expected into a 500 that tells nothing of the inside.
-
-    What takes longer than ``timeout_s`` is cancelled and answered with 503; a stream of events has to begin by then.
-    """
-
-    def __init__(
-        self, app: ASGIApp, *, observer: RequestObserver, clock: Clock, routes: RouteTemplates, timeout_s: float
-    ) -> None:
-        self._app = app
-        self._observer = observer
-        self._clock = clock
-        self._routes = routes
-        self._timeout_s = timeout_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the ASGI specification."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        # By its path, since what is refused at the door meets no route.
-        route = self._routes.of(scope["path"])
-        started_s = self._clock.monotonic_s()
-        status = await self._answer(route, scope, receive, send)
-        seconds = self._clock.monotonic_s() - started_s
-        self._observer.http_request(route=route, status=status, seconds=seconds)
-
-    async def _answer(self, route: str, scope: Scope, receive: Receive, send: Send) -> int:
-        status: int | None = None
-
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                if (b"content-type", EVENT_STREAM) in message["headers"]:
-                    limit.reschedule(None)
-            await send(message)
-
-        try:
-            async with asyncio.timeout(self._timeout_s) as limit:
-                await self._app(scope, receive, watch)
-        except Exception:
-            if limit.expired():
-                log.warning(LogEvent.HTTP_REQUEST_FAILED, route=route, error=f"no answer within {self._timeout_s:g} s")
-            else:
-                log.exception(LogEvent.HTTP_REQUEST_FAILED, route=route)
-            if status is not None:
-                raise  # too late for another answer: the server cuts the connection
-            await self._apology(took_too_long=limit.expired())(scope, receive, watch)
-        return status or HTTPStatus.INTERNAL_SERVER_ERROR
-
-    def _apology(self, *, took_too_long: bool) -> Response:
-        if not took_too_long:
-            return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; it has been logged.")
-        detail = f"this took longer than {self._timeout_s:g} seconds; try again in {RETRY_AFTER_S} seconds"
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(RETRY_AFTER_S)})
+def _let_in(app: FastAPI, origins: Sequence[str]) -> None:
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "X-API-Key"],
+        expose_headers=["Location", "RateLimit", "RateLimit-Policy", "Retry-After"],
+    )

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 
 from api.refusals import READ, away, documented, no_integer, not_found, too_large
-from api.shapes import FoundPageShape, FoundShape, IdInPath, ItemShape, SimilarShape
+from api.shapes import FoundPageShape, IdInPath, ItemShape
 from core.browsing import MAX_FOUND, ItemBrowser
 
 MAX_PAGE = 100
@@ -38,7 +38,7 @@ def catalogue_router(browser: ItemBrowser) -> APIRouter:
         is forgiven. At most 200 items are found, all pages together.
         """
         page = await browser.search(asked, limit, offset)
-        return FoundPageShape(items=[FoundShape.of(found) for found in page.items], next_offset=page.next_offset)
+        return FoundPageShape.of(page)
 
     @router.get("/items/{item_id}", responses=not_found("there is no item 4711") | no_integer("item_id"))
     async def item(item_id: IdInPath) -> ItemShape:
@@ -51,11 +51,18 @@ def catalogue_router(browser: ItemBrowser) -> APIRouter:
     unlike = not_found("there is no item 4711 that others could be like")
 
     @router.get("/items/{item_id}/similar", responses=unlike | too_large("n", MAX_PAGE) | away("index"))
-    async def similar(item_id: IdInPath, n: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20) -> SimilarShape:
-        """The items that are most like one by content, one version of each work, or 404 where it is not known."""
-        found = await browser.similar(item_id, n)
-        if found is None:
+    async def similar(
+        item_id: IdInPath,
+        n: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
+        offset: Annotated[int, Query(ge=0, le=MAX_FOUND)] = 0,
+    ) -> FoundPageShape:
+        """The items that are most like one by content, one version of each work, or 404 where it is not known.
+
+        ``n`` of them from ``offset`` on; at most 200, all pages together.
+        """
+        page = await browser.similar(item_id, n, offset)
+        if page is None:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"there is no item {item_id} that others could be like")
-        return SimilarShape(items=[FoundShape.of(each) for each in found])
+        return FoundPageShape.of(page)
 
     return router

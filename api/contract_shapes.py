@@ -7,10 +7,10 @@ have, and what the likes are called, the catalogue profile says; those of ``song
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
-from api.shapes import Int64, MemberId
+from api.shapes import Int64, MemberId, WireModel
 
 Json = Mapping[str, object]
 
@@ -53,7 +53,7 @@ EXAMPLE_CANDIDATE: JsonDict = {
 }
 
 
-class MemberBody(BaseModel):
+class MemberBody(WireModel):
     """A body that names a member."""
 
     model_config = ConfigDict(json_schema_extra={"example": {"memberId": 7}})
@@ -69,7 +69,7 @@ class LikesBody(MemberBody):
     favorite_song_ids: tuple[Int64, ...] | None = None
 
 
-class RecommendAnswer(BaseModel):
+class RecommendAnswer(WireModel):
     """``completed`` with the date of what is cached, or ``queued`` with a job's id; the other of the two is null."""
 
     status: Literal["completed", "queued"]
@@ -97,7 +97,7 @@ class RecommendAnswer(BaseModel):
     )
 
 
-class CachedView(BaseModel):
+class CachedView(WireModel):
     """What is kept in ``recommend:{memberId}``, as it stands there, and ``cached``.
 
     ``provisional``: a language model has yet to be heard. ``fingerprint`` changes with anything that it was made of.
@@ -126,7 +126,7 @@ class CachedView(BaseModel):
     )
 
 
-class QueuedAnswer(BaseModel):
+class QueuedAnswer(WireModel):
     """A job will come of it."""
 
     status: Literal["queued"]

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
 
 from api.refusals import READ, WRITE, away, documented, too_large, wrong_input
-from api.shapes import Shape
+from api.shapes import Body, Shape
 from core.dead_letter_desk import DeadLetterDesk, DeadLetterNote
 
 MAX_LETTERS = 200
@@ -69,7 +69,7 @@ class DeadLettersShape(Shape):
     )
 
 
-class ReplayBody(Shape):
+class ReplayBody(Body):
     """The dead letters to send back to work, by their ids."""
 
     letter_ids: Annotated[tuple[_LetterId, ...], Field(min_length=1, max_length=MAX_LETTERS)]
@@ -100,7 +100,7 @@ def dead_letters_router(desk: DeadLetterDesk) -> APIRouter:
         page = await desk.oldest(limit)
         return DeadLettersShape(letters=[DeadLetterShape.of(each) for each in page.letters], n=page.n)
 
-    none = wrong_input("letterIds", "Tuple should have at least 1 item after validation, not 0", "[]")
+    none = wrong_input("letterIds", "Tuple should have at least 1 item after validation, not 0", [])
 
     @router.post("/dead-letters/replay", responses=documented(WRITE) | none)
     async def replay(body: ReplayBody) -> ReplayedShape:

@@ -9,20 +9,29 @@ from typing import Annotated
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from pydantic import AliasChoices, ConfigDict, Field
+from pydantic.config import JsonDict
 from starlette.exceptions import HTTPException
 
 from api.recommendations import PUBLISH_WINDOW
 from api.refusals import WRITE, away, documented, wrong_input
-from api.shapes import Int64, MemberId, Shape
+from api.responses import NO_SUCH_FIELD
+from api.shapes import Body, Int64, MemberId, Shape
 from core.errors import InvalidMessage
 from core.event_codec import MAX_EVENT_ID_CHARS, decode_event
 from core.ports.messages import EventPublisher
 from models.event import Event, EventType
 
 MAX_EVENTS = 500
+EXAMPLE_EVENT: JsonDict = {
+    "eventId": "0b0f3c52-1c3a-4a3e-9d55-0d8f3b7a4c11",
+    "memberId": 7,
+    "itemId": 4711,
+    "type": "like",
+    "occurredAt": "2026-01-31T09:00:00Z",
+}
 
 
-class EventShape(Shape):
+class EventShape(Body):
     """One event, as the wire contract has it; ``songId`` is another name of ``itemId``.
 
     ``value``: seconds of a ``play``, the figure of a ``rating``. ``occurredAt``: an instant such as
@@ -40,23 +49,15 @@ class EventShape(Shape):
     completed: Annotated[bool, Field(strict=True)] | None = None
     occurred_at: Annotated[str | float, Field(union_mode="left_to_right")] | None = None
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "eventId": "0b0f3c52-1c3a-4a3e-9d55-0d8f3b7a4c11",
-                "memberId": 7,
-                "itemId": 4711,
-                "type": "like",
-                "occurredAt": "2026-01-31T09:00:00Z",
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"example": EXAMPLE_EVENT})
 
 
-class EventsBody(Shape):
+class EventsBody(Body):
     """Events, oldest first."""
 
     events: Annotated[tuple[EventShape, ...], Field(min_length=1, max_length=MAX_EVENTS)]
+
+    model_config = ConfigDict(json_schema_extra={"example": {"events": [EXAMPLE_EVENT]}})
 
 
 class AcceptedShape(Shape):
@@ -72,8 +73,8 @@ class AcceptedShape(Shape):
 
 def events_router(publisher: EventPublisher, *, may_forget: bool) -> APIRouter:
     """The route; ``may_forget``: whether events of type ``forget``, which delete, are taken."""
-    no_instant = wrong_input("events.0.occurredAt", "NO", "'yesterday'")
-    router = APIRouter(tags=["events"], responses=documented(WRITE) | away("broker") | no_instant)
+    slip = wrong_input("events.0.itemID", NO_SUCH_FIELD, 4711)
+    router = APIRouter(tags=["events"], responses=documented(WRITE) | away("broker") | slip)
 
     @router.post("/events", status_code=HTTPStatus.ACCEPTED)
     async def publish(body: EventsBody) -> AcceptedShape:

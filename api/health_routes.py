@@ -5,15 +5,16 @@ from http import HTTPStatus
 from typing import Literal
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from pydantic.config import JsonDict
 
 from api.health import Finding, Health, HealthReporter
 from api.refusals import Documented, documented
 from api.responses import json_response
+from api.shapes import WireModel
 
 
-class LiveAnswer(BaseModel):
+class LiveAnswer(WireModel):
     """The process runs."""
 
     status: Literal["ok"]
@@ -21,25 +22,48 @@ class LiveAnswer(BaseModel):
     model_config = ConfigDict(json_schema_extra={"example": {"status": "ok"}})
 
 
-class StartedAnswer(BaseModel):
-    """Whether jobs could be taken at any time so far."""
+class StartedAnswer(WireModel):
+    """Jobs could be taken at some time."""
 
-    started: bool
+    started: Literal[True]
+
+    model_config = ConfigDict(json_schema_extra={"example": {"started": True}})
 
 
-class HealthAnswer(BaseModel):
-    """How all dependencies stand, each by its name; ``reason`` where none of them is why."""
+class NotStartedAnswer(WireModel):
+    """Not ready for the first time yet."""
 
-    status: Health
-    ready: bool
-    reason: str | None
-    checks: Mapping[str, Finding]
+    started: Literal[False]
+
+    model_config = ConfigDict(json_schema_extra={"example": {"started": False}})
 
 
 _WELL: JsonDict = {"status": "ok", "reason": None, "latency_ms": 0.412, "checked_at": "2026-01-31T09:00:00.123456Z"}
 _AWAY: JsonDict = {**_WELL, "status": "unavailable", "reason": "no answer within 1 s", "latency_ms": 1000.201}
 _READY: JsonDict = {"status": "ok", "ready": True, "reason": None, "checks": {"broker": _WELL, "redis": _WELL}}
 _NOT_READY: JsonDict = {**_READY, "status": "unavailable", "ready": False, "checks": {"broker": _WELL, "redis": _AWAY}}
+
+
+class ReadyAnswer(WireModel):
+    """Jobs can be taken; ``checks`` say how each dependency stands, by its name."""
+
+    status: Literal[Health.OK, Health.DEGRADED]
+    ready: Literal[True]
+    reason: None
+    checks: Mapping[str, Finding]
+
+    model_config = ConfigDict(json_schema_extra={"example": _READY})
+
+
+class NotReadyAnswer(WireModel):
+    """Jobs cannot be taken; where none of the ``checks`` is why, ``reason`` says it."""
+
+    status: Literal[Health.UNAVAILABLE]
+    ready: Literal[False]
+    reason: str | None
+    checks: Mapping[str, Finding]
+
+    model_config = ConfigDict(json_schema_extra={"example": _NOT_READY})
 
 
 def health_router(reporter: HealthReporter) -> APIRouter:
@@ -51,19 +75,13 @@ def health_router(reporter: HealthReporter) -> APIRouter:
         """200 as long as the event loop turns; asks no dependency, since a restart would mend none."""
         return json_response({"status": Health.OK})
 
-    started_or_not = _told(200, StartedAnswer, "Jobs could be taken at some time.", {"started": True}) | _told(
-        503, StartedAnswer, "Not ready for the first time yet.", {"started": False}
-    )
-
-    @router.get("/health/started", responses=started_or_not)
+    @router.get("/health/started", responses=_told(StartedAnswer, NotStartedAnswer))
     async def started() -> Response:
         """503 until jobs could be taken for the first time, and 200 from then on: for probes that wait for a start."""
         has_started = await reporter.has_started()
         return json_response({"started": has_started}, status_code=200 if has_started else 503)
 
-    ready_or_not = _told(200, HealthAnswer, "Jobs can be taken.", _READY) | _told(
-        503, HealthAnswer, "Jobs cannot be taken; the body says why.", _NOT_READY
-    )
+    ready_or_not = _told(ReadyAnswer, NotReadyAnswer)
 
     @router.get("/health/ready", responses=ready_or_not)
     @router.get("/health", responses=ready_or_not)
@@ -76,6 +94,8 @@ def health_router(reporter: HealthReporter) -> APIRouter:
     return router
 
 
-def _told(status: int, model: type[BaseModel], description: str, example: JsonDict) -> Documented:
-    content = {"application/json": {"example": example}}
-    return {status: {"model": model, "description": description, "content": content}}
+def _told(well: type[WireModel], unwell: type[WireModel]) -> Documented:
+    return {
+        HTTPStatus.OK.value: {"model": well},
+        HTTPStatus.SERVICE_UNAVAILABLE.value: {"model": unwell, "description": unwell.__doc__},
+    }

@@ -9,9 +9,11 @@ import orjson
 from fastapi import APIRouter, Depends, Header, Path
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ConfigDict
+from pydantic.config import JsonDict
 from starlette.exceptions import HTTPException
 
-from api.refusals import READ, away, documented, not_found, wrong_input
+from api.contract_shapes import EXAMPLE_CANDIDATE, EXAMPLE_GROUP
+from api.refusals import READ, Documented, away, documented, not_found, wrong_input
 from api.shapes import Shape
 from core.errors import DependencyUnavailable
 from core.job_codec import MAX_JOB_ID_CHARS
@@ -25,6 +27,34 @@ STREAM_S = 600.0
 _ENDS = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED})
 _NO_JOB = "there is no such job, or no more: they are kept for a day"
 _JobId = Annotated[str, Path(min_length=1, max_length=MAX_JOB_ID_CHARS)]
+
+
+_EXAMPLE: JsonDict = {
+    "jobId": "4f5d6c1e-7d07-4b5e-9f3e-2f0c2f6f8c11",
+    "status": "running",
+    "progress": 50,
+    "submittedAt": "2026-01-31T09:00:00.007Z",
+    "startedAt": "2026-01-31T09:00:00.031Z",
+    "finishedAt": None,
+    "error": None,
+    "result": None,
+}
+EXAMPLE_STREAM = """\
+event: running
+data: {"jobId":"4f5d6c1e-7d07-4b5e-9f3e-2f0c2f6f8c11","status":"running","progress":0,"error":null}
+id: running-0
+
+event: running
+data: {"jobId":"4f5d6c1e-7d07-4b5e-9f3e-2f0c2f6f8c11","status":"running","progress":50,"error":null}
+id: running-50
+
+: ping
+
+event: succeeded
+data: {"jobId":"4f5d6c1e-7d07-4b5e-9f3e-2f0c2f6f8c11","status":"succeeded","progress":100,"error":null}
+id: succeeded-100
+
+"""
 
 
 class FailureShape(Shape):
@@ -54,16 +84,22 @@ class JobShape(Shape):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "example": {
-                "jobId": "4f5d6c1e-7d07-4b5e-9f3e-2f0c2f6f8c11",
-                "status": "running",
-                "progress": 50,
-                "submittedAt": "2026-01-31T09:00:00Z",
-                "startedAt": "2026-01-31T09:00:01Z",
-                "finishedAt": None,
-                "error": None,
-                "result": None,
-            }
+            "examples": [
+                {
+                    **_EXAMPLE,
+                    "status": "succeeded",
+                    "progress": 100,
+                    "finishedAt": "2026-01-31T09:00:04.221Z",
+                    "result": {
+                        "status": "completed",
+                        "message": "1 recommendations in 1 groups",
+                        "generated_date": "2026-01-31",
+                        "groups": [EXAMPLE_GROUP],
+                        "candidates": [EXAMPLE_CANDIDATE],
+                    },
+                },
+                _EXAMPLE,
+            ]
         }
     )
 
@@ -94,7 +130,7 @@ class ProgressShape(Shape):
 def jobs_router(results: ResultCache) -> APIRouter:
     """The routes."""
     too_long = wrong_input(
-        "job_id", f"String should have at most {MAX_JOB_ID_CHARS} characters", repr("j" * (MAX_JOB_ID_CHARS + 1))
+        "job_id", f"String should have at most {MAX_JOB_ID_CHARS} characters", "j" * (MAX_JOB_ID_CHARS + 1)
     )
     router = APIRouter(tags=["jobs"], responses=documented(READ) | away("redis") | not_found(_NO_JOB) | too_long)
 
@@ -111,7 +147,9 @@ def jobs_router(results: ResultCache) -> APIRouter:
         """How a job stands, with its result once it succeeded."""
         return JobShape.of(job_id, view)
 
-    @router.get("/jobs/{job_id}/events", response_class=EventSourceResponse)
+    stream: Documented = {HTTPStatus.OK.value: {"content": {"text/event-stream": {"example": EXAMPLE_STREAM}}}}
+
+    @router.get("/jobs/{job_id}/events", response_class=EventSourceResponse, responses=stream)
     async def events(
         job_id: _JobId, view: known_job, last_event_id: Annotated[str, Header(max_length=100)] = ""
     ) -> AsyncIterator[ServerSentEvent]:

@@ -8,19 +8,21 @@ from fastapi import APIRouter, Query
 from pydantic import ConfigDict
 
 from api.refusals import READ, away, documented, no_integer, too_large
-from api.shapes import EXAMPLE_ITEM, IdInPath, ItemShape, Shape
+from api.shapes import EXAMPLE_ITEM, IdInPath, ItemShape, Shape, next_offset
 from core.member_view import KeptItem, KeptList, LikedItem, MemberView, MemberViewer
 from core.ports.catalogue import ActiveMembers
 
 MAX_MEMBERS = 500
+MAX_OFFSET = 1_000_000
 
 
 class ActiveMembersShape(Shape):
-    """Members, those with the newest likes first."""
+    """Members, those with the newest likes first; ``nextOffset`` is where the next page begins, null after the last."""
 
     member_ids: Sequence[int]
+    next_offset: int | None
 
-    model_config = ConfigDict(json_schema_extra={"example": {"memberIds": [7, 12, 3]}})
+    model_config = ConfigDict(json_schema_extra={"example": {"memberIds": [7, 12, 3], "nextOffset": 3}})
 
 
 class LikedShape(Shape):
@@ -106,9 +108,13 @@ def member_view_router(viewer: MemberViewer, members: ActiveMembers) -> APIRoute
     router = APIRouter(tags=["members"], responses=documented(READ) | away("mysql"))
 
     @router.get("/members/active", responses=too_large("limit", MAX_MEMBERS))
-    async def active(limit: Annotated[int, Query(ge=1, le=MAX_MEMBERS)] = 50) -> ActiveMembersShape:
-        """The members who liked something last."""
-        return ActiveMembersShape(member_ids=await members.active_member_ids(limit))
+    async def active(
+        limit: Annotated[int, Query(ge=1, le=MAX_MEMBERS)] = 50,
+        offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
+    ) -> ActiveMembersShape:
+        """The members who liked something last; who likes something between two pages moves to the first one."""
+        ids = await members.active_member_ids(limit + 1, offset)
+        return ActiveMembersShape(member_ids=ids[:limit], next_offset=next_offset(limit, offset, offset + len(ids)))
 
     @router.get("/members/{member_id}", responses=no_integer("member_id"))
     async def member(member_id: IdInPath) -> MemberShape:

@@ -1,6 +1,6 @@
 """What is kept for members."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated
 
@@ -8,12 +8,12 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 
+from api.contract_shapes import EXAMPLE_CANDIDATE, EXAMPLE_GROUP, Json
 from api.refusals import READ, away, documented, not_found, too_large
-from api.shapes import IdInPath, Shape
+from api.shapes import IdInPath, Shape, next_offset
 from core.ports.results import ResultCache
 
 MAX_PAGE = 500
-Json = Mapping[str, object]
 
 
 class _KeptView(BaseModel):
@@ -44,8 +44,8 @@ class RecommendationsShape(Shape):
                 "memberId": 7,
                 "generatedDate": "2026-01-31",
                 "provisional": False,
-                "groups": [{"label": "For you", "tagline": "Close to what you like", "songs": [{"song_id": 4711}]}],
-                "candidates": [{"song_id": 4711, "match_score": 87.2, "reason": "Close to “Good Day” by IU"}],
+                "groups": [EXAMPLE_GROUP],
+                "candidates": [EXAMPLE_CANDIDATE],
                 "nextOffset": None,
             }
         }
@@ -55,14 +55,13 @@ class RecommendationsShape(Shape):
     def of(cls, member_id: int, view: bytes, limit: int, offset: int) -> "RecommendationsShape":
         """A page of the cached ``view``; raises ``ValidationError`` where it is none of ours."""
         kept = _KeptView.model_validate_json(view)
-        end = offset + limit
         return cls(
             member_id=member_id,
             generated_date=kept.generated_date,
             provisional=kept.provisional,
             groups=kept.groups,
-            candidates=kept.candidates[offset:end],
-            next_offset=end if len(kept.candidates) > end else None,
+            candidates=kept.candidates[offset : offset + limit],
+            next_offset=next_offset(limit, offset, len(kept.candidates)),
         )
 
 

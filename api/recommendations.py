@@ -139,7 +139,7 @@ class JobDesk:
 
 def recommendation_router(desk: JobDesk) -> APIRouter:
     """The routes of the wire contract."""
-    no_member = wrong_input("memberId", "must be an integer or a string of digits", "'seven'")
+    no_member = wrong_input("memberId", "must be an integer or a string of digits", "seven")
     router = APIRouter(tags=["recommendations"], responses=documented(WRITE) | away("redis") | no_member)
 
     @router.post("/recommend", responses=_answered(RecommendAnswer))
@@ -168,7 +168,7 @@ def recommendation_router(desk: JobDesk) -> APIRouter:
         await desk.ask_refresh(body.member_id, body.favorite_song_ids or ())
         return json_response({"status": "queued"})
 
-    none = wrong_input("limit", "Input should be greater than or equal to 1", "'0'")
+    none = wrong_input("limit", "Input should be greater than or equal to 1", "0")
 
     @router.post("/warm/active", responses=_answered(WarmAnswer) | none)
     async def warm_active(limit: Annotated[int, Query(ge=1)] = 100) -> Response:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic.config import JsonDict
 
-from api.responses import PROBLEM_JSON, RETRY_AFTER_S, problem_document
+from api.responses import PROBLEM_JSON, RETRY_AFTER_S, problem_document, shown
 
 Documented = dict[int | str, dict[str, Any]]
 """Answers by status, as FastAPI's ``responses`` takes them."""
@@ -65,22 +65,22 @@ def not_found(detail: str) -> Documented:
     return {HTTPStatus.NOT_FOUND.value: _answer(HTTPStatus.NOT_FOUND, detail)}
 
 
-def wrong_input(field: str, problem: str, value: str) -> Documented:
-    """422 with one error; ``value`` is the ``repr`` of what was given."""
-    error = {"field": field, "problem": problem, "value": value}
-    detail = f"{field}: {problem}, got {value}"
+def wrong_input(field: str, problem: str, given: object) -> Documented:
+    """422 with one error."""
+    error = {"field": field, "problem": problem, "value": shown(given)}
+    detail = f"{field}: {problem}, got {shown(given)}"
     answer = _answer(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=[error])
     return {HTTPStatus.UNPROCESSABLE_ENTITY.value: answer}
 
 
 def too_large(field: str, most: int) -> Documented:
     """422 for a number in the query that is one too large."""
-    return wrong_input(field, f"Input should be less than or equal to {most}", f"'{most + 1}'")
+    return wrong_input(field, f"Input should be less than or equal to {most}", str(most + 1))
 
 
 def no_integer(field: str) -> Documented:
     """422 for what should be an integer in the path."""
-    return wrong_input(field, "Input should be a valid integer, unable to parse string as an integer", "'x'")
+    return wrong_input(field, "Input should be a valid integer, unable to parse string as an integer", "x")
 
 
 def away(dependency: str) -> Documented:
@@ -89,11 +89,6 @@ def away(dependency: str) -> Documented:
     return {
         HTTPStatus.SERVICE_UNAVAILABLE.value: _answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, dependency=dependency)
     }
-
-
-def add_problem_schema(document: dict[str, Any]) -> None:
-    """Give the OpenAPI ``document`` the schema that all refusals refer to."""
-    document["components"]["schemas"]["Problem"] = PROBLEM_SCHEMA
 
 
 def _answer(status: HTTPStatus, detail: str, **members: object) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What goes back: JSON by orjson, and errors as problem details (RFC 9457)."""
 
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -13,6 +14,10 @@ from core.errors import DependencyUnavailable
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_S = 5
 MAX_SHOWN_CHARS = 120
+
+NO_SUCH_FIELD = "there is no such field here"
+
+_PROBLEMS = {"extra_forbidden": NO_SUCH_FIELD}
 
 
 def json_response(body: object, *, status_code: int = 200) -> Response:
@@ -40,10 +45,20 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 
 async def _on_bad_input(_request: Request, error: RequestValidationError) -> Response:
-    errors = [_field_error(found) for found in error.errors()]
+    told = [_field_error(found) for found in _causes(error.errors())]
+    # A parameter that the route and what it depends on both take is refused twice.
+    errors = list({tuple(each.values()): each for each in told}.values())
     first = errors[0]
     detail = f"{first['field']}: {first['problem']}, got {first['value']}"
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
+
+
+def _causes(errors: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """All but those that only follow: pydantic calls a tuple too short where what is in it was refused."""
+    for found in errors:
+        at = found["loc"]
+        if found["type"] != "too_short" or all(each["loc"][: len(at)] != at for each in errors if each is not found):
+            yield found
 
 
 def _field_error(found: dict[str, Any]) -> dict[str, str]:
@@ -52,12 +67,13 @@ def _field_error(found: dict[str, Any]) -> dict[str, str]:
     where = [str(part) for part in found["loc"][1:]] or ["body"]
     return {
         "field": ".".join(where),
-        "problem": found["msg"].removeprefix("Value error, "),
-        "value": _shown(found["input"]),
+        "problem": _PROBLEMS.get(found["type"], found["msg"].removeprefix("Value error, ")),
+        "value": shown(found["input"]),
     }
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """How a problem document shows what was given."""
     # repr escapes what JSON cannot carry, such as half a surrogate pair.
     shown = repr(value)
     return shown if len(shown) <= MAX_SHOWN_CHARS else f"{shown[: MAX_SHOWN_CHARS - 3]}..."

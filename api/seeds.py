@@ -11,7 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from api.recommendations import JobDesk
 from api.refusals import WRITE, away, documented, wrong_input
 from api.responses import json_response
-from api.shapes import EXAMPLE_ITEM, MAX_SEEDS, MIN_SEEDS, Int64, ItemShape, MemberId, Shape
+from api.shapes import EXAMPLE_ITEM, MAX_SEEDS, MIN_SEEDS, Body, Int64, ItemShape, MemberId, Shape
 from core.result_document import match_score
 from core.seeds import SeedAnswer, SeedRecommender, UnknownSeeds, context_of, nobody
 from models.recommendation import Candidate, TasteSummary
@@ -35,7 +35,7 @@ _Seeds = Annotated[
 ]
 
 
-class SeedsBody(Shape):
+class SeedsBody(Body):
     """3 to 10 items that somebody chose.
 
     ``wish``: what they want to hear now, in their own words. With ``explain`` a job is made, for ``memberId`` or for
@@ -176,7 +176,7 @@ class QueuedShape(Shape):
 
 def seeds_router(recommender: SeedRecommender, desk: JobDesk) -> APIRouter:
     """The route."""
-    unknown = wrong_input("itemIds", _NO_SUCH_ITEM, "4711")
+    unknown = wrong_input("itemIds", _NO_SUCH_ITEM, 4711)
     router = APIRouter(tags=["recommendations"], responses=documented(WRITE) | away("mysql") | unknown)
     queued: dict[int | str, dict[str, Any]] = {
         HTTPStatus.ACCEPTED.value: {"model": QueuedShape, "description": "A job was put on the queue"}

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
-from core.browsing import FoundItem
+from core.browsing import FoundItem, FoundPage
 from models.catalogue import Item
 
 MIN_SEEDS, MAX_SEEDS = 3, 10
@@ -44,10 +44,20 @@ MemberId = Annotated[Int64, BeforeValidator(digits_as_integer)]
 IdInPath = Annotated[int, Path(ge=-_INT64, le=_INT64 - 1)]
 
 
-class Shape(BaseModel):
-    """A part of an answer."""
+class WireModel(BaseModel):
+    """A body or a part of one, as it is on the wire, with an example for the OpenAPI document."""
+
+
+class Shape(WireModel):
+    """A part of an answer of ours, in camelCase."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+
+
+class Body(Shape):
+    """The body of a request, or a part of it: a field that it does not have is a slip, and refused by its name."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class ItemShape(Shape):
@@ -99,8 +109,17 @@ class FoundPageShape(Shape):
     items: Sequence[FoundShape]
     next_offset: int | None = Field(None, examples=[20])
 
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"items": [{"item": EXAMPLE_ITEM, "score": 96.5}], "nextOffset": 20}}
+    )
 
-class SimilarShape(Shape):
-    """The items that are most like one, most alike first."""
+    @classmethod
+    def of(cls, page: FoundPage) -> "FoundPageShape":
+        """``page`` as answers show it."""
+        return cls(items=[FoundShape.of(found) for found in page.items], next_offset=page.next_offset)
 
-    items: Sequence[FoundShape]
+
+def next_offset(limit: int, offset: int, n_known: int) -> int | None:
+    """Where the next page begins, or None after the last one; ``n_known`` are all, or those of this page and more."""
+    end = offset + limit
+    return end if n_known > end else None

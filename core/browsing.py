@@ -12,7 +12,7 @@ from models.catalogue import Item
 from models.recommendation import Candidate, Evidence, RecommendationType
 
 MAX_FOUND = 200
-"""How many items one search finds at the most, all its pages together."""
+"""How many items one search finds at the most, and how many are like another, all pages together."""
 
 _VERSIONS_PER_WORK = 3
 
@@ -57,20 +57,25 @@ class ItemBrowser:
         """The item, or None where there is none, or none any more."""
         return next(iter(await self._catalogue.complete_items([item_id])), None)
 
-    async def similar(self, item_id: int, n: int) -> Sequence[FoundItem] | None:
-        """The ``n`` items most like it, most alike first, one of each work; None where the index does not hold it."""
+    async def similar(self, item_id: int, limit: int, offset: int = 0) -> FoundPage | None:
+        """The items from ``offset`` on that are most like it, at most ``limit``, one of each work.
+
+        None where the index does not hold it.
+        """
+        end = min(offset + limit, MAX_FOUND)
         index = self._index.current()
         known, vectors = await index.vectors([item_id])
         if not len(known):
             return None
-        (hits,) = await index.search(vectors, n * _VERSIONS_PER_WORK, excluded=[item_id])
+        (hits,) = await index.search(vectors, (end + 1) * _VERSIONS_PER_WORK, excluded=[item_id])
         ids = hits.ids.tolist()
         items = {item.item_id: item for item in await self._catalogue.complete_items([item_id, *ids])}
         cosines = np.clip(hits.scores, -1.0, 1.0).tolist()
         near = [_near(items[each], cosine) for each, cosine in zip(ids, cosines, strict=True) if each in items]
         owned = [items[item_id]] if item_id in items else []
-        kept = self._versions.without_versions(near, owned)[:n]
-        return [FoundItem(each.item, each.score) for each in kept]
+        kept = self._versions.without_versions(near, owned)[:MAX_FOUND]
+        found = [FoundItem(each.item, each.score) for each in kept[offset:end]]
+        return FoundPage(found, end if len(kept) > end else None)
 
 
 def _near(item: Item, cosine: float) -> Candidate:

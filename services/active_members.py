@@ -20,12 +20,12 @@ class SqlActiveMembers:
         self._profile = profile
         self._tables = LazyTables(database, profile)
 
-    async def active_member_ids(self, limit: int) -> Sequence[int]:
-        """At most ``limit`` members, those with the newest likes first, in one round trip.
+    async def active_member_ids(self, limit: int, offset: int = 0) -> Sequence[int]:
+        """At most ``limit`` members from ``offset`` on, those with the newest likes first, in one round trip.
 
         Where likes have no date, those with the most likes come first.
         """
-        query = _query(await self._tables.get(), self._profile).limit(limit)
+        query = _query(await self._tables.get(), self._profile).limit(limit).offset(offset)
         async with self._database.connect() as connection:
             return (await connection.scalars(query)).all()
 

@@ -214,6 +214,9 @@ class CatalogueTests(WithTables):
         members = SqlActiveMembers(database, SONGS)
         assert list(await members.active_member_ids(10)) == [3, 1, 2]
         assert list(await members.active_member_ids(1)) == [3]
+        assert list(await members.active_member_ids(1, 1)) == [1]
+        assert list(await members.active_member_ids(10, 2)) == [2]
+        assert list(await members.active_member_ids(10, 3)) == []
 
     async def test_without_dates_the_members_with_the_most_likes_are_the_active_ones(
         self, url: str, database: Database

@@ -116,7 +116,12 @@ def test_a_map_stays_within_its_frame_and_is_the_same_twice(vectors: npt.NDArray
 
 async def test_active_members_are_told_in_their_order(bench: HttpBench) -> None:
     bench.members.member_ids = [7, 3, 9]
-    assert (await bench.client.get("/members/active", params={"limit": 2})).json() == {"memberIds": [7, 3]}
+    pages = [(await bench.client.get("/members/active", params={"limit": 2, "offset": at})).json() for at in (0, 2, 9)]
+    assert pages == [
+        {"memberIds": [7, 3], "nextOffset": 2},
+        {"memberIds": [9], "nextOffset": None},
+        {"memberIds": [], "nextOffset": None},
+    ]
 
 
 async def test_a_member_is_shown_with_likes_refusals_and_the_newest_list(bench: HttpBench) -> None:

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter
 
-from api.app import RequestObserver
 from api.health import DependencyObserver
+from api.request_boundary import RequestObserver
 from config.prompt_texts import ClaimWords, load_prompt_texts
 from core.llm_share import Arm
 from core.model_answer import Answer, AnswerGroup, Choice, only_true, only_written_in, parse_answer

@@ -111,6 +111,28 @@ async def test_what_is_like_an_item_is_near_it_and_never_itself() -> None:
     assert all(-1 <= score <= 1 for score in scores)
 
 
+async def test_pages_of_what_is_like_an_item_hold_each_once_and_end() -> None:
+    async with http_bench() as bench:
+        whole = await found(bench, "/items/20/similar?n=39")
+        pages: list[int] = []
+        offset: int | None = 0
+        while offset is not None:
+            page = (await bench.client.get(f"/items/20/similar?n=8&offset={offset}")).json()
+            pages += [each["item"]["itemId"] for each in page["items"]]
+            offset = page["nextOffset"]
+        beyond = (await bench.client.get("/items/20/similar?offset=200")).json()
+    assert len(whole) == 39
+    assert pages == whole
+    assert beyond == {"items": [], "nextOffset": None}
+
+
+async def test_no_more_is_like_an_item_than_a_search_would_find() -> None:
+    room = showroom(HandClock(), PrometheusMetrics(CollectorRegistry(), clock=HandClock()), n_items=240)
+    last = await room.browser.similar(20, 50, 150)
+    assert last is not None
+    assert (len(last.items), last.next_offset) == (50, None)
+
+
 async def test_of_versions_of_one_work_one_is_like_an_item_and_none_of_its_own() -> None:
     async with http_bench() as bench:
         items = bench.showroom.catalogue
@@ -238,6 +260,53 @@ async def test_for_nobody_in_particular_it_is_a_member_whom_no_backend_has() -> 
         ids = {job.member_id for job in bench.publisher.main}
     assert ids == {nobody(SEEDS)}
     assert all(-N_NOBODIES <= nobody([n, n + 1, n + 2]) < 0 for n in range(3000))
+
+
+# --- slips in our own bodies ---
+
+LETTERS = {"letterIds": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/recommend/seeds", {"itemIds": SEEDS, "wihs": "jazz"}, "wihs"),
+        ("/recommend/seeds", {"itemIds": SEEDS, "itemIDs": SEEDS}, "itemIDs"),
+        ("/events", {"events": [{"memberId": 7, "itemId": 3, "type": "like"}], "event": []}, "event"),
+        ("/events", {"events": [{"memberId": 7, "itemID": 3, "type": "forget"}]}, "events.0.itemID"),
+        ("/events", {"events": [{"memberId": 7, "itemId": 3, "songId": 4, "type": "like"}]}, "events.0.songId"),
+        ("/dead-letters/replay", {**LETTERS, "force": True}, "force"),
+    ],
+)
+async def test_a_field_that_a_body_does_not_have_is_refused_by_its_name(
+    path: str, body: Mapping[str, object], field: str
+) -> None:
+    async with http_bench(api_key=KEY) as bench:
+        answer = problem_of(await bench.client.post(path, json=body, headers={"x-api-key": KEY}), 422)
+        assert (bench.events.published, bench.publisher.main) == ([], [])
+    assert [(error["field"], error["problem"]) for error in answer["errors"]] == [
+        (field, "there is no such field here")
+    ]
+    assert answer["detail"].startswith(f"{field}: ")
+
+
+async def test_what_was_meant_is_named_beside_the_slip() -> None:
+    async with http_bench() as bench:
+        body = problem_of(await bench.client.post("/recommend/seeds", json={"itemIDs": SEEDS}), 422)
+    assert [error["field"] for error in body["errors"]] == ["itemIds", "itemIDs"]
+
+
+@pytest.mark.parametrize("path", ["/recommend", "/favorites/updated", "/recommend/cached"])
+async def test_the_contracts_routes_ignore_what_they_do_not_know(path: str) -> None:
+    async with http_bench() as bench:
+        answer = await bench.client.post(path, json={"memberId": 7, "favoriteSongIds": [1], "mood": "sad"})
+    assert answer.status_code in (200, 404)
+
+
+async def test_a_parameter_that_is_wrong_is_told_once() -> None:
+    async with http_bench() as bench:
+        body = problem_of(await bench.client.get(f"/jobs/{'j' * 1000}/events"), 422)
+    assert [error["field"] for error in body["errors"]] == ["job_id"]
 
 
 # --- what is kept for members ---

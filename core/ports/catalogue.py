@@ -99,5 +99,5 @@ class ListenerStore(Protocol):
 class ActiveMembers(Protocol):
     """Who is worth a refresh before they ask."""
 
-    async def active_member_ids(self, limit: int) -> Sequence[int]:
-        """At most ``limit`` members, those with the newest likes first, in one round trip."""
+    async def active_member_ids(self, limit: int, offset: int = 0) -> Sequence[int]:
+        """At most ``limit`` members from ``offset`` on, those with the newest likes first, in one round trip."""

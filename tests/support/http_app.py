@@ -57,9 +57,9 @@ class FixedMembers:
     member_ids: Sequence[int] = ()
     asked: list[int] = field(default_factory=list)
 
-    async def active_member_ids(self, limit: int) -> Sequence[int]:
+    async def active_member_ids(self, limit: int, offset: int = 0) -> Sequence[int]:
         self.asked.append(limit)
-        return self.member_ids[:limit]
+        return self.member_ids[offset : offset + limit]
 
 
 class RecordingEvents:
