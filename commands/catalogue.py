@@ -1,6 +1,8 @@
 """The commands that fill the catalogue and its vectors, and say how they are searched."""
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +10,7 @@ from typing import Annotated
 import typer
 
 from commands.running import run
-from commands.screen import complain, for_machines, progress_bar, say, tell_json
+from commands.screen import complain, for_machines, progress_bar, say, tell_json, under_way
 from config.catalogue_profile import CatalogueProfile
 from config.settings import Settings
 from config.source_files import SourceMapping, load_mapping
@@ -50,12 +52,26 @@ def migrate(
         from services import migrations  # noqa: PLC0415 - Alembic is slow to import
 
         url = parse_url(settings.database_url.get_secret_value(), ca_file=settings.database_ca_file)
-        if down:
-            await asyncio.to_thread(migrations.downgrade, url, revision or "-1", lose_data=lose_data)
-        else:
-            await asyncio.to_thread(migrations.upgrade, url, revision or "head")
+        with steps_shown() as shown:
+            if down:
+                there = revision or "-1"
+                await asyncio.to_thread(migrations.downgrade, url, there, lose_data=lose_data, on_step=shown)
+            else:
+                await asyncio.to_thread(migrations.upgrade, url, revision or "head", on_step=shown)
 
     run(step)
+
+
+@contextmanager
+def steps_shown() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar of the steps of a migration, which is there from the first one on."""
+    with progress_bar() as progress:
+        task = progress.add_task("migrations", total=None, visible=False)
+
+        def show(revision: str, done: int, total: int) -> None:
+            progress.update(task, description=f"revision {revision}", completed=done, total=total, visible=True)
+
+        yield show
 
 
 def ingest(
@@ -234,7 +250,8 @@ def retrieval(*, as_json: AsJson = False) -> None:
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
             await parts.catalogue.check()
-            await parts.index.load()
+            with under_way("index"):
+                await parts.index.load()
             index = parts.index.current()
         where = "database" if isinstance(index, DatabaseItemIndex) else "memory"
         why = index.why if isinstance(index, DatabaseItemIndex) else _WHY_IN_MEMORY[index.kind]

@@ -1,5 +1,7 @@
 """The group of all commands: each is imported once it is asked for, and what goes wrong in it is told to a person."""
 
+import errno
+import re
 import signal
 import traceback
 from collections.abc import Iterator, Mapping
@@ -17,7 +19,17 @@ from core.errors import DependencyUnavailable, SongsAIError
 
 INTERRUPTED = 128 + signal.SIGINT
 
-_SETTINGS = {"mysql": "DATABASE_URL", "redis": "REDIS_URL", "broker": "BROKER_URL"}
+_SERVERS = {"mysql": "DATABASE_URL", "redis": "REDIS_URL", "broker": "BROKER_URL", "--from": "--from"}
+
+_IS_LOCKED = re.compile("locked|no answer in time")
+_LOCKED = "Another process writes to the file that DATABASE_URL names: wait until it has ended, then try again."
+_NO_FILE = (
+    "DATABASE_URL names a file that cannot be used: is its folder there, with room, and may you write to both? "
+    "sqlite:///FILE is sought from where you are, sqlite:////FILE from the root."
+)
+_NO_PLACE = "Is that folder there, with room, and may you write in it? Then try again."
+# What a person can mend who asked for a file.
+_PLACES = {errno.EACCES, errno.EISDIR, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
 class CommandGroup(TyperGroup):
@@ -102,7 +114,11 @@ def _tell(error: Exception, ctx: Any) -> None:  # noqa: ANN401
 
 def _what_next(error: Exception, ctx: Any) -> Iterator[str]:  # noqa: ANN401
     """A ``ConfigurationError`` says by itself what to mend."""
-    if isinstance(error, DependencyUnavailable) and (setting := _SETTINGS.get(error.dependency)):
+    if isinstance(error, DependencyUnavailable) and error.dependency == "sqlite":
+        yield _LOCKED if _IS_LOCKED.search(str(error)) else _NO_FILE
+    elif isinstance(error, DependencyUnavailable) and (setting := _SERVERS.get(error.dependency)):
         yield f"Is it running, and is it the one that {setting} names? Then try again."
+    elif isinstance(error, OSError) and error.errno in _PLACES:
+        yield _NO_PLACE
     elif not isinstance(error, SongsAIError) and not ctx.params["debug"]:
         yield f"This should not have happened: `{PROGRAM} --debug {ctx.invoked_subcommand} ...` shows where it did."

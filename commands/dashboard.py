@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -13,7 +15,7 @@ import typer
 
 from commands.demo import N_MADE_UP, fill_catalogue, made_up_likes
 from commands.running import run
-from commands.screen import console, stop
+from commands.screen import console, stop, under_way
 from config.settings import Settings
 from workers.runtime.consuming import prepare, running_consumers
 from workers.runtime.http import serving_http
@@ -22,6 +24,9 @@ from workers.runtime.process import Signals
 
 ROOT = Path(__file__).resolve().parent.parent
 _GRACE_S = 5.0
+_HERE = "127.0.0.1"
+_IS_MISSING = 9
+_IS_THERE = f"import importlib.util, sys; sys.exit({_IS_MISSING} * (importlib.util.find_spec('streamlit') is None))"
 
 
 def dashboard(
@@ -36,17 +41,42 @@ def dashboard(
     """Serve the dashboard, and a whole worker in this process for it to show: no server, no key; until Ctrl-C."""
 
     async def step(settings: Settings) -> None:
+        await asyncio.to_thread(_check, settings, python, port)
         with TemporaryDirectory(prefix="songs-ai-dashboard-") as directory:
             async with open_parts(embedded(settings, Path(directory))) as parts:
                 await fill_catalogue(parts, (), seed, songs)
                 await made_up_likes(parts, members, seed)
                 signals = Signals()
                 async with serving_http(parts, consuming=True):
-                    await prepare(parts)
+                    with under_way("index"):
+                        await prepare(parts)
                     async with running_consumers(parts), _page(settings, python, port) as page:
                         await _until_the_end(signals, page)
 
     run(step, log_level="ERROR")
+
+
+def _check(settings: Settings, python: Path, port: int) -> None:
+    """What would stop it after the work of a minute stops it before; the process ends."""
+    if settings.http_port == 0:
+        stop("HTTP_PORT is 0, any free one, where the page would not find it: name one")
+    with (
+        _held(settings.http_host, settings.http_port, "the worker's API", f"HTTP_PORT={settings.http_port + 1}"),
+        _held(_HERE, port, "the page", f"--port {port + 1} (make dashboard PORT={port + 1})"),
+    ):
+        found = subprocess.run([python, "-c", _IS_THERE], check=False)  # noqa: S603 - the Python that was asked for
+    if found.returncode == _IS_MISSING:
+        stop(f"Streamlit is missing for {python}: `make dashboard` installs it; --python names one that has it")
+
+
+@contextmanager
+def _held(host: str, port: int, what: str, other: str) -> Iterator[None]:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.create_server(address[:2], family=family):
+            yield
+    except OSError as error:
+        stop(f"{what} cannot be served on port {port} of {host}: {error.strerror}. Choose another: {other}")
 
 
 async def _until_the_end(signals: Signals, page: asyncio.subprocess.Process) -> None:
@@ -61,16 +91,16 @@ async def _ended(page: asyncio.subprocess.Process) -> None:
 @asynccontextmanager
 async def _page(settings: Settings, python: Path, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
     """The page's process, which ends with the block; its own session, so that Ctrl-C comes to this process alone."""
-    url = f"http://127.0.0.1:{settings.http_port}"
+    url = f"http://{_HERE}:{settings.http_port}"
     page = await asyncio.create_subprocess_exec(
         str(python),
-        *("-m", "streamlit", "run", "dashboard/app.py", "--server.address", "127.0.0.1", "--server.port", str(port)),
+        *("-m", "streamlit", "run", "dashboard/app.py", "--server.address", _HERE, "--server.port", str(port)),
         env={**os.environ, "API_URL": url, "API_KEY": settings.api_key.get_secret_value()},
         cwd=ROOT,  # where Python finds the package
         stdout=asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )
-    console.print(f"the dashboard: [bold]http://127.0.0.1:{port}[/bold]   (its API: {url}; Ctrl-C ends both)")
+    console.print(f"the dashboard: [bold]http://{_HERE}:{port}[/bold]   (its API: {url}; Ctrl-C ends both)")
     try:
         yield page
     finally:

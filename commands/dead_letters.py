@@ -13,10 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from commands.listing import examples
-from commands.running import run
+from commands.running import need_a_broker, run, start
 from commands.screen import complain, for_machines, progress_bar, say, stop, tell_all, tell_json
-from config.settings import MEMORY_URL, Settings
-from core.errors import ConfigurationError
+from config.settings import Settings
 from services.logs import mask_secrets
 from workers import dead_letter_text
 from workers.dead_letters import DeadLetters, Fate, Letter
@@ -224,8 +223,7 @@ def _each_letter(
 
 @asynccontextmanager
 async def _open_dead_letters(settings: Settings, *, of_events: bool) -> AsyncIterator[tuple[DeadLetters, Parts]]:
-    if settings.broker_url.get_secret_value() == MEMORY_URL:
-        raise ConfigurationError("BROKER_URL is memory://, where dead letters end with the process")
+    need_a_broker(settings, "dead letters end with the process")
     async with open_parts(settings) as parts:
-        await parts.broker.start()
+        await start(parts.broker)
         yield DeadLetters(parts.broker, parts.results, parts.clock, of_events=of_events), parts

@@ -2,28 +2,33 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
-from commands.catalogue import embed_items, ingest_file
+from commands.catalogue import embed_items, ingest_file, n_items, steps_shown
 from commands.completion import offered_locales
 from commands.running import run
-from commands.screen import console
+from commands.screen import console, progress_bar, under_way
 from config.settings import Settings
 from core.errors import ConfigurationError
+from models.catalogue import Item
+from models.source import SourceListener
 from services.ingest_store import SqlIngestStore
 from services.listener_store import SqlListenerStore
 from training.demo import Stage, play
 from training.generate import SOURCE as GENERATED
-from training.generate import generate_listeners, generate_songs
+from training.generate import listeners_one_by_one, songs_one_by_one
 from training.ingest import save_items
 from workers.runtime.consuming import prepare, running_consumers
 from workers.runtime.parts import Parts, embedded, open_parts
 
 N_MADE_UP = 2000
+# Over a hundred thousand songs a second's worth: Ctrl-C waits for no more.
+_LISTENERS_AT_ONCE = 50
 METRICS_SHOWN = (
     "songs_ai_recommendations_total",
     "songs_ai_deliveries_settled_total",
@@ -63,7 +68,8 @@ def demo(
                 if not files:
                     console.print("`make demo TRACKS=file.csv` takes real songs")
                 likes = await _likes_of_file(parts, members) or await made_up_likes(parts, members, seed)
-                await prepare(parts)
+                with under_way("index"):
+                    await prepare(parts)
                 async with running_consumers(parts):
                     await play(
                         Stage(
@@ -90,7 +96,8 @@ async def fill_catalogue(parts: Parts, files: Sequence[Path], seed: int, n_made_
 
     if not files and not parts.profile.track_files:
         raise ConfigurationError(f"for profile {parts.profile.name!r} nothing can be made up: give --file FILE")
-    await asyncio.to_thread(migrations.upgrade, parts.database.sync_url)
+    with steps_shown() as shown:
+        await asyncio.to_thread(migrations.upgrade, parts.database.sync_url, on_step=shown)
     for file in files:
         await ingest_file(parts, file)
     if not files:
@@ -101,9 +108,11 @@ async def fill_catalogue(parts: Parts, files: Sequence[Path], seed: int, n_made_
 async def make_up_songs(parts: Parts, seed: int, n_songs: int) -> None:
     """Put made-up songs into a catalogue that is ours, where they are not there yet, and say how many."""
     store = SqlIngestStore(parts.database, parts.profile)
-    songs = generate_songs(seed, n_songs, max(n_songs * 12 // 100, 1))
+    songs = songs_one_by_one(seed, n_songs, max(n_songs * 12 // 100, 1))
     await store.prepare()
-    report = await save_items(GENERATED, songs, store, len(songs))
+    with progress_bar() as progress:
+        task = progress.add_task("songs", total=n_songs)
+        report = await save_items(GENERATED, songs, store, n_songs, lambda n, _: progress.update(task, completed=n))
     console.print(f"made up {report.n_inserted} songs (seed {seed})")
 
 
@@ -116,10 +125,25 @@ async def _likes_of_file(parts: Parts, n_members: int) -> dict[int, tuple[int, .
 
 async def made_up_likes(parts: Parts, n_members: int, seed: int) -> dict[int, tuple[int, ...]]:
     """Put made-up members and what they like into a catalogue that is ours; their items by member."""
-    items = [item async for batch in parts.catalogue.stream() for item in batch]
-    listeners = generate_listeners(items, n_members, seed)
-    await SqlIngestStore(parts.database, parts.profile).save_listeners(listeners)
+    listeners = await _made_up_listeners(parts, n_members, seed)
+    with under_way("saving what they like"):
+        await SqlIngestStore(parts.database, parts.profile).save_listeners(listeners)
     return {each.member_id: tuple(dict.fromkeys([*each.liked_ids, *each.playlist_ids])) for each in listeners}
+
+
+async def _made_up_listeners(parts: Parts, n_members: int, seed: int) -> list[SourceListener]:
+    with progress_bar() as progress:
+        reading = progress.add_task("songs read", total=None if progress.disable else await n_items(parts))
+        items: list[Item] = []
+        async for batch in parts.catalogue.stream():
+            items += batch
+            progress.update(reading, completed=len(items))
+        making, listeners = progress.add_task("listeners", total=n_members), list[SourceListener]()
+        each_listener = listeners_one_by_one(items, range(1, n_members + 1), seed)
+        while some := await asyncio.to_thread(list, islice(each_listener, _LISTENERS_AT_ONCE)):
+            listeners += some
+            progress.update(making, completed=len(listeners))
+    return listeners
 
 
 def _show_metrics(parts: Parts) -> None:

@@ -7,8 +7,8 @@ import typer
 
 from commands.catalogue import embed_items
 from commands.demo import N_MADE_UP, made_up_likes, make_up_songs
-from commands.running import run
-from commands.screen import console, stop
+from commands.running import need_a_broker, run, start
+from commands.screen import console, say, stop
 from config.settings import Settings
 from services.ingest_store import SqlIngestStore
 from services.listener_store import SqlListenerStore
@@ -17,6 +17,7 @@ from training.generate import SOURCE as GENERATED
 from workers.runtime.parts import Parts, open_parts
 
 _LEFT_ALONE = "the catalogue was not made up here: nothing to do"
+_NO_CATALOGUE = "there is no catalogue yet: `python main.py demo-catalogue` makes one up, `ingest FILE` takes your own"
 
 
 def demo_catalogue(
@@ -45,10 +46,14 @@ def first_recommendation(
 
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
-            if not (parts.profile.track_files and await _n_made_up(parts)):
-                console.print(_LEFT_ALONE)
+            n_made_up = await _n_made_up(parts) if parts.profile.track_files else 0
+            if n_made_up is None:
+                stop(_NO_CATALOGUE)
+            if n_made_up == 0:
+                say(f"{_LEFT_ALONE}; `publish --member ID --wait` asks for a member of yours")
                 return
-            await parts.broker.start()
+            need_a_broker(settings, "no worker can take the job (`demo` runs both in one)")
+            await start(parts.broker)
             try:
                 async with asyncio.timeout(timeout_s):
                     await _recommend(parts)

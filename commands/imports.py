@@ -231,11 +231,18 @@ def _name_of(url: URL) -> str:
     return f"backend-{blake2b(where.encode(), digest_size=8).hexdigest()}"
 
 
+def _need_file(url: URL) -> None:
+    """SQLite would make an empty one where there is none."""
+    if url.drivername == "sqlite" and "uri" not in url.query and not Path(url.database or "").is_file():
+        raise ConfigurationError(f"--from: there is no file {url.database!r}; name the one to read")
+
+
 @asynccontextmanager
 async def _open_other(url: str, parts: Parts) -> AsyncIterator[Database]:
     settings = parts.settings
     ca_file = settings.database_ca_file
     other, ours = _checked(url, ca_file), parts.database.sync_url
+    _need_file(other)
     if (other.host, other.port, other.database) == (ours.host, ours.port, ours.database):
         raise ConfigurationError("--from is the database of this site itself")
     async with open_database(url, pool_size=2, timeout_s=settings.dependency_timeout_s, ca_file=ca_file) as database:

@@ -9,10 +9,9 @@ import orjson
 import typer
 
 from commands.completion import offered_locales
-from commands.running import run
+from commands.running import need_a_broker, run, start
 from commands.screen import say, stop, tell_json
 from config.settings import MEMORY_URL, Settings
-from core.errors import ConfigurationError
 from core.ports.results import JobView
 from core.submission import submit
 from models.job import Job, JobContext, JobStatus, Strategy
@@ -48,12 +47,9 @@ def publish(
     )
 
     async def step(settings: Settings) -> None:
-        if settings.broker_url.get_secret_value() == MEMORY_URL:
-            raise ConfigurationError(
-                "BROKER_URL is memory://, where no worker can take the job; `demo` runs both in one"
-            )
+        need_a_broker(settings, "no worker can take the job (`demo` runs both in one)")
         async with open_parts(settings) as parts:
-            await parts.broker.start()
+            await start(parts.broker)
             await submit(job, results=parts.results, publisher=parts.publisher)
             if wait:
                 await _print_result(parts, job.job_id, timeout_s, as_json=as_json)
@@ -88,7 +84,7 @@ async def _print_result(parts: Parts, job_id: str, timeout_s: float, *, as_json:
         if parts.clock.monotonic_s() >= deadline_s:
             if as_json:
                 tell_json({"job_id": job_id, "status": view.status if view else "unknown"})
-            stop(f"job {job_id} is {view.status if view else 'unknown'}; is a worker running?")
+            stop(f"job {job_id} is {view.status if view else 'unknown'}; {_why(parts.settings)}")
         await asyncio.sleep(0.1)
     found = None if view.result is None else orjson.loads(view.result)
     if as_json:
@@ -97,6 +93,12 @@ async def _print_result(parts: Parts, job_id: str, timeout_s: float, *, as_json:
         stop(f"job {job_id} failed: {view.fields.get('error.code')}: {view.fields.get('error.message')}")
     if not as_json:
         tell_json(found)
+
+
+def _why(settings: Settings) -> str:
+    if settings.redis_url.get_secret_value() == MEMORY_URL:
+        return f"REDIS_URL is {MEMORY_URL}, where no other process sees what this one keeps: name the workers' Redis"
+    return "is a worker running?"
 
 
 def _error_of(view: JobView) -> dict[str, str | None] | None:

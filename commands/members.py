@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from commands.running import run
+from commands.running import run, start
 from commands.screen import FAILED, console, for_machines, say, tell_json
 from config.settings import MEMORY_URL, Settings
 from core.feedback import Remains
@@ -26,7 +26,7 @@ def forget(
         async with open_parts(settings) as parts:
             has_broker = settings.broker_url.get_secret_value() != MEMORY_URL
             if has_broker:
-                await parts.broker.start()
+                await start(parts.broker)
             removed = None if look else await _forget(parts, member, has_broker=has_broker)
             if removed:
                 _tell("removed", removed)

@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from commands.running import run
-from commands.screen import for_machines, progress_bar, say, tell_json
-from config.settings import MEMORY_URL, Settings
+from commands.running import need_a_broker, run, start
+from commands.screen import for_machines, progress_bar, say, tell_json, under_way
+from config.settings import Settings
 from core.errors import ConfigurationError
 from core.ports.batches import BatchApi
 from models.notice import Notice, NoticeKind
@@ -40,15 +40,19 @@ def refresh(
 
     async def step(settings: Settings) -> None:
         if not settings.llm_enabled:
-            raise ConfigurationError("OPENAI_API_KEY is empty: there is no LLM to refresh results with")
+            raise ConfigurationError(
+                "OPENAI_API_KEY is empty: there is no LLM to refresh results with; set it, and for another server than "
+                "OpenAI's OPENAI_BASE_URL"
+            )
         by_batch = settings.llm_batch_refresh if batch is None else batch
         publishes = not dry_run and (not by_batch or settings.llm_batch_rest == "online")
-        if publishes and settings.broker_url.get_secret_value() == MEMORY_URL:
-            raise ConfigurationError("BROKER_URL is memory://, where no worker can take the jobs of a refresh")
+        if publishes:
+            need_a_broker(settings, "no worker can take the jobs of a refresh")
         async with open_parts(settings) as parts, _batches(settings, by_batch=by_batch) as api:
             await parts.catalogue.check()
-            await parts.index.load()
-            await parts.collaborative.load()
+            with under_way("index"):
+                await parts.index.load()
+                await parts.collaborative.load()
             if dry_run:
                 told = await _estimate_refresh(parts, api, members, by_batch=by_batch)
             elif by_batch:
@@ -126,7 +130,7 @@ async def _estimate_refresh(parts: Parts, api: BatchApi, n_members: int, *, by_b
 
 
 async def _refresh_by_queue(parts: Parts, api: BatchApi, n_members: int) -> dict[str, object]:
-    await parts.broker.start()
+    await start(parts.broker)
     today, now_ns = _today(parts), instant_ns(parts.clock.now())
     questions = RefreshQuestions(parts.pipeline, parts.results, api)
     member_ids = await parts.members.active_member_ids(n_members)
@@ -147,7 +151,7 @@ async def _refresh_by_queue(parts: Parts, api: BatchApi, n_members: int) -> dict
 async def _refresh_by_batch(parts: Parts, api: BatchApi, n_members: int) -> dict[str, object]:
     settings = parts.settings
     if settings.llm_batch_rest == "online":
-        await parts.broker.start()
+        await start(parts.broker)
     answers = RedisAnswerCache(parts.redis, ttl_s=settings.cache_ttl_s, degraded_ttl_s=settings.degraded_ttl_s)
     ledger = SqlBatchLedger(parts.database)
     merger = BatchMerger(

@@ -1,5 +1,6 @@
 """Runs a command to its end: settings in, and parts of the program that not every machine has."""
 
+import logging
 from collections.abc import Callable, Coroutine
 from importlib import import_module
 from typing import Any
@@ -8,11 +9,16 @@ import uvloop
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from commands.screen import MISCONFIGURED, stop
+from commands.screen import MISCONFIGURED, stop, under_way
 from config.secret_values import secret_values
 from config.setting_problems import setting_problems
-from config.settings import Settings
+from config.settings import MEMORY_URL, Settings
+from core.errors import ConfigurationError
 from services.logs import LogLevel, configure_logging
+from workers.broker import Broker
+
+# A worker waits longer for a broker: it is not looked at meanwhile.
+BROKER_S = 10.0
 
 Step = Callable[[Settings], Coroutine[Any, Any, None]]
 
@@ -30,6 +36,23 @@ def read_settings(log_level: LogLevel | None = None) -> Settings:
         stop("\n".join(setting_problems(error, Settings)), MISCONFIGURED)
     configure_logging(log_level or settings.log_level, settings.log_format, secrets=secret_values(settings))
     return settings
+
+
+def need_a_broker(settings: Settings, lost: str) -> None:
+    """Raise ``ConfigurationError`` where queues are in this process's memory, which says what is ``lost`` there."""
+    if settings.broker_url.get_secret_value() == MEMORY_URL:
+        raise ConfigurationError(
+            f"BROKER_URL is {MEMORY_URL}, where {lost}: name the RabbitMQ that the workers consume from "
+            "(amqp://user:password@host:5672/vhost)"
+        )
+
+
+async def start(broker: Broker, *, within_s: float | None = None) -> None:
+    """Connect to it. Raises ``DependencyUnavailable`` where it does not answer."""
+    # It tells of every try; here the sentence at the end says all.
+    logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
+    with under_way("waiting for the broker"):
+        await broker.start(within_s=BROKER_S if within_s is None else within_s)
 
 
 def offline_step(name: str) -> Any:  # noqa: ANN401 - a module

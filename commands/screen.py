@@ -114,6 +114,15 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=complaints, disable=not complaints.is_terminal)
 
 
+@contextmanager
+def under_way(what: str) -> Iterator[None]:
+    """On a terminal, for how long ``what`` takes by now, where nobody knows how much of it there is."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=complaints, transient=True, disable=not complaints.is_terminal) as progress:
+        progress.add_task(what, total=None)
+        yield
+
+
 _COUNTED = re.compile(r"(\d+) of (\d+)( s\b)?")
 
 

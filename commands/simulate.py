@@ -17,7 +17,7 @@ import typer
 from threadpoolctl import threadpool_limits
 
 from commands.demo import fill_catalogue
-from commands.running import offline_step, run
+from commands.running import need_a_broker, offline_step, run, start
 from commands.screen import (
     MISCONFIGURED,
     STANDARD_OUTPUT,
@@ -29,8 +29,7 @@ from commands.screen import (
     tell_json,
     telling,
 )
-from config.settings import MEMORY_URL, Settings
-from core.errors import ConfigurationError
+from config.settings import Settings
 from core.event_codec import encode_event
 from core.fitted_collaborative import MODEL_KIND
 from core.ports.clock import Clock
@@ -270,13 +269,12 @@ class _BrokerPublisher:
 
 
 async def _live(asked: _Asked, pace: Pace, settings: Settings) -> _Told:
-    if settings.broker_url.get_secret_value() == MEMORY_URL:
-        raise ConfigurationError("BROKER_URL is memory://, where no worker can take what is published")
+    need_a_broker(settings, "no worker can take what is published")
     async with open_parts(settings) as parts:
         await parts.catalogue.check()
         world, plan = World.of(await _items_of(parts), Assumptions()), asked.ending_today()
         found = await asyncio.to_thread(Replay.of, world, plan)
-        await parts.broker.start()
+        await start(parts.broker)
         with progress_bar() as bar:
             total = min(len(found.happenings), pace.max_events or len(found.happenings))
             task = bar.add_task("events", total=total)

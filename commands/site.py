@@ -11,8 +11,8 @@ import typer
 from apscheduler.triggers.cron import CronTrigger
 from rich.table import Table
 
-from commands.running import run
-from commands.screen import for_machines, say, tell_all, tell_json
+from commands.running import run, start
+from commands.screen import for_machines, progress_bar, say, tell_all, tell_json, under_way
 from config.schedule import TASK_NAMES
 from config.settings import MEMORY_URL, Settings
 from core.errors import DependencyUnavailable
@@ -54,10 +54,11 @@ def clean_up(*, as_json: AsJson = False) -> None:
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
             oldest = parts.clock.now() - timedelta(days=settings.event_retention_days)
-            n_events = await SqlEventLog(parts.database).delete_before(oldest)
+            n_events = await _delete_events(SqlEventLog(parts.database), oldest)
             log.info(LogEvent.EVENTS_CLEANED_UP, n_events=n_events, before=oldest.isoformat())
             say(f"{n_events} events deleted, of more than {settings.event_retention_days} days ago")
-            pruned = await parts.models.prune(settings.model_versions_kept)
+            with under_way("versions of models"):
+                pruned = await parts.models.prune(settings.model_versions_kept)
             say(f"{len(pruned)} versions of models deleted: {', '.join(f'{k} {v}' for k, v in pruned) or 'none'}")
         if as_json:
             versions = [{"kind": kind, "version": version} for kind, version in pruned]
@@ -65,6 +66,13 @@ def clean_up(*, as_json: AsJson = False) -> None:
 
     with for_machines(as_json):
         run(step)
+
+
+async def _delete_events(events: SqlEventLog, oldest: datetime) -> int:
+    with progress_bar() as progress:
+        n_all = None if progress.disable else await events.n_before(oldest)
+        task = progress.add_task("events", total=n_all, visible=bool(n_all))
+        return await events.delete_before(oldest, lambda n: progress.update(task, completed=n))
 
 
 def digest(
@@ -184,7 +192,7 @@ async def _waiting(parts: Parts) -> dict[str, int] | None:
         return {}
     topology = parts.broker.topology
     try:
-        await parts.broker.start(within_s=_BROKER_S)
+        await start(parts.broker, within_s=_BROKER_S)
         return await parts.broker.waiting(
             [
                 topology.main.queue,

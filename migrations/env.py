@@ -20,5 +20,6 @@ context.configure(
     target_metadata=own_metadata,
     version_table=VERSION_TABLE,
     include_name=_is_ours,
+    on_version_apply=context.config.attributes.get("on_step", ()),
 )
 context.run_migrations()

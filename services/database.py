@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
+import aiosqlite
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.engine import URL, Dialect, make_url
@@ -40,6 +41,7 @@ _RECYCLE_S = 240
 # MySQL's error numbers (the reference manual's "Server Error Message Reference"): the schema is not what we were told.
 _NO_SUCH_TABLE, _NO_SUCH_COLUMN = 1146, 1054
 _MISSING_IN_SQLITE = ("no such table", "no such column")
+_NO_SQLITE_FILE = ("file is not a database", "database disk image is malformed")
 
 # What asyncmy raises, bare, over a reply that it cannot read. TypeError and KeyError are not among them: those are over
 # parameters, and so ours.
@@ -162,7 +164,20 @@ def _connect_or_close(
     dialect: Dialect, _record: object, arguments: list[Any], options: dict[str, Any]
 ) -> DBAPIConnection:
     """For SQLAlchemy's ``do_connect``: aiosqlite leaves open what it opens for a task that is cancelled meanwhile."""
-    return await_(_connected_or_closed(dialect, arguments, options))
+    return await_(_connected_or_closed(dialect, arguments, options | {"async_creator_fn": _open_sqlite}))
+
+
+async def _open_sqlite(path: str, **options: Any) -> aiosqlite.Connection:  # noqa: ANN401 - sqlite3's
+    """For SQLAlchemy's ``async_creator_fn``."""
+    connection = aiosqlite.connect(path, **options)
+    thread = connection._thread  # as SQLAlchemy has it
+    thread.daemon = True
+    try:
+        return await connection
+    except sqlite3.Error:
+        # aiosqlite tells its thread to end and does not wait; by the time that it answers, the loop may be closed.
+        await asyncio.to_thread(thread.join)
+        raise
 
 
 async def _connected_or_closed(dialect: Dialect, arguments: list[Any], options: dict[str, Any]) -> DBAPIConnection:
@@ -331,6 +346,8 @@ def _cause(dependency: str, error: exc.DBAPIError) -> SongsAIError | None:
     if code in (_NO_SUCH_TABLE, _NO_SUCH_COLUMN) or text.startswith(_MISSING_IN_SQLITE):
         hint = "; run `python main.py migrate`" if "songs_ai_" in text else ""
         return ConfigurationError(f"{dependency}: {text}{hint}")
+    if text.startswith(_NO_SQLITE_FILE):
+        return ConfigurationError(f"{dependency}: {text}: DATABASE_URL must name another, or one that is not there")
     if error.connection_invalidated or isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):
         return DependencyUnavailable(dependency, text)
     return None

@@ -1,6 +1,6 @@
 """Events on their way into the table of interactions, and out of it again."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -45,13 +45,23 @@ class SqlEventLog:
                 await connection.execute(_insert(self._database.name), kept)
         return frozenset(event.event_id for event in events if in_a_name(event.event_id) in late)
 
-    async def delete_before(self, instant: datetime) -> int:
-        """Delete all events that happened before ``instant``, some at a time; how many there were."""
+    async def n_before(self, instant: datetime) -> int:
+        """How many events happened before ``instant``."""
+        query = sa.select(sa.func.count()).where(interaction.c.occurred_at < naive(instant))
+        async with self._database.connect(n_round_trips=_N_DELETE_TRIPS) as connection:
+            return int(await connection.scalar(query) or 0)
+
+    async def delete_before(self, instant: datetime, progress: Callable[[int], object] = lambda _: None) -> int:
+        """Delete all events that happened before ``instant``, some at a time; how many there were.
+
+        ``progress`` is told how many are deleted by now.
+        """
         n_deleted = 0
         while True:
             async with self._database.begin(n_round_trips=_N_DELETE_TRIPS) as connection:
                 n = (await connection.execute(_delete_some(naive(instant)))).rowcount
             n_deleted += n
+            progress(n_deleted)
             if n < _N_DELETED_AT_ONCE:
                 return n_deleted
 

@@ -3,16 +3,18 @@
 Two workers may migrate at once: one waits for the other, and finds nothing left to do.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
+from alembic.runtime.migration import MigrationContext, MigrationInfo
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy.engine import URL
@@ -27,8 +29,15 @@ _LOCK_WAIT_S = 60
 
 _log = structlog.get_logger()
 
+OnStep = Callable[[str, int, int], None]
+"""Called after each step with its revision, how many steps are done, and how many there are."""
 
-def upgrade(url: URL | str, revision: str = "head") -> None:
+
+def _untold(_revision: str, _done: int, _total: int) -> None:
+    """Nobody waits to see how far it is."""
+
+
+def upgrade(url: URL | str, revision: str = "head", *, on_step: OnStep = _untold) -> None:
     """Bring our tables forward to ``revision``; blocking. ``url`` is as in the settings, or ``Database.sync_url``.
 
     Tables that a newer version of this program made are left as they are.
@@ -41,11 +50,11 @@ def upgrade(url: URL | str, revision: str = "head") -> None:
             # A version was taken back, its schema not, or not yet: what a version adds, the one before can live with.
             _log.warning(LogEvent.NEWER_SCHEMA_FOUND, revision=before)
             return
-        command.upgrade(_alembic(connection), revision)
+        command.upgrade(_telling_alembic(connection, revision, before or "base", on_step), revision)
         _log.info(LogEvent.MIGRATIONS_APPLIED, before=before, after=_revision(connection))
 
 
-def downgrade(url: URL | str, revision: str = "base", *, lose_data: bool = True) -> None:
+def downgrade(url: URL | str, revision: str = "base", *, lose_data: bool = True, on_step: OnStep = _untold) -> None:
     """Take our tables back to ``revision`` (``-1``: one step); blocking. Raises as ``upgrade``.
 
     What older tables have no place for is lost. Without ``lose_data`` nothing is done where that would be anything:
@@ -62,7 +71,7 @@ def downgrade(url: URL | str, revision: str = "base", *, lose_data: bool = True)
                 f"going back from {before} would lose what is in {', '.join(lost)}: nothing was changed."
                 " Keep a copy of it, and say --lose-data"
             )
-        command.downgrade(_alembic(connection), revision)
+        command.downgrade(_telling_alembic(connection, before, revision, on_step), revision)
         _log.info(LogEvent.MIGRATIONS_APPLIED, before=before, after=_revision(connection))
 
 
@@ -83,7 +92,10 @@ def _told_errors() -> Iterator[None]:
     try:
         yield
     except CommandError as error:
-        raise ConfigurationError(f"migrations: {error}") from error
+        raise ConfigurationError(
+            f"migrations: {error}; --revision takes base, head or a name of migrations/versions, such as 0009, and "
+            "--down goes back from one that is there"
+        ) from error
 
 
 def _lost(connection: sa.Connection, revision: str) -> list[str]:
@@ -118,6 +130,24 @@ def _count(table: str, column: str | None) -> sa.Select[int]:
 def _alembic(connection: sa.Connection) -> Config:
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    return config
+
+
+def _telling_alembic(connection: sa.Connection, upper: str | None, lower: str, on_step: OnStep) -> Config:
+    """One that tells of each step between two revisions, which are as Alembic takes them."""
+    config = _alembic(connection)
+    done = count(1)
+
+    @cache
+    def n_steps() -> int:
+        # At the first step, when Alembic has accepted both.
+        scripts = ScriptDirectory.from_config(config)
+        return sum(1 for _ in scripts.iterate_revisions(upper, lower, select_for_downgrade=lower.startswith("-")))
+
+    def tell(*, step: MigrationInfo, **_: object) -> None:
+        on_step(str(step.up_revision_id), next(done), n_steps())
+
+    config.attributes["on_step"] = tell
     return config
 
 

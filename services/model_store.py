@@ -176,7 +176,9 @@ class SqlModelStore:
             active = await _locked(connection, kind)
             previous = await _previous(connection, kind)
             if previous is None:
-                raise ConfigurationError(f"no version of {kind!r} was in force before the one that is now")
+                raise ConfigurationError(
+                    f"no version of {kind!r} was in force before the one that is now: see `models history`"
+                )
             await self._put_in_force(connection, _Change(kind, previous, active, ROLLBACK, reason))
         return previous
 

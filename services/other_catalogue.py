@@ -4,14 +4,16 @@ The rows are text cells by column, as of a file.
 """
 
 import json
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from config.catalogue_profile import CatalogueProfile
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, DependencyUnavailable
 from core.ports.filling import RowPage
 from services.database import Database
 
@@ -47,17 +49,26 @@ class TableSource:
 
     async def pages(self, cursor: str | None) -> AsyncGenerator[RowPage, None]:
         """See ``RowSource.pages``."""
-        async with self._database.connect(n_round_trips=_N_TRIPS) as connection:
+        async with self._reading() as connection:
             query, key = await connection.run_sync(self._query)
         last = json.loads(cursor) if cursor else None
         while True:
             page = query if last is None else query.where(sa.tuple_(*key) > sa.tuple_(*map(sa.literal, last)))
-            async with self._database.connect(n_round_trips=_N_TRIPS) as connection:
+            async with self._reading() as connection:
                 rows = (await connection.execute(page)).mappings().all()
             if not rows:
                 return
             last = self._place([rows[-1][f"key_{place}"] for place in range(len(key))])
             yield RowPage([self._cells(row) for row in rows], json.dumps(last))
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        """As ``Database.connect``, of a database that DATABASE_URL does not name."""
+        try:
+            async with self._database.connect(n_round_trips=_N_TRIPS) as connection:
+                yield connection
+        except DependencyUnavailable as error:
+            raise DependencyUnavailable("--from", str(error)) from error
 
     def _query(self, connection: sa.Connection) -> tuple[sa.Select[Any], list[sa.ColumnElement[Any]]]:
         inspector = sa.inspect(connection)
@@ -87,7 +98,9 @@ class TableSource:
         try:
             found = {column["name"] for column in inspector.get_columns(self._name)}
         except sa.exc.NoSuchTableError:
-            raise ConfigurationError(f"--from: the database has no table {self._name!r}") from None
+            raise ConfigurationError(
+                f"--from: the database has no table {self._name!r}: is it the one that CATALOGUE_PROFILE describes?"
+            ) from None
         if missing := [repr(name) for name in self._columns if name not in found | self._optional]:
             raise ConfigurationError(f"--from: table {self._name!r} has no column {', '.join(missing)}")
         return found

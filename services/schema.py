@@ -393,12 +393,15 @@ class _Lookup:
             found = {column["name"]: column["type"] for column in self._inspector.get_columns(name)}
         except sa.exc.NoSuchTableError:
             raise ConfigurationError(
-                f"catalogue profile {self._profile_name!r}: the database has no table {name!r}"
+                f"catalogue profile {self._profile_name!r}: the database has no table {name!r}. Is it the right one "
+                "(DATABASE_URL), and the right profile (CATALOGUE_PROFILE)? Where no backend brings the table: "
+                "`python main.py migrate`, then `ingest FILE`, or `demo-catalogue` for made-up items"
             ) from None
         missing = [repr(column) for column in columns if column not in found]
         if missing:
             raise ConfigurationError(
-                f"catalogue profile {self._profile_name!r}: table {name!r} has no column {', '.join(missing)}"
+                f"catalogue profile {self._profile_name!r}: table {name!r} has no column {', '.join(missing)}; "
+                "the profile (CATALOGUE_PROFILE) says which ones there are"
             )
         return sa.Table(name, sa.MetaData(), *(sa.Column(column, _comparable(kind)) for column, kind in found.items()))
 

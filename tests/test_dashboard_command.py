@@ -1,10 +1,13 @@
 """The command that serves the dashboard, where the page cannot be; that it can is a browser's to see."""
 
 import os
+import socket
 import stat
 from pathlib import Path
 
-from tests.support.command import run_command
+import pytest
+
+from tests.support.command import run_command, run_here
 from tests.support.private_servers import free_port
 
 SMALL = ("--songs", "20", "--members", "1")
@@ -26,3 +29,32 @@ async def test_a_python_that_is_not_there_is_told_before_anything_begins(tmp_pat
     assert outcome.code == 2
     assert "does not exist" in outcome.err
     assert "made up" not in outcome.out
+
+
+@pytest.mark.parametrize("taken", ["HTTP_PORT", "--port"])
+async def test_a_port_that_is_taken_is_told_before_anything_begins(taken: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ports = {"HTTP_PORT": str(free_port()), "--port": str(free_port()), taken: str(port)}
+        command = ("dashboard", *SMALL, "--port", ports["--port"])
+        outcome = await run_here(*command, environment={"HTTP_PORT": ports["HTTP_PORT"]})
+    assert (outcome.code, outcome.out) == (1, "")
+    assert f"port {port} of 127.0.0.1: Address already in use" in outcome.err
+    assert f"{taken}={port + 1}" in outcome.err.replace("--port ", "--port=")
+
+
+async def test_page_and_api_cannot_have_one_port() -> None:
+    port = str(free_port())
+    outcome = await run_here("dashboard", *SMALL, "--port", port, environment={"HTTP_PORT": port})
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "the page cannot be served" in outcome.err
+
+
+async def test_streamlit_that_is_missing_is_told_before_anything_begins(tmp_path: Path) -> None:
+    without = tmp_path / "python"
+    without.write_text("#!/bin/sh\nexit 9\n", encoding="utf-8")
+    without.chmod(without.stat().st_mode | stat.S_IXUSR)
+    ports = {"HTTP_PORT": str(free_port())}
+    outcome = await run_here("dashboard", *SMALL, "--python", str(without), environment=ports)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "`make dashboard` installs it" in outcome.err

@@ -4,7 +4,7 @@ The same seed makes the same songs and listeners, on every machine; a listener d
 are.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -133,12 +133,18 @@ class _Artist:
 
 def generate_songs(seed: int, n_songs: int = 2000, n_artists: int = 240) -> list[SourceItem]:
     """Made-up songs of made-up artists: every artist has a genre and a sound, and few of them are famous."""
+    return list(songs_one_by_one(seed, n_songs, n_artists))
+
+
+def songs_one_by_one(seed: int, n_songs: int, n_artists: int) -> Iterator[SourceItem]:
+    """The same, each made up when it is asked for: a hundred thousand take seconds."""
     generator = np.random.default_rng([seed, 0])
     artists = _artists(generator, n_artists)
     shares = np.array([artist.fame + 0.1 for artist in artists])
     owners = generator.choice(n_artists, n_songs, p=shares / shares.sum())
     titles: list[set[str]] = [set() for _ in artists]
-    return [_song(generator, number, artists[owner], titles[owner]) for number, owner in enumerate(owners)]
+    for number, owner in enumerate(owners):
+        yield _song(generator, number, artists[owner], titles[owner])
 
 
 def _artists(generator: np.random.Generator, n: int) -> list[_Artist]:
@@ -202,8 +208,18 @@ def generate_listeners(
     Each has one to three tastes; a taste is an item, the famous ones oftener, and draws its listener to items of the
     same artist, of the same genres, and of a like sound. About half of the members have a playlist too.
     """
-    crowd = _Crowd(items)
-    return [crowd.listener(first_id + n, seed, min_likes, max_likes) for n in range(n_listeners if items else 0)]
+    ids = range(first_id, first_id + n_listeners)
+    return list(listeners_one_by_one(items, ids, seed, min_likes=min_likes, max_likes=max_likes))
+
+
+def listeners_one_by_one(
+    items: Sequence[Item], ids: Iterable[int], seed: int, *, min_likes: int = 5, max_likes: int = 20
+) -> Iterator[SourceListener]:
+    """The same, each made up when it is asked for: over a hundred thousand items one takes milliseconds."""
+    if items:
+        crowd = _Crowd(items)
+        for each in ids:
+            yield crowd.listener(each, seed, min_likes, max_likes)
 
 
 class _Crowd:
