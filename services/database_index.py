@@ -340,8 +340,12 @@ class RefreshingDatabaseIndex:
             self._watch.agreed(began_at_s)
 
     async def run(self) -> None:
-        """Refresh every ``refresh_s`` seconds until cancelled; while the store is away the index stays as it is."""
-        await refresh_for_ever(self.refresh, self._refresh_s, self._tell_of_failure)
+        """Refresh every ``refresh_s`` seconds until cancelled; while the store is away the index stays as it is.
+
+        An empty index is refreshed at once: nobody can be answered until there are items.
+        """
+        empty = self._index is not None and not len(self._index)
+        await refresh_for_ever(self.refresh, self._refresh_s, self._tell_of_failure, at_once=empty)
 
     def _tell_of_failure(self, error: SongsAIError) -> None:
         _log.warning(LogEvent.INDEX_REFRESH_FAILED, error=str(error), age_s=self.age_s)

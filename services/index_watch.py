@@ -96,18 +96,23 @@ def tell_of(
 
 
 async def refresh_for_ever(
-    refresh: Callable[[], Awaitable[None]], refresh_s: float, tell: Callable[[SongsAIError], None]
+    refresh: Callable[[], Awaitable[None]],
+    refresh_s: float,
+    tell: Callable[[SongsAIError], None],
+    *,
+    at_once: bool = False,
 ) -> None:
     """Refresh every ``refresh_s`` seconds until cancelled; a refresh that fails is told of, and the next one comes.
 
     From the beginning of one to that of the next; after one that took as long or longer, a fifth of it is waited.
+    Before the first one nothing is waited where ``at_once``.
     """
-    loop, took_s = asyncio.get_running_loop(), 0.0
+    loop, pause_s = asyncio.get_running_loop(), 0.0 if at_once else refresh_s
     while True:
-        await asyncio.sleep(max(refresh_s - took_s, _LEAST_SHARE * refresh_s))
+        await asyncio.sleep(pause_s)
         began_s = loop.time()
         try:
             await refresh()
         except SongsAIError as error:
             tell(error)
-        took_s = loop.time() - began_s
+        pause_s = max(refresh_s - (loop.time() - began_s), _LEAST_SHARE * refresh_s)

@@ -200,9 +200,13 @@ class RefreshingIndex:
         return await self._followed(base, max_items)
 
     async def run(self) -> None:
-        """Refresh every ``refresh_s`` seconds until cancelled; while the store is away the index stays as it is."""
+        """Refresh every ``refresh_s`` seconds until cancelled; while the store is away the index stays as it is.
+
+        An empty index is refreshed at once: nobody can be answered until there are items.
+        """
+        empty = self._index is not None and not len(self._index)
         try:
-            await refresh_for_ever(self.refresh, self._refresh_s, self._tell_of_failure)
+            await refresh_for_ever(self.refresh, self._refresh_s, self._tell_of_failure, at_once=empty)
         finally:
             if self._next_base is not None:
                 self._next_base.cancel()

@@ -453,6 +453,15 @@ class DatabaseIndexTests(ItemIndexTests):
         running.cancel()
         assert n_calls >= 1
 
+    async def test_an_index_without_items_is_refreshed_at_once(self, url: str, database: Database) -> None:
+        provider = provider_on(database, self.method, refresh_s=3600)
+        await provider.load()
+        assert not len(provider.current())
+        await fill(url, database, vectors_of(3))
+        running = asyncio.create_task(provider.run())
+        await until(lambda: _holds(provider, 3))
+        running.cancel()
+
 
 class TestSignCodes(OnMySql, DatabaseIndexTests):
     method = SIGN_CODES

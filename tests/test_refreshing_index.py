@@ -28,9 +28,10 @@ NO_IDS = np.zeros(0, np.int64)
 
 @dataclass
 class ScriptedStore:
-    """An ``EmbeddingStore`` of one item; its content is what ``version_now`` says, and it fails while ``down``."""
+    """An ``EmbeddingStore`` of one item, or none; ``version_now`` says what it holds, and it fails while ``down``."""
 
     version_now: str = "v1"
+    n_items: int = 1
     down: bool = False
     n_versions: int = 0
     n_loads: int = 0
@@ -43,7 +44,7 @@ class ScriptedStore:
     async def load(self, embedder_name: str) -> IndexRows:
         self.n_loads += 1
         self._answer(embedder_name)
-        return make_rows([[1, 0, 0, 0]], version=self.version_now)
+        return make_rows([[1, 0, 0, 0]] * self.n_items, version=self.version_now)
 
     def _answer(self, embedder_name: str) -> None:
         assert embedder_name == NAME
@@ -73,7 +74,8 @@ class NotedLoads:
     versions: list[str] = field(default_factory=list)
 
     def index_loaded(self, *, version: str, embedder_name: str, n_items: int, recall: float) -> None:
-        assert (embedder_name, n_items, recall) == (NAME, 1, 1.0)
+        assert (embedder_name, recall) == (NAME, 1.0)
+        assert n_items <= 1
         self.versions.append(version)
 
 
@@ -193,6 +195,43 @@ async def test_the_time_that_a_refresh_takes_is_not_waited_for_again(
         await running
     # A busy machine makes single rounds longer, but none shorter.
     assert 0.95 * least_s <= min(after - before for before, after in pairwise(began_s)) < most_s
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_the_first_refresh_waits_unless_it_is_wanted_at_once(at_once: bool) -> None:
+    loop, began_s = asyncio.get_running_loop(), list[float]()
+
+    async def refresh() -> None:
+        began_s.append(loop.time())
+
+    async def began_twice() -> bool:
+        return len(began_s) >= 2
+
+    start_s = loop.time()
+    running = asyncio.create_task(refresh_for_ever(refresh, 0.3, Mock(), at_once=at_once))
+    await until(began_twice)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (began_s[0] - start_s < 0.25) is at_once
+    assert began_s[1] - began_s[0] >= 0.28
+
+
+async def test_an_index_without_items_is_refreshed_at_once() -> None:
+    parts = Refreshing(store=ScriptedStore(n_items=0))
+    index = parts.index(refresh_s=3600)
+    await index.load()
+    assert not len(index.current())
+    parts.store.n_items, parts.store.version_now = 1, "v2"
+    running = asyncio.create_task(index.run())
+
+    async def filled() -> bool:
+        return len(index.current()) == 1
+
+    await until(filled)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 async def test_refreshing_begins_even_where_the_first_load_failed() -> None:
