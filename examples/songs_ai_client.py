@@ -1,7 +1,7 @@
 """A client of the worker's HTTP API in one file, of the standard library alone (Python 3.11 or newer).
 
 client = SongsAIClient("http://127.0.0.1:8000", api_key="...")
-chosen = [found.item.item_id for found in client.search("ㅂㅌㅂㅌ")][:5]
+chosen = [found.item.item_id for found in client.search("사랑", limit=5).items]
 for each in client.recommend(chosen, limit=10, locale="en").items:
     print(each.score, each.item.title("en"), "-", each.reason)
 
@@ -12,14 +12,23 @@ print(client.job(job_id).result)
 """
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
+from math import inf
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
+FIRST_PAUSE_S, MIN_PAUSE_S, MAX_PAUSE_S = 0.5, 0.01, 30.0
+"""How long is waited before a stream that broke off is asked for again, unless it says so itself; it doubles."""
+
 _ENDS = ("succeeded", "failed")
+_BUSY = (429, 503)
+_MAX_PAGE = 100
+_Headers = Mapping[str, str]
 
 
 class SongsAIProblem(Exception):
@@ -72,6 +81,20 @@ class Found:
 
     item: Item
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of what was found, best first; ``next_offset`` is where the next page begins, None after the last one."""
+
+    items: Sequence[Found]
+    next_offset: int | None
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "Page":
+        """From JSON."""
+        found = [Found(Item.of(each["item"]), each["score"]) for each in document["items"]]
+        return cls(found, document["nextOffset"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,19 +174,25 @@ class SongsAIClient:
     api_key: str = field(default="", repr=False)
     timeout_s: float = 30.0
 
-    def search(self, text: str, *, limit: int = 20, offset: int = 0) -> list[Found]:
+    def search(self, text: str, *, limit: int = 20, offset: int = 0) -> Page:
         """Items whose names are like ``text``, best first."""
-        page = self._get("/search", q=text, limit=limit, offset=offset)
-        return [Found(Item.of(each["item"]), each["score"]) for each in page["items"]]
+        return Page.of(self._get("/search", q=text, limit=limit, offset=offset))
+
+    def search_all(self, text: str) -> Iterator[Found]:
+        """All that a search finds, best first; the next page is asked for when the one before it is used up."""
+        offset: int | None = 0
+        while offset is not None:
+            page = self.search(text, limit=_MAX_PAGE, offset=offset)
+            yield from page.items
+            offset = page.next_offset
 
     def item(self, item_id: int) -> Item:
         """One item."""
         return Item.of(self._get(f"/items/{item_id}"))
 
-    def similar(self, item_id: int, *, n: int = 20) -> list[Found]:
+    def similar(self, item_id: int, *, n: int = 20, offset: int = 0) -> Page:
         """The items most like it, most alike first."""
-        found = self._get(f"/items/{item_id}/similar", n=n)
-        return [Found(Item.of(each["item"]), each["score"]) for each in found["items"]]
+        return Page.of(self._get(f"/items/{item_id}/similar", n=n, offset=offset))
 
     def recommend(
         self,
@@ -213,20 +242,38 @@ class SongsAIClient:
         found = self._get(f"/jobs/{quote(job_id, safe='')}")
         return JobState(job_id, found["status"], found["progress"], found["error"], found["result"])
 
-    def follow(self, job_id: str) -> Iterator[Progress]:
-        """Each change of a job until it has ended, as it happens."""
-        last = ""
+    def follow(self, job_id: str, *, within_s: float = 600.0) -> Iterator[Progress]:
+        """Each change of a job until it has ended, as it happens.
+
+        A stream that breaks off goes on where it was, after a pause. Raises ``TimeoutError`` where the job has not
+        ended ``within_s``, which is looked at with all that comes, and after ``timeout_s`` in which nothing does.
+        """
+        watch = _Watch(time.monotonic() + within_s)
         while True:
-            headers = {"Last-Event-ID": last} if last else {}
-            with self._open("GET", f"/jobs/{quote(job_id, safe='')}/events", None, headers) as stream:
-                for name, value in _lines(stream):
-                    if name == "id":
-                        last = value
-                    elif name == "data":
-                        told = json.loads(value)
-                        yield Progress(told["status"], told["progress"], told["error"])
-                        if told["status"] in _ENDS:
-                            return
+            for progress in self._changes(job_id, watch):
+                yield progress
+                if progress.status in _ENDS:
+                    return
+            watch.pause(job_id)
+
+    def _changes(self, job_id: str, watch: "_Watch") -> Iterator[Progress]:
+        """Those of one stream, until it ends or breaks off; what goes wrong before the first stream is raised."""
+        path = f"/jobs/{quote(job_id, safe='')}/events"
+        try:
+            with self._open("GET", path, None, watch.headers(), watch.left_s()) as stream:
+                watch.has_begun = True
+                for fields in _events(stream):
+                    if progress := watch.seen(fields):
+                        yield progress
+                    if watch.left_s() <= 0:
+                        return
+        except SongsAIProblem as problem:
+            if not watch.has_begun or problem.status not in _BUSY:
+                raise
+            watch.asked_to_wait_s = problem.retry_after_s
+        except (OSError, HTTPException):
+            if not watch.has_begun:
+                raise
 
     def tell(self, events: Sequence[Event]) -> list[str]:
         """Tell what members did; the ids of the events, which are safe on the queue by then."""
@@ -234,41 +281,92 @@ class SongsAIClient:
         return list(answer["eventIds"])
 
     def _get(self, path: str, **query: object) -> Mapping[str, Any]:
-        with self._open("GET", f"{path}?{urlencode(query)}" if query else path, None, {}) as answer:
-            return dict(json.load(answer))
+        return self._read("GET", f"{path}?{urlencode(query)}" if query else path, None, {})
 
     def _post(self, path: str, body: Mapping[str, object]) -> Mapping[str, Any]:
-        with self._open("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"}) as answer:
-            return dict(json.load(answer))
+        return self._read("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
-    def _open(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Any:  # noqa: ANN401
+    def _read(self, method: str, path: str, body: bytes | None, headers: _Headers) -> Mapping[str, Any]:
+        try:
+            with self._open(method, path, body, headers) as answer:
+                return dict(json.load(answer))
+        except HTTPException as error:
+            raise ConnectionError(f"the answer broke off: {error!r}") from error
+
+    def _open(self, method: str, path: str, body: bytes | None, headers: _Headers, most_s: float = inf) -> Any:  # noqa: ANN401
         key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         url = self.base_url.rstrip("/") + path
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"base_url must begin with http:// or https://: {self.base_url!r}")
         request = Request(url, body, {**headers, **key}, method=method)  # noqa: S310 - its scheme was looked at
         try:
-            return urlopen(request, timeout=self.timeout_s)  # noqa: S310 - see above
+            return urlopen(request, timeout=max(min(self.timeout_s, most_s), MIN_PAUSE_S))  # noqa: S310 - see above
         except HTTPError as error:
             with error:
                 raise _problem(error) from None
+        except HTTPException as error:
+            raise ConnectionError(f"no answer of an HTTP server: {error!r}") from error
 
 
 def _asked(item_ids: Sequence[int], limit: int, locale: str | None, wish: str | None) -> dict[str, object]:
     return {"itemIds": list(item_ids), "limit": limit, "locale": locale, "wish": wish}
 
 
-def _lines(stream: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - what urlopen gives has no better type
-    """The fields of a stream of server-sent events; heartbeats have an empty name."""
+@dataclass(slots=True)
+class _Watch:
+    """What is known of a job that is followed, through all its streams."""
+
+    ends_at_s: float
+    has_begun: bool = False
+    last_id: str = ""
+    retry_s: float = FIRST_PAUSE_S
+    n_in_vain: int = 0
+    asked_to_wait_s: float | None = None
+
+    def left_s(self) -> float:
+        return self.ends_at_s - time.monotonic()
+
+    def headers(self) -> dict[str, str]:
+        return {"Last-Event-ID": self.last_id} if self.last_id else {}
+
+    def seen(self, fields: Mapping[str, str]) -> Progress | None:
+        """What an event tells, or None where it only says something of the stream, or that it lives."""
+        if fields.get("retry", "").isdigit():
+            self.retry_s = max(int(fields["retry"]) / 1000, MIN_PAUSE_S)
+        self.last_id = fields.get("id", self.last_id)
+        if "data" not in fields:
+            return None
+        self.n_in_vain = 0
+        told = json.loads(fields["data"])
+        return Progress(told["status"], told["progress"], told["error"])
+
+    def pause(self, job_id: str) -> None:
+        """Longer each time that nothing new came between; raises ``TimeoutError`` where no time is left."""
+        backed_off_s = min(self.retry_s * 2**self.n_in_vain, max(MAX_PAUSE_S, self.retry_s))
+        wait_s = max(backed_off_s, self.asked_to_wait_s or 0)
+        if wait_s >= self.left_s():
+            raise TimeoutError(f"job {job_id} has not ended in the time that was given")
+        time.sleep(wait_s)
+        self.n_in_vain, self.asked_to_wait_s = min(self.n_in_vain + 1, 10), None
+
+
+def _events(stream: Any) -> Iterator[Mapping[str, str]]:  # noqa: ANN401 - what urlopen gives has no better type
+    """Server-sent events by their fields (WHATWG HTML, 9.2.6), empty for a heartbeat; half an event is none."""
+    fields: dict[str, str] = {}
     for line in stream:
         name, _, value = line.decode().rstrip("\r\n").partition(":")
-        yield name, value.removeprefix(" ")
+        if name:
+            value = value.removeprefix(" ")
+            fields[name] = f"{fields['data']}\n{value}" if name == "data" and name in fields else value
+        elif not line.strip():
+            yield fields
+            fields = {}
 
 
 def _problem(error: HTTPError) -> SongsAIProblem:
     try:
         document = json.loads(error.read())
-    except ValueError:
+    except (ValueError, OSError, HTTPException):
         document = {}
     wait = error.headers.get("Retry-After", "")
     told = document if isinstance(document, dict) else {}

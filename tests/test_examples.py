@@ -6,7 +6,9 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import orjson
@@ -16,12 +18,15 @@ from api.server import HttpServer
 from core.event_codec import decode_event
 from core.job_codec import decode_job
 from core.ports.results import ResultDocuments
+from examples import songs_ai_client
 from examples.songs_ai_client import Event, SongsAIClient, SongsAIProblem
 from models.event import EventType
 from models.job import Job, Strategy
 from tests.support import debian_packages
+from tests.support.faulty_wire import faulty_wire
 from tests.support.http_app import HttpBench, http_bench
 from tests.support.messaging import delete_topology, private_topology
+from tests.support.waiting import until
 from workers.amqp_broker import AmqpBroker
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -47,14 +52,28 @@ in_a_thread = asyncio.to_thread
 
 async def test_the_client_searches_and_looks_at_items() -> None:
     async with served() as (_, client):
-        (found,) = await in_a_thread(client.search, "ㅂㅌㅂㅌ")
+        hits = await in_a_thread(client.search, "ㅂㅌㅂㅌ")
         second_page = await in_a_thread(partial(client.search, "title", limit=5, offset=5))
         item = await in_a_thread(client.item, 4)
         near = await in_a_thread(partial(client.similar, 4, n=3))
-    assert (found.item.item_id, found.item.title("en")) == (1, "비틀비틀 짝짜꿍")
-    assert len(second_page) == 5
+        next_near = await in_a_thread(partial(client.similar, 4, n=3, offset=3))
+    (found,) = hits.items
+    assert (found.item.item_id, found.item.title("en"), hits.next_offset) == (1, "비틀비틀 짝짜꿍", None)
+    assert (len(second_page.items), second_page.next_offset) == (5, 10)
     assert (item.creator, item.features) == ("Beyoncé", {"energy": 0.04})
-    assert len(near) == 3
+    assert (len(near.items), near.next_offset) == (3, 3)
+    assert not {each.item.item_id for each in near.items} & {each.item.item_id for each in next_near.items}
+
+
+async def test_the_client_finds_all_pages_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(songs_ai_client, "_MAX_PAGE", 7)
+    async with served() as (bench, client):
+        found = await in_a_thread(lambda: list(client.search_all("title")))
+        first = await in_a_thread(lambda: next(client.search_all("title")))
+        exposition = bench.metrics.expose("")[0].decode()
+    assert len({each.item.item_id for each in found}) == len(found) == 36
+    assert first == found[0]
+    assert 'http_requests_total{code="2xx",route="/search"} 7.0' in exposition  # six pages, then one of another
 
 
 async def test_the_client_recommends_from_chosen_items() -> None:
@@ -78,6 +97,171 @@ async def test_the_client_follows_a_job_to_its_result() -> None:
         state = await in_a_thread(client.job, job_id)
     assert (told[-1].status, told[-1].progress) == ("succeeded", 100)
     assert (state.status, state.result) == ("succeeded", {"groups": []})
+
+
+# --- the client: streams that break off ---
+
+
+@dataclass
+class HandTime:
+    """The client's ``time``: nothing is waited for, and the clock moves by what would have been."""
+
+    now_s: float = 0.0
+    slept_s: list[float] = field(default_factory=list)
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.slept_s.append(seconds)
+        self.now_s += seconds
+
+
+@pytest.fixture
+def hand_time(monkeypatch: pytest.MonkeyPatch) -> HandTime:
+    clock = HandTime()
+    monkeypatch.setattr(songs_ai_client, "time", clock)
+    return clock
+
+
+def event_of(status: str, progress: int) -> bytes:
+    data = orjson.dumps({"jobId": "j", "status": status, "progress": progress, "error": None})
+    return b"event: %b\ndata: %b\nid: %b-%d\n\n" % (status.encode(), data, status.encode(), progress)
+
+
+def chunked(*parts: bytes, ends: bool = True) -> bytes:
+    """A stream of events as servers send it; one that does not end is cut instead."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + (b"0\r\n\r\n" if ends else b"")
+
+
+def refusal(status: str, **headers: str) -> bytes:
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([f"HTTP/1.1 {status}", "Content-Length: 2", *lines, "", "{}"]).encode()
+
+
+@asynccontextmanager
+async def scripted(*answers: bytes) -> AsyncIterator[tuple[SongsAIClient, list[str]]]:
+    """A client of a server that gives each connection the next answer and hangs up; what each asked with as its id."""
+    left, asked = list(answers), []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        asked.append(next((line[15:] for line in head.splitlines() if line.lower().startswith("last-event-id: ")), ""))
+        writer.write(left.pop(0) if len(left) > 1 else left[0])
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        yield SongsAIClient(f"http://127.0.0.1:{port}", timeout_s=10), asked
+
+
+def statuses(client: SongsAIClient, within_s: float = 600.0) -> list[tuple[str, int]]:
+    return [(each.status, each.progress) for each in client.follow("j", within_s=within_s)]
+
+
+async def test_the_client_goes_on_where_a_real_connection_was_cut(hand_time: HandTime) -> None:
+    job = Job(job_id="j", member_id=7, requested_at_ns=1)
+    seen: asyncio.Queue[str] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def follow(client: SongsAIClient) -> list[tuple[str, int]]:
+        told = []
+        for each in client.follow("j", within_s=inf):
+            told.append((each.status, each.progress))
+            loop.call_soon_threadsafe(seen.put_nowait, each.status)
+        return told
+
+    async with served() as (bench, direct), faulty_wire(direct.base_url) as wire, asyncio.timeout(30):
+        await bench.results.mark_queued(job)
+        following = asyncio.create_task(in_a_thread(follow, SongsAIClient(wire.url, api_key=KEY, timeout_s=10)))
+        assert await seen.get() == "queued"
+        await bench.results.claim(job, token="t")
+        assert await seen.get() == "running"
+        await wire.cut()
+        await bench.results.report_progress(job, 40)
+        await until(partial(has_slept, hand_time))
+        await wire.start()
+        assert await seen.get() == "running"
+        documents = ResultDocuments(result=b"{}", cached_view=b"{}", preference=b"{}")
+        await bench.results.succeed(job, documents, token="t")
+        told = await following
+    assert told == [("queued", 0), ("running", 0), ("running", 40), ("succeeded", 100)]
+
+
+async def has_slept(clock: HandTime) -> bool:
+    return len(clock.slept_s) > 1
+
+
+async def test_half_an_event_is_none_and_comes_whole_with_the_next_stream(hand_time: HandTime) -> None:
+    running, ended = event_of("running", 5), event_of("succeeded", 100)
+    cuts = [
+        chunked(running, running.replace(b"5", b"6")[:30], ends=False),
+        b"%b40\r\nevent: run" % chunked(ends=False),  # in the middle of a chunk
+        b"",
+        chunked(b": ping\n\n"),
+        chunked(ended),
+    ]
+    async with scripted(*cuts) as (client, asked):
+        told = await in_a_thread(statuses, client)
+    assert told == [("running", 5), ("succeeded", 100)]
+    assert asked == ["", *["running-5"] * 4]
+    assert hand_time.slept_s == [0.5, 1.0, 2.0, 4.0]
+
+
+async def test_the_pause_doubles_to_its_ceiling_and_all_has_an_end(hand_time: HandTime) -> None:
+    async with scripted(chunked(event_of("running", 5)), chunked()) as (client, _):
+        with pytest.raises(TimeoutError, match="job j has not ended"):
+            await in_a_thread(statuses, client, 120.0)
+    assert hand_time.slept_s == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+
+
+async def test_what_comes_makes_the_next_pause_short_again(hand_time: HandTime) -> None:
+    answers = [chunked(event_of("running", 5)), chunked(), chunked(event_of("running", 6)), chunked()]
+    async with scripted(*answers, chunked(event_of("failed", 6))) as (client, _):
+        assert (await in_a_thread(statuses, client))[-1] == ("failed", 6)
+    assert hand_time.slept_s == [0.5, 1.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(("said", "paused_s"), [(b"80", 0.08), (b"60000", 60.0), (b"0", 0.01), (b"soon", 0.5)])
+async def test_the_stream_says_how_long_to_wait(hand_time: HandTime, said: bytes, paused_s: float) -> None:
+    first = chunked(b"retry: %b\n" % said + event_of("running", 5), ends=False)
+    async with scripted(first, chunked(event_of("succeeded", 100))) as (client, _):
+        await in_a_thread(statuses, client)
+    assert hand_time.slept_s == [paused_s]
+
+
+async def test_a_worker_that_is_away_for_a_moment_is_waited_for(hand_time: HandTime) -> None:
+    answers = [chunked(event_of("running", 5)), refusal("503 Service Unavailable", Retry_After="5")]
+    async with scripted(*answers, refusal("429 Too Many"), chunked(event_of("succeeded", 100))) as (client, _):
+        assert (await in_a_thread(statuses, client))[-1] == ("succeeded", 100)
+    assert hand_time.slept_s == [0.5, 5.0, 2.0]
+
+
+async def test_a_job_that_is_gone_is_told_at_once(hand_time: HandTime) -> None:
+    async with scripted(chunked(event_of("running", 5)), refusal("404 Not Found")) as (client, _):
+        with pytest.raises(SongsAIProblem, match="404"):
+            await in_a_thread(statuses, client)
+    assert hand_time.slept_s == [0.5]
+
+
+@pytest.mark.parametrize("answer", [refusal("503 Service Unavailable"), b"", b"SSH-2.0-none\r\n"])
+async def test_what_is_wrong_from_the_beginning_is_raised_and_not_tried_again(
+    hand_time: HandTime, answer: bytes
+) -> None:
+    async with scripted(answer) as (client, asked):
+        with pytest.raises((SongsAIProblem, OSError)):
+            await in_a_thread(statuses, client)
+    assert (hand_time.slept_s, len(asked)) == ([], 1)
+
+
+async def test_an_answer_that_is_cut_is_an_error_of_the_connection() -> None:
+    async with scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{") as (client, _):
+        with pytest.raises(OSError, match="broke off"):
+            await in_a_thread(client.item, 4)
+
+
+# --- the client: members ---
 
 
 async def test_the_client_asks_for_members_and_tells_what_they_did() -> None:
