@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown import markdown
 
-from docs.from_code import command_page, metrics_page, settings_page
+from docs.from_code import api_page, command_page, metrics_page, settings_page
 from docs.from_code.linked_files import outside, page_of, relinked, source_page
 from docs.from_code.tables import code, codes, plain, table
 
@@ -92,6 +92,47 @@ def test_series_are_the_same_whenever_they_are_read() -> None:
     assert metrics_page.page() == metrics_page.page()
     assert "`songs_ai_recommendations_total` | counter | " in metrics_page.page()
     assert "| `songs_ai_recommendation_duration_seconds` | 0." in metrics_page.page()
+
+
+def section_of(page: str, route: str) -> str:
+    return page.partition(f"### {route}\n")[2].partition("\n### ")[0].partition("\n## ")[0]
+
+
+def test_each_answer_of_a_route_is_shown_whatever_its_status() -> None:
+    page = api_page.page(api_page.document())
+    events, seeds = section_of(page, "POST /events"), section_of(page, "POST /recommend/seeds")
+    assert "Answer 202, `application/json`:" in events
+    assert '"accepted": 1' in events
+    assert "Answer 200, `application/json`:" in seeds
+    assert seeds.index("Answer 200") < seeds.index("Answer 202") < seeds.index("Answers: 200 ")
+    assert "Answer 503, `application/json`:" in section_of(page, "GET /health/ready")
+    assert "```text\nevent: running\ndata: {" in section_of(page, "GET /jobs/{job_id}/events")
+    assert "```text\n# HELP " in section_of(page, "GET /metrics")
+    assert all("```" in section_of(page, heading) for heading in headings_of(page))
+
+
+def headings_of(page: str) -> list[str]:
+    return [line.removeprefix("### ") for line in page.splitlines() if line.startswith("### ")]
+
+
+def test_refusals_are_shown_once_for_each_status() -> None:
+    refusals = api_page.page(api_page.document()).partition("\n## Refusals\n")[2]
+    assert [line[:3] for line in refusals.splitlines() if line[:3].isdigit()] == [
+        "400", "401", "403", "404", "413", "422", "429", "500", "503",
+    ]  # fmt: skip
+    assert refusals.count("```json\n") == 9
+    assert (
+        "application/problem+json"
+        not in api_page.page(api_page.document()).partition("\n## Health\n")[2].partition("\n## Refusals\n")[0]
+    )
+
+
+def test_what_a_field_takes_is_told_with_its_range() -> None:
+    page = api_page.page(api_page.document())
+    assert "| `limit` | integer, 1 to 100 |" in section_of(page, "POST /recommend/seeds")
+    assert "| `ready` | `true` | yes |" in section_of(page, "GET /health")
+    checks = "| `checks` | object, each value: object of `status`, `reason`, `latency_ms`, `checked_at` | yes |"
+    assert checks in section_of(page, "GET /health")
 
 
 def test_commands_say_what_they_take_and_hidden_ones_nothing() -> None:
