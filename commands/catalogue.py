@@ -5,9 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from commands.running import run
 from commands.screen import complain, for_machines, progress_bar, say, tell_json, under_way
@@ -34,18 +31,8 @@ _WHY_IN_MEMORY = {
     "fastscan_lists": "since the items lie in clusters, of which a search looks at a few",
 }
 
-AsJson = Annotated[bool, typer.Option("--json", help="What became of it as JSON, on standard output alone.")]
 
-
-def migrate(
-    revision: Annotated[
-        str, typer.Option(help="Where to go, such as 0009; base undoes everything. By default all, or with --down one.")
-    ] = "",
-    down: Annotated[bool, typer.Option("--down", help="Go back to the revision instead of forward.")] = False,
-    lose_data: Annotated[
-        bool, typer.Option("--lose-data", help="Go back though older tables have no place for some data.")
-    ] = False,
-) -> None:
+def migrate(*, revision: str, down: bool, lose_data: bool) -> None:
     """Create or change the worker's own tables; the backend's are never touched."""
 
     async def step(settings: Settings) -> None:
@@ -74,24 +61,7 @@ def steps_shown() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def ingest(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FILE...",
-            exists=True,
-            dir_okay=False,
-            help="CSV or Parquet in a layout of the profile: items first, then likes.",
-        ),
-    ],
-    mapping: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="TOML that says what their columns are, in place of the profile."
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+def ingest(*, files: list[Path], mapping: Path | None, as_json: bool) -> None:
     """Fill a catalogue that is ours from files; where a backend owns the table of items it is left alone."""
 
     async def step(settings: Settings) -> None:
@@ -118,16 +88,8 @@ def _ingested(file: Path, report: IngestReport) -> dict[str, object]:
     }
 
 
-def embed(
-    refit: Annotated[
-        bool, typer.Option("--refit", help="Fit the statistics of the catalogue anew, and embed all of it by them.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Bring the stored vectors up to date with the catalogue: what is new or changed.
-
-    All of it the first time, and where the catalogue has doubled or halved since its statistics were fitted.
-    """
+def embed(*, refit: bool, as_json: bool) -> None:
+    """Bring the stored vectors up to date with the catalogue: what is new or changed."""
 
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
@@ -244,7 +206,7 @@ async def _withdraw(parts: Parts, item_ids: frozenset[int]) -> None:
             say(f"{n_documents} results no longer hold items that are gone")
 
 
-def retrieval(*, as_json: AsJson = False) -> None:
+def retrieval(*, as_json: bool) -> None:
     """Say where candidates are searched for, how, and why; brings what is searched up to date."""
 
     async def step(settings: Settings) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -21,17 +20,8 @@ from training.data_checks import figures_of_catalogue, figures_of_file, table_of
 from workers.runtime.parts import Parts, open_parts
 
 
-def check(
-    file: Annotated[
-        Path | None,
-        typer.Argument(exists=True, dir_okay=False, help="A file that ingest takes; none: what the database holds."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with all figures.")] = False,
-) -> None:
-    """Check a file before it is ingested, or a site's data before they are fitted on; exit code 1 where a check fails.
-
-    Drift is measured against the data of the version in force.
-    """
+def check(*, file: Path | None, as_json: bool) -> None:
+    """Check a file before it is ingested, or a site's data before they are fitted on."""
 
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:

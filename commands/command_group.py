@@ -91,7 +91,7 @@ class LoadedCommands(Mapping[str, Any]):
 def _loaded(name: str) -> Any:  # noqa: ANN401
     listed = LISTED[name]
     module, _, attribute = listed.place.partition(":")
-    found = getattr(import_module(f"commands.{module}"), attribute)
+    found = getattr(import_module(f"commands.usage.{module}"), attribute)
     about: Any = {"rich_help_panel": PANEL_OF[name], "short_help": listed.line, "epilog": examples(*listed.examples)}
     holder = typer.Typer()
     if isinstance(found, typer.Typer):

@@ -4,16 +4,12 @@ import asyncio
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
 
-import typer
-
-from commands.demo import N_MADE_UP, fill_catalogue, made_up_likes
+from commands.demo import fill_catalogue, made_up_likes
 from commands.running import run
 from commands.screen import console, stop, under_way
 from config.settings import Settings
@@ -29,15 +25,7 @@ _IS_MISSING = 9
 _IS_THERE = f"import importlib.util, sys; sys.exit({_IS_MISSING} * (importlib.util.find_spec('streamlit') is None))"
 
 
-def dashboard(
-    songs: Annotated[int, typer.Option(min=20, max=100_000, help="How many songs are made up.")] = N_MADE_UP,
-    members: Annotated[int, typer.Option(min=1, max=10_000, help="How many listeners like some of them.")] = 40,
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the page, on this machine alone.")] = 8501,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same catalogue and listeners.")] = 7,
-    python: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="The Python that Streamlit is installed for.")
-    ] = Path(sys.executable),
-) -> None:
+def dashboard(*, songs: int, members: int, port: int, seed: int, python: Path) -> None:
     """Serve the dashboard, and a whole worker in this process for it to show: no server, no key; until Ctrl-C."""
 
     async def step(settings: Settings) -> None:

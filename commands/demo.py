@@ -5,12 +5,8 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
-
-import typer
 
 from commands.catalogue import embed_items, ingest_file, n_items, steps_shown
-from commands.completion import offered_locales
 from commands.running import run
 from commands.screen import console, progress_bar, under_way
 from config.settings import Settings
@@ -47,18 +43,7 @@ WHERE_NEXT = """
 """
 
 
-def demo(
-    files: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--file", "--tracks", exists=True, dir_okay=False, help="A CSV file as `ingest` takes it; repeat."
-        ),
-    ] = None,
-    members: Annotated[int, typer.Option(min=1, max=10_000, help="How many listeners ask.")] = 40,
-    shown: Annotated[int, typer.Option(min=0, help="How many of them are shown.")] = 3,
-    locale: Annotated[str, typer.Option(help="ko, ja or en.", autocompletion=offered_locales)] = "en",
-    seed: Annotated[int, typer.Option(help="The same seed makes the same catalogue and listeners.")] = 7,
-) -> None:
+def demo(*, files: list[Path] | None, members: int, shown: int, locale: str, seed: int) -> None:
     """Run the whole worker in this process: no server, no key. With OPENAI_API_KEY set, the LLM explains."""
 
     async def step(settings: Settings) -> None:

@@ -1,12 +1,9 @@
 """The commands that give an empty site a catalogue, and its first recommendation; a backend's site is left alone."""
 
 import asyncio
-from typing import Annotated
-
-import typer
 
 from commands.catalogue import embed_items
-from commands.demo import N_MADE_UP, made_up_likes, make_up_songs
+from commands.demo import made_up_likes, make_up_songs
 from commands.running import need_a_broker, run, start
 from commands.screen import console, say, stop
 from config.settings import Settings
@@ -20,11 +17,7 @@ _LEFT_ALONE = "the catalogue was not made up here: nothing to do"
 _NO_CATALOGUE = "there is no catalogue yet: `python main.py demo-catalogue` makes one up, `ingest FILE` takes your own"
 
 
-def demo_catalogue(
-    songs: Annotated[int, typer.Option(min=20, max=100_000, help="How many songs.")] = N_MADE_UP,
-    members: Annotated[int, typer.Option(min=1, max=10_000, help="How many listeners like some of them.")] = 40,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same catalogue and listeners.")] = 7,
-) -> None:
+def demo_catalogue(*, songs: int, members: int, seed: int) -> None:
     """Make up songs and listeners where the database has no table of songs, and embed them; else do nothing."""
 
     async def step(settings: Settings) -> None:
@@ -39,9 +32,7 @@ def demo_catalogue(
     run(step)
 
 
-def first_recommendation(
-    timeout_s: Annotated[float, typer.Option(min=0, help="Seconds to wait at the most.")] = 120.0,
-) -> None:
+def first_recommendation(*, timeout_s: float) -> None:
     """Publish a job of a made-up listener as the backend does, and show what comes back; else do nothing."""
 
     async def step(settings: Settings) -> None:

@@ -4,13 +4,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from sqlalchemy.engine import URL
 
 from commands.catalogue import mapped_profile, mapping_of
-from commands.listing import examples
 from commands.running import run
 from commands.screen import MISCONFIGURED, complain, for_machines, progress_bar, say, stop, tell_json
 from config.settings import Settings
@@ -34,34 +32,11 @@ from training.imports import (
 )
 from workers.runtime.parts import Parts, open_parts
 
-imports = typer.Typer(
-    no_args_is_help=True,
-    help="Fill a catalogue that is ours from a service or another database; what broke off is gone on with.",
-)
-
 _MAX_NAME_CHARS = 64
 
-Limit = Annotated[int | None, typer.Option(min=1, help="How many to import at the most, this time.")]
-Afresh = Annotated[bool, typer.Option("--afresh", help="Begin anew, whatever was read before.")]
-AsJson = Annotated[bool, typer.Option("--json", help="What became of it as JSON, on standard output alone.")]
-Mapping = Annotated[
-    Path | None,
-    typer.Option(exists=True, dir_okay=False, help="TOML that says what becomes of what the service has."),
-]
 
-
-@imports.command(
-    epilog=examples(
-        "import spotify --playlist 37i9dQZF1DX9tPFwDMOaN1", "import spotify --search 'city pop' --limit 200 --json"
-    )
-)
 def spotify(
-    playlist: Annotated[str, typer.Option(metavar="ID", help="A playlist that anybody may read.")] = "",
-    search: Annotated[str, typer.Option(metavar="QUERY", help="What Spotify's search finds, a thousand at most.")] = "",
-    limit: Limit = None,
-    mapping: Mapping = None,
-    afresh: Afresh = False,
-    as_json: AsJson = False,
+    *, playlist: str, search: str, limit: int | None, mapping: Path | None, afresh: bool, as_json: bool
 ) -> None:
     """Import tracks of a playlist or a search; needs SPOTIFY_CLIENT_ID and SPOTIFY_CLIENT_SECRET."""
     if bool(playlist) == bool(search):
@@ -82,14 +57,7 @@ def spotify(
         run(step)
 
 
-@imports.command(epilog=examples("import rawg --limit 1000", "import rawg --search zelda"))
-def rawg(
-    search: Annotated[str, typer.Option(metavar="QUERY", help="Only games that RAWG's search finds.")] = "",
-    limit: Limit = None,
-    mapping: Mapping = None,
-    afresh: Afresh = False,
-    as_json: AsJson = False,
-) -> None:
+def rawg(*, search: str, limit: int | None, mapping: Path | None, afresh: bool, as_json: bool) -> None:
     """Import games, those first that most people have; needs RAWG_API_KEY."""
 
     async def step(settings: Settings) -> None:
@@ -107,15 +75,7 @@ def rawg(
         run(step)
 
 
-@imports.command(
-    epilog=examples("import backend --from -", "import backend --from mysql://reader@db.example/music --name main")
-)
-def backend(
-    url: Annotated[str, typer.Option("--from", metavar="URL", help="The other database; -: it is asked for.")],
-    name: Annotated[str, typer.Option(help="What its ids are known under; as a rule host and database say.")] = "",
-    afresh: Afresh = False,
-    as_json: AsJson = False,
-) -> None:
+def backend(*, url: str, name: str, afresh: bool, as_json: bool) -> None:
     """Copy items, likes and lists from a database with the tables of the catalogue profile; it is only read."""
     if len(name) > _MAX_NAME_CHARS:
         stop(f"--name is longer than {_MAX_NAME_CHARS} characters", MISCONFIGURED)

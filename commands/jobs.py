@@ -3,12 +3,10 @@
 import asyncio
 import uuid
 from datetime import UTC, datetime
-from typing import Annotated
 
 import orjson
 import typer
 
-from commands.completion import offered_locales
 from commands.running import need_a_broker, run, start
 from commands.screen import say, stop, tell_json
 from config.settings import MEMORY_URL, Settings
@@ -17,21 +15,18 @@ from core.submission import submit
 from models.job import Job, JobContext, JobStatus, Strategy
 from workers.runtime.parts import Parts, open_parts
 
-AsJson = Annotated[
-    bool, typer.Option("--json", help="As JSON: job_id and status, and of a job that has ended result or error.")
-]
-
 
 def publish(
-    member: Annotated[int, typer.Option(help="The member to recommend to.")],
-    favorites: Annotated[str, typer.Option(help="Liked items' ids, comma-separated; none: looked up in MySQL.")] = "",
-    strategy: Annotated[Strategy, typer.Option(help="How much LLM to spend.")] = Strategy.DEFAULT,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Candidates in the result.")] = None,
-    locale: Annotated[str | None, typer.Option(help="ko, ja or en.", autocompletion=offered_locales)] = None,
-    wish: Annotated[str, typer.Option(help="What the listener asks for at this moment, in their own words.")] = "",
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the result and print it.")] = False,
-    timeout_s: Annotated[float, typer.Option(min=0, help="Seconds to wait at the most.")] = 60.0,
-    as_json: AsJson = False,
+    *,
+    member: int,
+    favorites: str,
+    strategy: Strategy,
+    top_k: int | None,
+    locale: str | None,
+    wish: str,
+    wait: bool,
+    timeout_s: float,
+    as_json: bool,
 ) -> None:
     """Publish a job as the backend does; print its id, or with --wait its result."""
     job = Job(
@@ -61,11 +56,7 @@ def publish(
     run(step)
 
 
-def result(
-    job_id: Annotated[str, typer.Argument(help="The id that publish printed.")],
-    timeout_s: Annotated[float, typer.Option(min=0, help="Seconds to wait at the most.")] = 0.0,
-    as_json: AsJson = False,
-) -> None:
+def result(*, job_id: str, timeout_s: float, as_json: bool) -> None:
     """Print a job's result as the backend reads it."""
 
     async def step(settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """All commands: what each is for in a line, how it is called, where it stands, and what an interruption leaves.
 
-Nothing else is imported to show it: a command's own module is, once the command is asked for.
+Nothing else is imported to show it. How a command is called is in a module of ``commands.usage``, which is imported for
+its help; what it does is in one of ``commands``, which takes a second to import, and is once the command runs.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ def examples(*lines: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """A command, or a group of them; ``place`` is ``module:name`` in ``commands``, a Typer or a function.
+    """A command, or a group of them; ``place`` is ``module:name`` in ``commands.usage``, a Typer or a function.
 
     ``interrupted`` says what Ctrl-C leaves, and how to go on.
     """

@@ -1,8 +1,6 @@
 """The level of log lines of all workers that run."""
 
-from typing import Annotated, Literal
-
-import typer
+from typing import Literal
 
 from commands.running import run
 from commands.screen import for_machines, say, tell_json
@@ -13,13 +11,7 @@ from workers.runtime.parts import redis_of
 Word = Literal["DEBUG", "INFO", "WARNING", "ERROR", "own"]
 
 
-def log_level(
-    level: Annotated[Word, typer.Argument(case_sensitive=False, help="own: what each one's LOG_LEVEL says")],
-    minutes: Annotated[int, typer.Option(min=1, max=1440, help="after which each logs by its LOG_LEVEL again")] = 15,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="As JSON: level and minutes, null where it is their own.")
-    ] = False,
-) -> None:
+def log_level(*, level: Word, minutes: int, as_json: bool) -> None:
     """Change what all running workers log, for a while."""
 
     async def change(settings: Settings) -> None:

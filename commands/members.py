@@ -1,7 +1,5 @@
 """What is kept of one member, and its end."""
 
-from typing import Annotated
-
 import typer
 from rich.table import Table
 
@@ -13,13 +11,7 @@ from workers.member_messages import MemberMessages, all_queues
 from workers.runtime.parts import Parts, open_parts
 
 
-def forget(
-    member: Annotated[int, typer.Option(help="The member to forget.")],
-    look: Annotated[bool, typer.Option("--look", help="Only say what is kept; forget nothing.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="As JSON: how much was removed and is left, by place; unseen queues.")
-    ] = False,
-) -> None:
+def forget(*, member: int, look: bool, as_json: bool) -> None:
     """Remove what is kept of a member, and list what is left by looking: nothing, or the command fails."""
 
     async def step(settings: Settings) -> None:

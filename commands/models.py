@@ -9,20 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from io import StringIO
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 import uvloop
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from commands.check import last_figures, limits_of
-from commands.completion import one_of
-from commands.listing import examples
 from commands.running import offline_step, read_settings, run
 from commands.screen import for_machines, say, tell_all, tell_json, telling
 from config.settings import Settings
-from core.catalogue_statistics import STATISTICS_KIND
 from core.data_checks import CheckReport, check
 from core.data_figures import with_interactions
 from core.errors import ConfigurationError, DependencyUnavailable, SongsAIError
@@ -40,24 +36,8 @@ from services.orphan_count import SqlOrphanCount
 from training.data_checks import figures_of_catalogue, table_of
 from workers.runtime.parts import Parts, open_parts
 
-models = typer.Typer(no_args_is_help=True, help="Look at fitted versions; put another one in force.")
 
-Kind = Annotated[
-    str,
-    typer.Option(
-        help="collaborative, or embedder: the statistics that vectors are made by.",
-        autocompletion=one_of(MODEL_KIND, STATISTICS_KIND),
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
-
-
-def fit(
-    budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
-    seed: Annotated[int, typer.Option(help="The same seed and data give the same model.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Fit and tell, but keep nothing.")] = False,
-    as_json: AsJson = False,
-) -> None:
+def fit(*, budget_s: float, seed: int, dry_run: bool, as_json: bool) -> None:
     """Fit the collaborative model on what members like and do, and put it in force if it is no worse than the last."""
     told: dict[str, object] = {}
     with for_machines(as_json):
@@ -205,8 +185,7 @@ def _figures(report: Any) -> dict[str, float]:  # noqa: ANN401 - of ``training.f
     return {name: round(value, 4) for name, value in report.comparison.metrics()}
 
 
-@models.command("list", epilog=examples("models list", "models list --kind embedder --json"))
-def list_versions(kind: Kind = MODEL_KIND, as_json: AsJson = False) -> None:
+def list_versions(*, kind: str, as_json: bool) -> None:
     """List the versions that are kept, newest first."""
 
     async def step(settings: Settings) -> None:
@@ -248,8 +227,7 @@ def _document(each: StoredVersion) -> dict[str, object]:
     }
 
 
-@models.command(epilog=examples("models history", "models history --json"))
-def history(kind: Kind = MODEL_KIND, as_json: AsJson = False) -> None:
+def history(*, kind: str, as_json: bool) -> None:
     """Tell which version was put in force when, in whose place and why; the newest last."""
 
     async def step(settings: Settings) -> None:
@@ -278,28 +256,20 @@ def _step(each: Promotion) -> dict[str, object]:
     }
 
 
-def _kept_versions(ctx: typer.Context, incomplete: str) -> list[str]:
-    """None where the site cannot be asked: a shell has no place for a complaint."""
+def kept_versions(kind: str, incomplete: str) -> list[str]:
+    """Those that begin so, for a shell; none where the site cannot be asked: there is no place for a complaint."""
     found: list[StoredVersion] = []
 
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
-            found.extend(await parts.models.versions(ctx.params.get("kind") or MODEL_KIND))
+            found.extend(await parts.models.versions(kind))
 
     with suppress(SongsAIError, SystemExit), redirect_stderr(StringIO()):
         run(step, log_level="ERROR")
     return [each.version for each in found if each.version.startswith(incomplete)]
 
 
-@models.command(epilog=examples("models promote 3f2a", "models promote 3f2a --why 'better with new songs'"))
-def promote(
-    version: Annotated[
-        str, typer.Argument(help="The version, or how it begins, as `list` prints it.", autocompletion=_kept_versions)
-    ],
-    kind: Kind = MODEL_KIND,
-    why: Annotated[str, typer.Option(help="Kept in the history.")] = "by hand",
-    as_json: AsJson = False,
-) -> None:
+def promote(*, version: str, kind: str, why: str, as_json: bool) -> None:
     """Put a version in force whatever its figures; workers follow within INDEX_REFRESH_S."""
 
     async def step(settings: Settings) -> None:
@@ -327,12 +297,7 @@ async def _found(parts: Parts, kind: str, version: str) -> str:
     return found[0]
 
 
-@models.command(epilog=examples("models rollback", "models rollback --why 'complaints since noon' --json"))
-def rollback(
-    kind: Kind = MODEL_KIND,
-    why: Annotated[str, typer.Option(help="Kept in the history.")] = "by hand",
-    as_json: AsJson = False,
-) -> None:
+def rollback(*, kind: str, why: str, as_json: bool) -> None:
     """Put the version in force again that was before the one that is now; again: the one before that."""
 
     async def step(settings: Settings) -> None:

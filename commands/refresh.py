@@ -3,10 +3,8 @@
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import date
-from typing import Annotated, Any
+from typing import Any
 from zoneinfo import ZoneInfo
-
-import typer
 
 from commands.running import need_a_broker, run, start
 from commands.screen import for_machines, progress_bar, say, tell_json, under_way
@@ -26,16 +24,7 @@ from workers.runtime.parts import Parts, open_parts
 _UNPRICED = "at a price that LLM_PRICES does not say"
 
 
-def refresh(
-    members: Annotated[int, typer.Option(min=1, help="How many members at the most, the most active first.")] = 1000,
-    batch: Annotated[
-        bool | None, typer.Option("--batch/--queue", help="Through the provider's Batch API, or by jobs for workers.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and what it costs.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="What became of it as JSON, on standard output alone.")
-    ] = False,
-) -> None:
+def refresh(*, members: int, batch: bool | None, dry_run: bool, as_json: bool) -> None:
     """Bring the results of active members up to date; a run that was cut off goes on where it was."""
 
     async def step(settings: Settings) -> None:

@@ -1,17 +1,14 @@
-"""The commands that serve. What only they need, FastAPI above all, is slow to import, so it waits until they run."""
+"""The commands that serve."""
 
 from commands.running import run
+from workers.runtime.process import run_api, run_worker
 
 
 def worker() -> None:
     """Consume jobs, and serve /health and /metrics, until SIGTERM."""
-    from workers.runtime.process import run_worker  # noqa: PLC0415 - see above
-
     run(run_worker)
 
 
 def api() -> None:
     """Serve HTTP alone, without consuming jobs."""
-    from workers.runtime.process import run_api  # noqa: PLC0415 - see above
-
     run(run_api)

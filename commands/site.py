@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import structlog
-import typer
 from apscheduler.triggers.cron import CronTrigger
 from rich.table import Table
 
@@ -30,10 +28,8 @@ log = structlog.get_logger()
 # The rest of a digest is worth reading without the broker.
 _BROKER_S = 5.0
 
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
-
-def schedule(*, as_json: AsJson = False) -> None:
+def schedule(*, as_json: bool) -> None:
     """Say when each scheduled task runs, and how it last ended; a worker that leads starts them."""
 
     async def step(settings: Settings) -> None:
@@ -48,7 +44,7 @@ def schedule(*, as_json: AsJson = False) -> None:
     run(step)
 
 
-def clean_up(*, as_json: AsJson = False) -> None:
+def clean_up(*, as_json: bool) -> None:
     """Delete what is kept no longer: old events, and versions of models beyond those that are kept."""
 
     async def step(settings: Settings) -> None:
@@ -75,11 +71,7 @@ async def _delete_events(events: SqlEventLog, oldest: datetime) -> int:
         return await events.delete_before(oldest, lambda n: progress.update(task, completed=n))
 
 
-def digest(
-    *,
-    as_json: AsJson = False,
-    tell: Annotated[bool, typer.Option("--tell", help="Tell those too whom NOTICE_... names.")] = False,
-) -> None:
+def digest(*, as_json: bool, tell: bool) -> None:
     """Say in a few lines how the site is: queues, dead letters, model, spend, and tasks that failed."""
 
     async def step(settings: Settings) -> None:

@@ -23,6 +23,10 @@ from typer.main import get_group
 from commands.command_group import LoadedCommands
 from commands.listing import LISTED, PANELS, PROGRAM
 from commands.screen import progress_bar, telling
+from commands.usage.later import later
+from commands.usage.models import KINDS
+from core.catalogue_statistics import STATISTICS_KIND
+from core.fitted_collaborative import MODEL_KIND
 from main import app
 from tests.support.command import Outcome, completed, keys_told, run_command, run_here
 from tests.support.worker_process import ROOT
@@ -67,9 +71,29 @@ def test_help_waits_for_no_library_that_only_commands_need() -> None:
     assert imported.isdisjoint({"sqlalchemy", "pydantic", "numpy", "redis", "aio_pika", "structlog"})
 
 
+MODULES = {each.place.partition(":")[0] for each in LISTED.values()}
+
+
+def test_the_help_of_a_command_waits_for_no_library_that_it_works_with() -> None:
+    imported = imported_by("main", "typer.rich_utils", *(f"commands.usage.{module}" for module in MODULES))
+    assert "typer" in imported
+    heavy = {
+        "sqlalchemy",
+        "pydantic_settings",
+        "numpy",
+        "redis",
+        "aio_pika",
+        "structlog",
+        "uvloop",
+        "workers",
+        "services",
+    }
+    assert heavy.isdisjoint(imported)
+
+
 def test_no_command_waits_for_the_import_of_what_only_some_need() -> None:
-    modules = {each.place.partition(":")[0] for each in LISTED.values()} - {"dashboard"}  # which serves HTTP as well
-    imported = imported_by("main", *(f"commands.{module}" for module in modules))
+    serving = {"dashboard", "serve"}  # HTTP
+    imported = imported_by("main", *(f"commands.{module}" for module in MODULES - serving))
     assert "sqlalchemy" in imported
     seldom_needed = {"alembic", "fakeredis", "fastapi", "langchain_core", "openai", "pyarrow", "scipy", "spotipy"}
     assert seldom_needed.isdisjoint(imported)
@@ -289,6 +313,26 @@ async def test_what_files_come_to_has_the_keys_that_the_page_names(tmp_path: Pat
     evaluated = await machine_told({}, "evaluate", likes, "--protocol", "known", "--budget-s", "0", "--json", "-")
     assert evaluated.keys() == keys_told("evaluate")
     assert not (ROOT / "-").exists()
+
+
+# --- what a command's help imports, and what it does ---
+
+
+def test_a_module_that_comes_later_is_the_module_once_something_of_it_is_asked_for() -> None:
+    told = """
+from commands.usage.later import later
+found = later("commands.completion")
+print(type(found).__name__)
+print(found.one_of("a", "b")("a"), type(found).__name__, later("commands.completion") is found)
+"""
+    shown = subprocess.check_output([sys.executable, "-c", told], cwd=ROOT, text=True)
+    assert shown.splitlines() == ["_LazyModule", "['a'] module True"]
+    with pytest.raises(ModuleNotFoundError, match=r"commands\.nothing"):
+        later("commands.nothing")
+
+
+def test_kinds_of_models_are_called_as_they_are_kept() -> None:
+    assert KINDS == (MODEL_KIND, STATISTICS_KIND)
 
 
 # --- what goes wrong ---
