@@ -19,6 +19,7 @@ from dashboard.shapes import (
     Found,
     FoundItems,
     Health,
+    Item,
     Job,
     Member,
     Models,
@@ -77,6 +78,10 @@ class Api:
     def search(self, text: str, limit: int) -> list[Found]:
         """What is called like ``text``, best first."""
         return self._get(FoundItems, "/search", q=text, limit=limit)["items"]
+
+    def item(self, item_id: int) -> Item:
+        """One item."""
+        return self._get(Item, f"/items/{item_id}")
 
     def similar(self, item_id: int, n: int) -> list[Found]:
         """What is most like one."""

@@ -83,7 +83,14 @@ def radar(shapes: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) 
         "mark": {"type": "text", "fontSize": 12, "color": INK},
         "encoding": {**_PLANE, "text": {"field": "text"}},
     }
-    return _whole({"layer": [_rings(list(angles.values())), polygons, text], "width": _SIDE, "height": _SIDE})
+    return _whole(
+        {
+            "layer": [_rings(list(angles.values())), polygons, text],
+            "width": _SIDE,
+            "height": _SIDE,
+            "autosize": {"type": "pad"},
+        }
+    )
 
 
 _PLANE = {

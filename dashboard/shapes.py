@@ -208,10 +208,17 @@ class Health(TypedDict):
     checks: dict[str, Check]
 
 
+class JobResult(TypedDict):
+    """What a job made, with the fields that the catalogue's own backend reads; the best first."""
+
+    candidates: list[dict[str, object]]
+
+
 class Job(TypedDict):
-    """How a job stands; ``progress`` runs from 0 to 100."""
+    """How a job stands; ``progress`` runs from 0 to 100, and ``result`` is there once it succeeded."""
 
     jobId: str
     status: str
     progress: int
     error: dict[str, str] | None
+    result: JobResult | None

@@ -29,7 +29,7 @@ class Reaction:
 
 
 class Visitor:
-    """One visitor; ``member_id`` is whom the worker knows them as, and ``is_known`` whether it was ever told of them.
+    """One visitor; ``member_id`` is whom the worker knows them as, and ``n_told`` how often it was told something.
 
     Of each song the page holds one thing: that it was chosen, that it was liked, or that it was refused; what is said
     last stands. The worker is told of differences between that and what it knows, so that what could not be told, and
@@ -41,7 +41,7 @@ class Visitor:
         self._chosen: dict[int, Item] = {}
         self._reactions: dict[int, Reaction] = {}
         self._told: dict[int, Verdict] = {}
-        self.is_known = False
+        self.n_told = 0
 
     # --- what the visitor does ---
 
@@ -114,7 +114,7 @@ class Visitor:
 
     def untold(self) -> list[tuple[str, int]]:
         """Events that the worker wants, as type and item; none while the visitor has but chosen and said nothing."""
-        if not (self.is_known or self._reactions):
+        if not (self.n_told or self._reactions):
             return []
         verdicts = self._verdicts()
         new = [(said.value, item_id) for item_id, said in verdicts.items() if self._told.get(item_id) is not said]
@@ -123,7 +123,7 @@ class Visitor:
     def was_told(self) -> None:
         """The worker has taken all that was ``untold``."""
         self._told = self._verdicts()
-        self.is_known = True
+        self.n_told += 1
 
     def _verdicts(self) -> dict[int, Verdict]:
         """By item; to choose a song is to like it."""

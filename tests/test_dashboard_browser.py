@@ -5,6 +5,7 @@ Long: where Chromium is not there yet, installing it takes half a minute and mor
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Locator
 
 from dashboard.texts import Texts
 from tests.support.browser import DESK, PHONE, Visit, launched, visit
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 EN = Texts("en")
 PAGES = ("try", "members", "catalogue", "quality", "operations")
 _PAGE = ("-m", "streamlit", "run", "dashboard/app.py")
+SCROLLED = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 LONGEST_WALK_S = 60.0
 """Far more than it takes; the figure itself is printed."""
 
@@ -139,6 +141,88 @@ async def test_five_songs_lead_to_a_list_and_a_reaction_to_another(
         f"next list {reacted_s - listed_s:.1f} s, the worker's {worker_s - reacted_s:.1f} s"
     )
     assert worker_s - started_s < LONGEST_WALK_S
+
+
+def of_list(seen: Visit, verdict: str) -> Locator:
+    """The buttons of that verdict at the songs of the list, in its order."""
+    return seen.page.locator(f'[class*="st-key-{verdict}-"]')
+
+
+async def press(seen: Visit, button: Locator) -> str:
+    """Press it; the id of the song that it is at."""
+    found = re.search(r"st-key-\S+?-(\d+)", await button.get_attribute("class") or "")
+    assert found
+    await button.get_by_role("button").click()
+    return found[1]
+
+
+@pytest.mark.parametrize(("size", "language"), [(DESK, "en"), (PHONE, "ko"), (PHONE, "ja")], ids=["desk", "ko", "ja"])
+async def test_a_wish_and_a_like_change_the_list_and_the_worker_is_asked_for_one_of_them(
+    browser: Browser, url: str, site: DashboardSite, size: tuple[int, int], language: str
+) -> None:
+    texts = Texts(language)
+    async with visit(browser, f"{url}/?lang={language}", size) as seen:
+        await seen.page.get_by_role("button", name=texts("try.five_for_me")).click()
+        await of_list(seen, "like").nth(9).wait_for()
+        await seen.settled()
+        wish = seen.page.get_by_label(texts("try.wish"))
+        await wish.fill({"en": "jazz piano", "ko": "재즈 피아노", "ja": "ジャズピアノ"}[language])
+        await wish.press("Enter")
+        await seen.page.get_by_text(texts("song.new"), exact=True).first.wait_for()
+        await seen.settled()
+
+        liked = await press(seen, of_list(seen, "like").first)
+        taken_back = seen.page.locator(f".st-key-said-like-{liked}")
+        await taken_back.get_by_role("button", name=texts("try.liked")).wait_for()
+        refused = await press(seen, of_list(seen, "dislike").first)
+        await seen.page.locator(f".st-key-said-dislike-{refused}").wait_for()
+        await seen.settled()
+        await seen.keep(f"reactions-{language}-{size[0]}")
+        assert await seen.overhang() == 0
+        assert await seen.barriers() == []
+
+        await press(seen, taken_back)
+        await taken_back.wait_for(state="detached")
+        await seen.page.get_by_role("heading", name=texts("try.reactions", n=1)).wait_for()
+
+        await seen.page.get_by_role("button", name=texts("try.ask_worker")).click()
+        reasons = seen.page.locator("ol li", has_text={"en": "wish", "ko": "바라신", "ja": "ご希望"}[language])
+        await reasons.first.wait_for()
+        assert await seen.page.locator("ol li").count() == 10
+        await seen.settled()
+        await seen.keep(f"worker-{language}-{size[0]}")
+        assert await seen.barriers() == []
+    assert seen.errors == []
+
+
+@pytest.mark.parametrize(("size", "language"), [(DESK, "en"), (PHONE, "ja")], ids=["desk", "phone"])
+async def test_a_dead_letter_is_chosen_and_replayed_and_succeeds(
+    browser: Browser, url: str, site: DashboardSite, size: tuple[int, int], language: str
+) -> None:
+    texts, letter = Texts(language), f"walk-{language}"
+    await site.bury(letter)
+    async with visit(browser, f"{url}/?lang={language}", size) as seen:
+        await seen.follow(texts("operations.name"), texts("operations.title"))
+        which = seen.page.get_by_label(texts("operations.which"))
+        await which.scroll_into_view_if_needed()
+        await seen.page.evaluate(SCROLLED)  # a list that has opened closes when its page scrolls
+        await which.click()
+        await seen.page.get_by_role("option", name=letter, exact=True).click()
+        await which.press("Escape")
+        await seen.settled()
+        await seen.keep(f"letter-{language}-{size[0]}")
+        await seen.page.get_by_role("button", name=texts("operations.replay"), exact=True).click()
+        await seen.page.get_by_text(texts("fate.replayed")).wait_for()
+        await seen.settled()
+        await seen.keep(f"replayed-{language}-{size[0]}")
+        assert await seen.overhang() == 0
+        assert await seen.barriers() == []
+    assert seen.errors == []
+
+    async def has_succeeded() -> bool:
+        return (await asyncio.to_thread(site.api.job, letter))["status"] == "succeeded"
+
+    await until(has_succeeded, within_s=20)
 
 
 async def test_without_its_api_the_page_says_so_and_recovers_once_there_is_one(

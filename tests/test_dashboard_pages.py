@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -14,8 +15,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.api_client import Api, ApiProblem, Trouble
+from dashboard.shapes import Item
 from dashboard.songs import named, plain
 from dashboard.texts import LANGUAGES, Texts
+from dashboard.views.workers_list import Asked
 from dashboard.visitor import N_DISLIKED, N_NEWEST_LIKES, N_SEEDS, Verdict, Visitor
 from tests.support.dashboard_site import (
     N_SONGS,
@@ -184,19 +187,65 @@ async def test_reactions_reach_the_worker_which_makes_a_list_of_them(site: Dashb
     assert EN("try.waiting") not in told(page)
 
 
-async def test_the_worker_can_be_asked_and_its_job_is_watched(site: DashboardSite) -> None:
-    page = await five_chosen(site)
-    page = await asyncio.to_thread(lambda: page.text_input(key="wish").set_value("quiet ballads").run())
-    page = await clicked(page, EN("try.ask_worker"))
-    job_id = page.session_state["job"]
+async def succeeded(site: DashboardSite, page: AppTest) -> AppTest:
+    """The page once the job that it asked for is done."""
+    job_id = page.session_state["asked-for"].job_id
 
     async def ended() -> bool:
         return (await asyncio.to_thread(site.api.job, job_id))["status"] == "succeeded"
 
     await until(ended, within_s=20)
-    page = await asyncio.to_thread(page.run)
+    return await asyncio.to_thread(page.run)
+
+
+async def test_the_worker_can_be_asked_and_its_job_is_watched(site: DashboardSite) -> None:
+    page = await five_chosen(site)
+    page = await asyncio.to_thread(lambda: page.text_input(key="wish").set_value("quiet ballads").run())
+    page = await succeeded(site, await clicked(page, EN("try.ask_worker")))
     assert not page.exception
     assert "1. **" in told(page)
+
+
+async def test_a_list_that_was_asked_for_stays_until_the_next_reaction(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reactions before it bring about: that knows no wish, and is in another language."""
+    page = await five_chosen(site)
+    page = await pressed(page, f"like-{listed(page)[0]}")
+    page = await asyncio.to_thread(lambda: page.text_input(key="wish").set_value("jazz").run())
+    page = await succeeded(site, await clicked(page, EN("try.ask_worker")))
+    asked_for = workers_list(page)
+    assert any("wish" in line for line in asked_for)
+    item = (await asyncio.to_thread(site.api.catalogue))["popular"][0]
+    brought_about = {"items": [{"item": item, "reason": "brought about"}]}
+    monkeypatch.setattr(Api, "member", lambda *_: {"newest": brought_about})
+    page = await asyncio.to_thread(page.run)
+    assert workers_list(page) == asked_for
+    page = await pressed(page, f"dislike-{listed(page)[0]}")
+    assert len(workers_list(page)) == 1
+    assert "brought about" in workers_list(page)[0]
+
+
+def workers_list(page: AppTest) -> list[str]:
+    return [str(each.value) for each in page.markdown if re.match(r"\d+\. ", str(each.value))]
+
+
+async def test_what_left_the_catalogue_is_left_out_of_the_list(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = await clicked(await five_chosen(site), EN("try.ask_worker"))
+    find, gone = Api.item, list[int]()
+
+    def item(api: Api, item_id: int) -> Item:
+        gone[:] = gone or [item_id]
+        if item_id in gone:
+            raise ApiProblem(Trouble.NOT_FOUND, "gone")
+        return find(api, item_id)
+
+    monkeypatch.setattr(Api, "item", item)
+    page = await succeeded(site, page)
+    assert not page.error
+    assert len(workers_list(page)) == 9
 
 
 async def test_the_worker_is_asked_for_a_list_of_all_that_is_liked(
@@ -204,9 +253,12 @@ async def test_the_worker_is_asked_for_a_list_of_all_that_is_liked(
 ) -> None:
     asked: list[list[int]] = []
     explain = Api.explain
-    monkeypatch.setattr(
-        Api, "explain", lambda api, ids, **rest: (asked.append(list(ids)), explain(api, ids, **rest))[1]
-    )
+
+    def overheard(api: Api, item_ids: list[int], **rest: Any) -> str:
+        asked.append(item_ids)
+        return explain(api, item_ids, **rest)
+
+    monkeypatch.setattr(Api, "explain", overheard)
     page = await five_chosen(site)
     chosen = [item["itemId"] for item in visitor_of(page).chosen]
     likes = []
@@ -329,12 +381,18 @@ def refuse_for_want_of_a_key(*_: object) -> None:
 async def test_why_a_job_failed_is_told_as_it_was_written(
     site: DashboardSite, monkeypatch: pytest.MonkeyPatch, language: str
 ) -> None:
-    failed = {"jobId": "j", "status": "failed", "progress": 0, "error": {"message": "[a](http://b) *c*"}}
+    failed = {
+        "jobId": "j",
+        "status": "failed",
+        "progress": 0,
+        "error": {"message": "[a](http://b) *c*"},
+        "result": None,
+    }
     monkeypatch.setattr(Api, "job", lambda *_: failed)
     popular = (await asyncio.to_thread(site.api.catalogue))["popular"]
     visitor = Visitor(-1_234_570)
     visitor.choose(popular[:3])
-    page = await site.page("try_it", language, visitor=visitor, job="j")
+    page = await site.page("try_it", language, visitor=visitor, **{"asked-for": Asked("j", 0)})
     assert Texts(language)("try.job_failed", reason=plain("[a](http://b) *c*")) in told(page)
 
 

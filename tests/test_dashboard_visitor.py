@@ -155,7 +155,7 @@ def shown_as(verdict: Verdict, made: Visitor) -> set[int]:
 @given(_DEEDS)
 def test_whatever_was_done_the_worker_ends_up_with_what_the_page_shows(deeds: list[tuple[str, int]]) -> None:
     told = Told(deeds)
-    if told.visitor.is_known:
+    if told.visitor.n_told:
         assert told.of_kind("like") == shown_as(LIKE, told.visitor)
         assert told.of_kind("dislike") == shown_as(DISLIKE, told.visitor)
     else:

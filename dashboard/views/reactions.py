@@ -28,16 +28,17 @@ def the_visitor() -> Visitor:
 
 def offer_reactions(api: Api, visitor: Visitor, item: Item, texts: Texts, *, said: Verdict | None = None) -> None:
     """A button for each verdict; the one of what was ``said`` is shown pressed, and takes it back."""
-    for verdict, icon in _ICONS.items():
-        is_pressed = verdict is said
-        st.button(
-            texts(f"try.{verdict}d") if is_pressed else texts(f"try.{verdict}"),
-            key=f"{'said-' if said else ''}{verdict}-{item['itemId']}",
-            icon=icon,
-            type="primary" if is_pressed else "secondary",
-            on_click=_react,
-            args=(api, visitor, verdict, item),
-        )
+    with st.container(horizontal=True, gap="small", width="content"):  # so that a narrow page never parts them
+        for verdict, icon in _ICONS.items():
+            is_pressed = verdict is said
+            st.button(
+                texts(f"try.{verdict}d") if is_pressed else texts(f"try.{verdict}"),
+                key=f"{'said-' if said else ''}{verdict}-{item['itemId']}",
+                icon=icon,
+                type="primary" if is_pressed else "secondary",
+                on_click=_react,
+                args=(api, visitor, verdict, item),
+            )
 
 
 def show_reactions(api: Api, visitor: Visitor, texts: Texts) -> None:
