@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -544,13 +545,34 @@ async def test_where_the_site_cannot_be_asked_for_versions_none_is_offered(envir
     assert await completed("main.py models promote a", environment={"CONCURRENCY": "many"}) == []
 
 
-def test_bash_completes_by_the_script_that_it_is_given() -> None:
+# What a shell answers to TAB where the line says `main.py dead`, by the script that it is given.
+ASKING = {
+    "bash": """
+        eval "$(env _MAIN.PY_COMPLETE=source_bash main.py)"
+        COMP_WORDS=(main.py dead) COMP_CWORD=1
+        "$(complete -p main.py | sed 's/.*-F \\([^ ]*\\).*/\\1/')" main.py
+        echo "${COMPREPLY[@]}"
+        """,
+    "zsh": """
+        compdef() { completing=$1 }
+        _arguments() { print -r -- "$@" }
+        eval "$(env _MAIN.PY_COMPLETE=source_zsh main.py)"
+        words=(main.py dead) CURRENT=2
+        $completing
+        """,
+    "fish": """
+        env _MAIN.PY_COMPLETE=source_fish main.py | source
+        complete --do-complete 'main.py dead'
+        """,
+}
+
+
+@pytest.mark.parametrize("shell", ASKING)
+def test_a_shell_completes_by_the_script_that_it_is_given(shell: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
     path = f"{Path(sys.executable).parent}:{ROOT}:{os.environ['PATH']}"
-    line = """
-    eval "$(env _MAIN.PY_COMPLETE=source_bash main.py)"
-    COMP_WORDS=(main.py dead) COMP_CWORD=1
-    "$(complete -p main.py | sed 's/.*-F \\([^ ]*\\).*/\\1/')" main.py
-    echo "${COMPREPLY[@]}"
-    """
-    told = subprocess.check_output(["bash", "-c", line], text=True, env={**os.environ, "PATH": path})
-    assert told == "dead-letters\n"
+    env = {**os.environ, "PATH": path, "HOME": str(tmp_path)}
+    told = subprocess.check_output([shell, "-c", ASKING[shell]], text=True, env=env)
+    assert "dead-letters" in told
+    assert "demo" not in told
