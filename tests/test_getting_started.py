@@ -20,7 +20,12 @@ FILES = ("Makefile", "main.py", "requirements.txt")
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Path:
-    """The program alone, with the environment at hand in place of the one that would be installed for minutes."""
+    """The program alone, and the environment at hand where `make install` would make one.
+
+    Its recipe runs all the same: pip finds each pin of requirements.txt there already, or fails, for it may download
+    nothing. What this leaves out is making the environment, and a minute of downloads: they are tried by hand on a
+    fresh clone, as the page says at its end.
+    """
     for name in PROGRAM:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
@@ -28,7 +33,6 @@ def fresh(tmp_path: Path) -> Path:
     (tmp_path / ".venv").mkdir()
     for name in ("bin", "lib", "pyvenv.cfg"):
         (tmp_path / ".venv" / name).symlink_to(Path(sys.prefix) / name)
-    (tmp_path / ".venv" / ".serving").touch()
     return tmp_path
 
 
@@ -39,7 +43,8 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         monkeypatch.delenv(name.upper(), raising=False)
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        return {"HTTP_PORT": str(found.getsockname()[1]), "PYTHONDONTWRITEBYTECODE": "1"}
+        port = found.getsockname()[1]
+    return {"HTTP_PORT": str(port), "PYTHONDONTWRITEBYTECODE": "1", "PIP_NO_INDEX": "1"}
 
 
 @pytest.mark.timeout(180)
@@ -51,8 +56,18 @@ def test_the_getting_started_does_what_it_says(fresh: Path, embedded: dict[str, 
     differences = [differs(each.expected, out) for each, out in zip(found, printed, strict=True) if each.expected]
     assert len(differences) >= 7
     assert [each for each in differences if each] == []
+    assert (fresh / ".venv" / ".serving").exists()
     left = {path.name for path in fresh.iterdir()} - {*PROGRAM, *FILES, ".venv"}
     assert left == set()
+
+
+def test_an_install_that_would_have_to_download_is_seen(fresh: Path, embedded: dict[str, str]) -> None:
+    pins = fresh / "requirements.txt"
+    first, _, rest = pins.read_text(encoding="utf-8").partition("==")
+    pins.write_text(f"{first}==0.0.0.{rest}", encoding="utf-8")
+    with pytest.raises(AssertionError, match="No matching distribution"):
+        run_blocks([Block("make install\n", None)], fresh, embedded, timeout_s=60)
+    assert not (fresh / ".venv" / ".serving").exists()
 
 
 def test_the_page_is_read_as_it_is_written() -> None:
