@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.item_versions import VersionFinder
+from core.ports.arrays import Floats
 from core.ports.catalogue import ChangingCatalogue, ItemSearch
-from core.ports.index import IndexProvider
+from core.ports.index import IndexProvider, ItemIndex
 from models.catalogue import Item
 from models.recommendation import Candidate, Evidence, RecommendationType
 
@@ -67,15 +68,25 @@ class ItemBrowser:
         known, vectors = await index.vectors([item_id])
         if not len(known):
             return None
-        (hits,) = await index.search(vectors, (end + 1) * _VERSIONS_PER_WORK, excluded=[item_id])
+        most = MAX_FOUND * _VERSIONS_PER_WORK
+        n_looked_at = min((end + 1) * _VERSIONS_PER_WORK, most)
+        kept, n_hits = await self._works_near(index, vectors, item_id, n_looked_at)
+        if len(kept) <= end and n_hits == n_looked_at < most:  # versions crowd out the rest
+            kept, _ = await self._works_near(index, vectors, item_id, most)
+        return FoundPage(kept[offset:end], end if len(kept) > end else None)
+
+    async def _works_near(
+        self, index: ItemIndex, vectors: Floats, item_id: int, n: int
+    ) -> tuple[Sequence[FoundItem], int]:
+        """Of the ``n`` items nearest to ``vectors``, one of each work, at most ``MAX_FOUND``; how many there were."""
+        (hits,) = await index.search(vectors, n, excluded=[item_id])
         ids = hits.ids.tolist()
         items = {item.item_id: item for item in await self._catalogue.complete_items([item_id, *ids])}
         cosines = np.clip(hits.scores, -1.0, 1.0).tolist()
         near = [_near(items[each], cosine) for each, cosine in zip(ids, cosines, strict=True) if each in items]
         owned = [items[item_id]] if item_id in items else []
         kept = self._versions.without_versions(near, owned)[:MAX_FOUND]
-        found = [FoundItem(each.item, each.score) for each in kept[offset:end]]
-        return FoundPage(found, end if len(kept) > end else None)
+        return [FoundItem(each.item, each.score) for each in kept], len(ids)
 
 
 def _near(item: Item, cosine: float) -> Candidate:

@@ -133,6 +133,17 @@ async def test_no_more_is_like_an_item_than_a_search_would_find() -> None:
     assert (len(last.items), last.next_offset) == (50, None)
 
 
+async def test_many_versions_of_one_work_end_no_pages_before_their_end() -> None:
+    room = showroom(HandClock(), PrometheusMetrics(CollectorRegistry(), clock=HandClock()), n_items=60)
+    for number in range(1, 41):
+        room.catalogue.active[number] = replace(room.catalogue.active[number], titles={"en": "Golden"}, creator="Ada")
+    vectors = {number: [1.0, number / 100, 0.0] for number in room.catalogue.active}
+    room.index.index = ArrayIndex(vectors, dict.fromkeys(vectors, 0.5), dict(room.catalogue.active))
+    first = await room.browser.similar(1, 5)
+    assert first is not None
+    assert ([each.item.item_id for each in first.items], first.next_offset) == ([41, 42, 43, 44, 45], 5)
+
+
 async def test_of_versions_of_one_work_one_is_like_an_item_and_none_of_its_own() -> None:
     async with http_bench() as bench:
         items = bench.showroom.catalogue
