@@ -132,11 +132,18 @@ def test_no_query_of_a_panel_is_lost_on_the_way() -> None:
     assert sum(1 if isinstance(asks, str) else len(asks) for asks in asked) == len(list(queries()))
 
 
-def test_the_data_source_is_the_one_that_is_provisioned() -> None:
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_any_prometheus_of_a_grafana_may_be_the_data_source_and_its_default_is_at_first(name: str) -> None:
+    named = set(re.findall(r'"type": "prometheus", "uid": "([^"]*)"', json.dumps(DASHBOARDS[name])))
+    assert named == {"${datasource}"}
+    first, *_ = DASHBOARDS[name]["templating"]["list"]
+    assert (first["type"], first["name"], first["query"]) == ("datasource", "datasource", "prometheus")
+    assert first["current"]["value"] == "default"
+
+
+def test_composes_grafana_is_given_the_data_source_and_the_dashboards() -> None:
     sources = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text(encoding="utf-8"))
-    uids = {(source["type"], source["uid"]) for source in sources["datasources"]}
-    named = re.findall(r'"type": "(\w+)",\s*"uid": "([\w-]+)"', json.dumps(list(DASHBOARDS.values())))
-    assert set(named) == uids
+    assert [(source["type"], source["isDefault"]) for source in sources["datasources"]] == [("prometheus", True)]
     providers = yaml.safe_load((GRAFANA / "provisioning/dashboards/songs-ai.yml").read_text(encoding="utf-8"))
     (provider,) = providers["providers"]
     mounts = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]["grafana"]["volumes"]
@@ -167,6 +174,14 @@ def test_every_query_names_metrics_labels_and_legends_that_there_are() -> None:
         used = {label.strip() for one, several in _LABELS.findall(expression) for label in (one or several).split(",")}
         assert used <= labels, name
         assert set(_LEGEND.findall(legend)) <= labels, name
+
+
+def test_the_choice_of_a_worker_hides_nothing_of_the_processes_that_it_cannot_choose() -> None:
+    (choice,) = {variable["query"]["query"] for d in DASHBOARDS.values() for variable in d["templating"]["list"][1:2]}
+    assert choice == 'label_values(songs_ai_build_info{job="songs-ai"}, instance)'
+    of_others = [(name, asked) for name, asked, _ in queries() if "songs-ai-api" in asked]
+    assert len(of_others) > 3
+    assert [name for name, asked in of_others if "$instance" in asked] == []
 
 
 def test_what_no_worker_sees_alone_is_never_summed_over_workers() -> None:
@@ -292,7 +307,9 @@ async def test_under_load_no_panel_is_empty(
         await lived_in(mysql_url)
         process = WorkerProcess(site.environment, forked=True)
         try:
-            scraped = Scraping(targets={"songs-ai": [f"127.0.0.1:{process.http_port}"]})
+            # a worker serves HTTP too, and stands in for a process that serves nothing else
+            addresses = [f"127.0.0.1:{process.http_port}"]
+            scraped = Scraping(targets={"songs-ai": addresses, "songs-ai-api": addresses})
             prometheus, _ = await asyncio.gather(asyncio.to_thread(prometheus_server, scraped), process.start())
             twice = 'count_over_time(songs_ai_build_info{job="songs-ai"}[30s]) > 1'
             await asyncio.to_thread(prometheus.wait_for, twice)

@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
-DATA_SOURCE = {"type": "prometheus", "uid": "songs-ai-prometheus"}
+# The one that is chosen on top; Grafana's own of that kind at first.
+DATA_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SCHEMA_VERSION = 39
 COLUMNS = 24
 # width and height, in Grafana's grid
@@ -87,7 +88,7 @@ def _dashboard(path: Path) -> str:
             {"type": "dashboards", "title": "Songs AI", "tags": ["songs-ai"], "asDropdown": True, "keepTime": True},
             {"type": "link", "title": "Runbook", "url": "${runbook}", "targetBlank": True},
         ],
-        "templating": {"list": [_instance(), _runbook()]},
+        "templating": {"list": [_data_source(), _instance(), _runbook()]},
         "panels": list(_placed(source["rows"])),
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
@@ -103,6 +104,18 @@ def _alerts() -> Json:
         "expr": 'ALERTS{alertname=~"SongsAi.*",alertname!="SongsAiWatchdog",alertstate="firing"}',
         "titleFormat": "{{alertname}}",
         "step": "60s",
+    }
+
+
+def _data_source() -> Json:
+    """By kind and not by uid, which is another one in each Grafana: in kube-prometheus-stack's, ``prometheus``."""
+    return {
+        "name": "datasource",
+        "label": "data source",
+        "type": "datasource",
+        "query": DATA_SOURCE["type"],
+        "refresh": 1,
+        "current": {"text": "default", "value": "default"},
     }
 
 
