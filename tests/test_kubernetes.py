@@ -3,14 +3,19 @@
 import copy
 import json
 import re
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.main import get_group
 
 from api.app import ANSWER_TIMEOUT_S
 from config.settings import Settings
+from deploy.kubernetes import generate
 from main import app as command_line
 from tests.support.http_app import http_bench
 from tests.support.kubernetes_manifests import (
@@ -91,11 +96,17 @@ def test_every_file_belongs_to_a_kustomization_and_every_name_in_one_is_a_file()
         names += [name for each in generated for name in each["envs"]]
         paths = [(kustomization.parent / name).resolve() for name in names]
         assert [path for path in paths if not path.exists()] == []
-        named.update(path / "kustomization.yaml" if path.is_dir() else path for path in paths)
-    assert {path for path in ROOT.rglob("*") if path.is_file()} == named
+        files = {path / "kustomization.yaml" if path.is_dir() else path for path in paths}
+        named.update(path for path in files if path.is_relative_to(ROOT))
+    there = {path for path in ROOT.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert there == named | {Path(generate.__file__)}
 
 
 # --- as rendered ---
+
+
+def dashboards_of(site: list[Manifest]) -> list[Manifest]:
+    return [each for each in site if "grafana_dashboard" in each["metadata"].get("labels", {})]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +133,9 @@ def test_the_base_renders_by_itself(site: list[Manifest]) -> None:
 
 
 def test_whatever_names_settings_or_secrets_names_those_that_are_made(site: list[Manifest]) -> None:
-    made = {each["metadata"]["name"] for each in site if each["kind"] in ("ConfigMap", "Secret")}
+    made = {each["metadata"]["name"] for each in site if each["kind"] in ("ConfigMap", "Secret")} - {
+        each["metadata"]["name"] for each in dashboards_of(site)
+    }
     others = json.dumps([each for each in site if each["kind"] not in ("ConfigMap", "Secret")])
     assert set(re.findall(r'"(songs-ai-(?:settings|secrets)[^"]*)"', others)) == made
 
@@ -151,9 +164,11 @@ def labels_of(manifest: Manifest) -> dict[str, str]:
 
 
 def is_selected(selector: Manifest, labels: dict[str, str]) -> bool:
-    assert set(selector) <= {"matchLabels"}
+    assert set(selector) <= {"matchLabels", "matchExpressions"}
     wanted: dict[str, str] = selector.get("matchLabels", {})
-    return wanted.items() <= labels.items()
+    expressions: list[Manifest] = selector.get("matchExpressions", [])
+    assert all(each["operator"] == "In" for each in expressions)
+    return wanted.items() <= labels.items() and all(labels.get(each["key"]) in each["values"] for each in expressions)
 
 
 @SERVING
@@ -195,7 +210,8 @@ def test_nothing_is_let_in_or_out_that_no_rule_names(program: Manifest) -> None:
     for direction in ("Ingress", "Egress"):
         assert any(direction.lower() not in each["spec"] for each in policies(program, direction))
     servers = {53, 5672, 5671, 3306, 6379}
-    assert ports(program, "Egress") == (servers | {443} if program is WORKER else servers)
+    # the API embeds too, and migrations ask nobody but the database
+    assert ports(program, "Egress") == (servers if program is MIGRATE else servers | {443})
 
 
 @SERVING
@@ -350,6 +366,34 @@ def test_workers_are_scaled_by_the_age_of_the_oldest_job() -> None:
     assert trigger["metricType"] == "Value"
 
 
+def labels_asked(site: list[Manifest]) -> dict[str, str]:
+    [query] = [
+        trigger["metadata"]["query"]
+        for trigger in find("ScaledObject/songs-ai-worker", site)["spec"]["triggers"]
+        if trigger["type"] == "prometheus"
+    ]
+    return dict(re.findall(r'(\w+)="([^"]*)"', query))
+
+
+def test_a_site_is_scaled_by_its_own_jobs_where_prometheus_knows_of_another(site: list[Manifest]) -> None:
+    namespace = find(name_of(WORKER), site)["metadata"]["namespace"]
+    assert labels_asked(site) == {"namespace": namespace, "job": "songs-ai", "route": "main"}
+
+
+def test_a_copy_of_the_example_asks_for_jobs_of_the_namespace_that_it_names(
+    site: list[Manifest], tmp_path: Path
+) -> None:
+    assert site
+    for part in ("kubernetes", "grafana"):
+        shutil.copytree(ROOT.parent / part, tmp_path / part)
+    kustomization = tmp_path / "kubernetes" / "overlays" / "example" / "kustomization.yaml"
+    said = kustomization.read_text(encoding="utf-8")
+    kustomization.write_text(said.replace("namespace: songs-ai\n", "namespace: another-site\n"), encoding="utf-8")
+    copied = rendered(kustomization.parent) or []
+    assert find(name_of(WORKER), copied)["metadata"]["namespace"] == "another-site"
+    assert labels_asked(copied)["namespace"] == "another-site"
+
+
 def test_the_scaler_and_the_pods_agree() -> None:
     scaled = find("ScaledObject/songs-ai-worker")["spec"]
     assert scaled["scaleTargetRef"]["name"] == WORKER["metadata"]["name"]
@@ -358,6 +402,9 @@ def test_the_scaler_and_the_pods_agree() -> None:
         "stabilizationWindowSeconds"
     ]
     assert window_s > pod_of(WORKER)["terminationGracePeriodSeconds"]
+
+
+# --- monitoring ---
 
 
 async def test_prometheus_scrapes_the_port_and_path_that_are_served() -> None:
@@ -369,13 +416,85 @@ async def test_prometheus_scrapes_the_port_and_path_that_are_served() -> None:
     assert all(is_selected(monitor["selector"], labels_of(program)) for program in (WORKER, API))
 
 
-def test_prometheus_calls_only_what_consumes_songs_ai_as_alerts_and_dashboards_expect() -> None:
+def in_prometheus_words(relabeling: Manifest) -> Manifest:
+    """A rule of the operator's as Prometheus itself writes it."""
+    return {re.sub(r"[A-Z]", lambda found: f"_{found[0].lower()}", name): value for name, value in relabeling.items()}
+
+
+def discovered(program: Manifest, phase: str) -> dict[str, str]:
+    """What Kubernetes' service discovery says of a pod, as far as it counts here."""
+    labels = {re.sub(r"\W", "_", name): value for name, value in labels_of(program).items()}
+    return {
+        "__meta_kubernetes_pod_phase": phase,
+        **{f"__meta_kubernetes_pod_label_{name}": value for name, value in labels.items()},
+    }
+
+
+def scraped_as(promtool: str, directory: Path, pod: Mapping[str, str]) -> str | None:
+    """The job that Prometheus scrapes such a pod under by the PodMonitor; None where it does not."""
     monitor = find("PodMonitor/songs-ai")["spec"]
-    assert labels_of(WORKER)[monitor["jobLabel"]] == "songs-ai"
     [endpoint] = monitor["podMetricsEndpoints"]
-    [renaming] = endpoint["relabelings"]
-    assert (renaming["targetLabel"], renaming["replacement"]) == ("job", "songs-ai-api")
-    label = renaming["sourceLabels"][0].removeprefix("__meta_kubernetes_pod_label_")
-    assert label == re.sub(r"\W", "_", "app.kubernetes.io/component")
-    parts = {name: labels_of(program)["app.kubernetes.io/component"] for name, program in (("w", WORKER), ("a", API))}
-    assert renaming["regex"] == parts["a"] != parts["w"]
+    # the operator writes its own for jobLabel first
+    job_label = f"__meta_kubernetes_pod_label_{re.sub(r'[^a-z]', '_', monitor['jobLabel'])}"
+    by_label = {"source_labels": [job_label], "regex": "(.+)", "target_label": "job"}
+    path = directory / "prometheus.yml"
+    scraping = {
+        "job_name": "monitor",
+        "static_configs": [{"targets": ["10.0.0.1:8000"], "labels": pod}],
+        "relabel_configs": [by_label, *(in_prometheus_words(each) for each in endpoint["relabelings"])],
+    }
+    path.write_text(json.dumps({"scrape_configs": [scraping]}), encoding="utf-8")
+    command = [promtool, "check", "service-discovery", "--timeout=2s", str(path), "monitor"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [target] = json.loads(done.stdout)
+    return dict(target["labels"])["job"] if target["labels"] else None
+
+
+@pytest.mark.parametrize(
+    ("program", "phase", "job"),
+    [
+        (WORKER, "Running", "songs-ai"),
+        (API, "Running", "songs-ai-api"),
+        (WORKER, "Pending", None),
+        (API, "Pending", None),
+        (WORKER, "Failed", None),
+    ],
+)
+def test_prometheus_knows_what_runs_by_the_names_that_alerts_and_dashboards_ask_for(
+    program: Manifest, phase: str, job: str | None, promtool: str, tmp_path: Path
+) -> None:
+    assert scraped_as(promtool, tmp_path, discovered(program, phase)) == job
+
+
+def test_the_operator_is_given_the_alerts_that_prometheus_is() -> None:
+    assert generate.RULES.read_text(encoding="utf-8") == generate.content(), "run python deploy/kubernetes/generate.py"
+    prometheus = yaml.safe_load((generate.ROOT / "prometheus.yml").read_text(encoding="utf-8"))
+    alerts = yaml.safe_load((generate.ROOT / "deploy/prometheus/alerts.yml").read_text(encoding="utf-8"))
+    every = {"interval": prometheus["global"]["evaluation_interval"]}
+    groups = find("PrometheusRule/songs-ai")["spec"]["groups"]
+    assert groups == [group | every for group in alerts["groups"]]
+
+
+def test_the_operators_alerts_ask_for_the_jobs_that_it_scrapes() -> None:
+    asked = set(re.findall(r'job="([^"]*)"', json.dumps(find("PrometheusRule/songs-ai")).replace("\\", "")))
+    assert asked
+    assert asked <= {"songs-ai", "songs-ai-api"}
+
+
+def test_grafanas_sidecar_finds_every_dashboard_by_its_label(site: list[Manifest]) -> None:
+    files = {path.name: path.read_text(encoding="utf-8") for path in (ROOT.parent / "grafana/dashboards").iterdir()}
+    found: dict[str, str] = {}
+    for each in dashboards_of(site):
+        assert each["metadata"]["labels"]["grafana_dashboard"] == "1"
+        found |= each["data"]
+        # what kubectl apply keeps in an annotation
+        assert len(json.dumps(each)) < 256 * 1024
+    assert found == files
+
+
+def test_an_operator_that_selects_by_its_release_takes_what_is_for_it(site: list[Manifest]) -> None:
+    for name in ("PodMonitor/songs-ai", "PrometheusRule/songs-ai"):
+        found = find(name, site)
+        assert found["metadata"]["labels"]["release"]
+        assert found["spec"] == find(name)["spec"]

@@ -95,6 +95,10 @@ def _object(required: Mapping[str, Any], optional: Mapping[str, Any]) -> Manifes
     return {"type": "object", "properties": properties, "required": [*required], "additionalProperties": False}
 
 
+def _list_of(item: Manifest) -> Manifest:
+    return {"type": "array", "items": item, "minItems": 1}
+
+
 def _resource(api_version: str, kind: str, spec: Manifest) -> Manifest:
     metadata = _object({"name": TEXT}, {"namespace": TEXT, "labels": TEXTS})
     return _object(
@@ -111,9 +115,15 @@ TEXT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}
 # KEDA takes nothing but strings for a trigger's metadata.
 TEXTS = {"type": "object", "additionalProperties": TEXT}
 RELABELING = _object(
-    {"targetLabel": TEXT},
-    {"sourceLabels": {"type": "array", "items": TEXT}, "regex": TEXT, "replacement": TEXT, "action": TEXT},
+    {"sourceLabels": _list_of(TEXT), "regex": TEXT},
+    {"targetLabel": TEXT, "replacement": TEXT, "action": {"enum": ["keep", "replace"]}},
 )
+_DURATION = {"type": "string", "pattern": "^[0-9]+(s|m|h)$"}
+_ALERT = _object(
+    {"alert": TEXT, "expr": TEXT, "labels": TEXTS, "annotations": TEXTS},
+    {"for": _DURATION, "keep_firing_for": _DURATION},
+)
+_RECORD = _object({"record": TEXT, "expr": TEXT}, {"labels": TEXTS})
 _RABBITMQ = _object(
     {
         "queueName": TEXT,
@@ -172,6 +182,18 @@ CUSTOM: dict[str, Manifest] = {
                     "items": _object({"parameter": TEXT, "name": TEXT, "key": TEXT}, {}),
                     "minItems": 1,
                 }
+            },
+            {},
+        ),
+    ),
+    "PrometheusRule": _resource(
+        "monitoring.coreos.com/v1",
+        "PrometheusRule",
+        _object(
+            {
+                "groups": _list_of(
+                    _object({"name": TEXT, "rules": _list_of({"oneOf": [_ALERT, _RECORD]})}, {"interval": _DURATION})
+                )
             },
             {},
         ),
