@@ -32,7 +32,7 @@ PROBLEM_SCHEMA: JsonDict = {
         "detail": {"type": "string", "description": "what is wrong, and what to do about it"},
         "errors": {
             "type": "array",
-            "description": "where input was wrong: each field, what is wrong with it, and what was given",
+            "description": "where input was wrong: field, what is wrong with it, and what was given, of at most 100",
             "items": {
                 "type": "object",
                 "required": ["field", "problem", "value"],

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from core.errors import DependencyUnavailable
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_S = 5
-MAX_SHOWN_CHARS = 120
+MAX_SHOWN_CHARS, MAX_SHOWN_ERRORS = 120, 100
 
 NO_SUCH_FIELD = "there is no such field here"
 
@@ -45,7 +46,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 
 async def _on_bad_input(_request: Request, error: RequestValidationError) -> Response:
-    told = [_field_error(found) for found in _causes(error.errors())]
+    told = [_field_error(found) for found in islice(_causes(error.errors()), MAX_SHOWN_ERRORS)]
     # A parameter that the route and what it depends on both take is refused twice.
     errors = list({tuple(each.values()): each for each in told}.values())
     first = errors[0]

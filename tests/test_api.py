@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
 from api.app import MAX_BODY_BYTES
+from api.responses import MAX_SHOWN_ERRORS
 from models.log_event import LogEvent
 from services.metric_parts.labels import HTTP_ROUTES, OTHER
 from tests.support.http_app import Unavailable, http_bench
@@ -258,6 +259,14 @@ async def test_a_bug_is_not_raised_a_second_time_to_the_server() -> None:
             with structlog.testing.capture_logs():
                 response = await client.post("/recommend/cached", json={"memberId": 1})
     assert response.status_code == 500
+
+
+async def test_of_a_body_that_is_wrong_all_over_no_more_is_told_than_helps() -> None:
+    async with http_bench() as bench:
+        response = await bench.client.post("/recommend", json={"memberId": 1, "favorite_song_ids": ["x"] * 10_000})
+    errors = problem_of(response, 422)["errors"]
+    assert len(errors) == MAX_SHOWN_ERRORS
+    assert errors[0]["field"] == "favorite_song_ids.0"
 
 
 async def test_an_unknown_path_and_a_wrong_method_are_problems_too() -> None:
