@@ -1,13 +1,13 @@
 # Built in two stages, so that pip and its caches stay behind. The classic builder can build it.
 FROM python:3.13-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-# requirements-train.txt: a larger image, which can fit too
+# one file or several, with blanks between: requirements-train.txt to fit too, requirements-trace.txt to send traces
 ARG REQUIREMENTS=requirements.txt
-COPY ${REQUIREMENTS} .
+COPY requirements*.txt ./
 # what is never run stays behind: pip, other people's tests, the C and Cython sources of compiled modules, and what
 # zstandard is for other Pythons than this one (12 MB)
 RUN python -m venv /venv \
-    && /venv/bin/python -m pip install --quiet --require-hashes -r ${REQUIREMENTS} \
+    && /venv/bin/python -m pip install --quiet --require-hashes $(printf -- '-r %s ' ${REQUIREMENTS}) \
     && /venv/bin/python -m pip uninstall --quiet --yes pip \
     && find /venv -type d -name tests -prune -exec rm -rf {} + \
     && find /venv -type f \( -name "*.c" -o -name "*.h" -o -name "*.pyx" -o -name "*.pxd" -o -name "*.pyi" -o -path "*/zstandard/_cffi*" \) -delete

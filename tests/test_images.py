@@ -14,6 +14,7 @@ import yaml
 from typer.main import get_group
 
 from api.access import ALWAYS_OPEN
+from api.app import ANSWER_TIMEOUT_S
 from config.settings import Settings
 from main import app
 from tests.support.container_servers import IMAGES, docker_answers
@@ -23,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+# What an image may be built with besides, for what the program can then do.
+EXTRAS = {f"requirements-{extra}.txt" for extra in ("import", "mlflow", "trace", "train")}
 PINNED = [*sorted(path.name for path in ROOT.glob("requirements*.txt")), "dashboard/requirements.txt"]
 SERVERS = ("mysql", "redis", "rabbitmq")
 ONCE = ("migrate", "demo-catalogue", "first-recommendation")
@@ -51,7 +54,7 @@ def seconds(duration: str) -> int:
 
 
 def with_defaults(text: str) -> str:
-    return re.sub(r"\$\{\w+:-([\w.]*)\}", r"\1", text)
+    return re.sub(r"\$\{\w+:-([\w.-]*)\}", r"\1", text)
 
 
 def redis_options() -> dict[str, str]:
@@ -96,9 +99,35 @@ def test_the_image_holds_the_program_and_nothing_else() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
     allowed = {line.removeprefix("!") for line in lines if line.startswith("!")}
     assert "*" in lines
-    assert allowed <= PACKAGES | {"main.py", "migrations", "requirements.txt", "requirements-train.txt"}
+    assert allowed <= PACKAGES | {"main.py", "migrations", "requirements.txt"} | EXTRAS
     ours = {name for name in PACKAGES if (ROOT / name).is_dir()}
     assert ours | {"main.py", "migrations", "requirements.txt"} <= allowed | {"dashboard"}
+
+
+def test_an_image_can_be_built_with_whatever_the_program_says_is_missing() -> None:
+    program = (path for name in PACKAGES - {"dashboard"} for path in (ROOT / name).rglob("*.py"))
+    said = {name for path in program for name in re.findall(r"requirements-\w+\.txt", path.read_text(encoding="utf-8"))}
+    assert said
+    assert said <= EXTRAS <= set((ROOT / ".dockerignore").read_text(encoding="utf-8").replace("!", "").split())
+
+
+def test_extras_can_be_built_in_together() -> None:
+    versions: dict[str, set[str]] = {}
+    for name in EXTRAS | {"requirements.txt"}:
+        for line in pins_of(name):
+            requirement, _, marker = line.partition(" ;")
+            versions.setdefault(requirement.partition("==")[0] + marker, set()).add(requirement)
+    assert [several for several in versions.values() if len(several) > 1] == []
+
+
+def test_pip_is_given_each_of_the_files_that_are_named() -> None:
+    [install] = [step for step in instructions("RUN") if "pip install" in step]
+    [expression] = re.findall(r"\$\(printf .*?\)", install)
+    environment = {"REQUIREMENTS": "requirements-train.txt requirements-trace.txt"}
+    said = subprocess.run(
+        ["/bin/sh", "-c", f"echo {expression}"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == ["-r", "requirements-train.txt", "-r", "requirements-trace.txt"]
 
 
 def pins_of(name: str) -> dict[str, list[str]]:
@@ -130,7 +159,7 @@ def test_the_development_requirements_include_the_serving_ones() -> None:
 
 def test_nothing_is_installed_without_its_hash() -> None:
     [install] = [step for step in instructions("RUN") if "pip install" in step]
-    assert "pip install --quiet --require-hashes -r ${REQUIREMENTS}" in install
+    assert "pip install --quiet --require-hashes $(printf -- '-r %s ' ${REQUIREMENTS})" in install
     assert instructions("ARG") == ["REQUIREMENTS=requirements.txt"]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.findall(r"^PIP_INSTALL := .*", makefile, re.MULTILINE)[0].endswith("--require-hashes")
@@ -198,6 +227,13 @@ def test_no_service_gains_rights_that_it_was_not_started_with(name: str) -> None
 def test_services_start_in_the_order_of_their_needs(name: str, waits_for: dict[str, str]) -> None:
     found = {needed: how["condition"] for needed, how in SERVICES[name]["depends_on"].items()}
     assert found == waits_for
+
+
+def test_compose_builds_with_the_requirements_that_it_is_given() -> None:
+    build = SERVICES["worker"]["build"]
+    assert build["args"].keys() == {"REQUIREMENTS"}
+    assert [f"REQUIREMENTS={with_defaults(build['args']['REQUIREMENTS'])}"] == instructions("ARG")
+    assert [name for name in PROGRAMS if "build" in SERVICES[name]] == ["worker"]
 
 
 def test_one_shots_and_servings_are_commands_of_the_program() -> None:
@@ -299,6 +335,10 @@ def test_redis_keeps_an_append_only_file_on_a_volume() -> None:
 def test_the_worker_is_given_the_time_that_it_takes_to_drain() -> None:
     grace_s = seconds(SERVICES["worker"]["stop_grace_period"])
     assert grace_s > Settings.model_fields["shutdown_grace_s"].default
+
+
+def test_the_api_is_given_the_time_of_the_answers_that_it_owes() -> None:
+    assert seconds(SERVICES["api"]["stop_grace_period"]) >= ANSWER_TIMEOUT_S + 10
 
 
 @pytest.mark.parametrize("name", [*PROGRAMS, "dashboard"])
