@@ -328,6 +328,18 @@ def test_queues_and_waits_are_told_by_route(bench: Bench) -> None:
     assert bench.value("songs_ai_job_wait_seconds_bucket", route="batch", le="0.25") == 1
 
 
+def test_what_a_worker_cannot_know_of_a_queue_it_does_not_tell(bench: Bench) -> None:
+    bench.metrics.messages_waiting(route="main", n=7, oldest_s=61.5)
+    bench.metrics.messages_waiting(route="main", n=500, oldest_s=None)
+    bench.metrics.messages_waiting(route="batch", n=1, oldest_s=2)
+    assert bench.value("songs_ai_queue_messages", route="main") == 500
+    assert bench.value("songs_ai_queue_oldest_age_seconds", route="main") is None
+    assert bench.value("songs_ai_queue_oldest_age_seconds", route="batch") == 2
+    bench.metrics.messages_unseen()
+    assert bench.value("songs_ai_queue_messages", route="batch") is None
+    assert bench.value("songs_ai_queue_oldest_age_seconds", route="batch") is None
+
+
 def test_the_labels_are_those_that_the_worker_uses() -> None:
     topology = build_topology()
     assert {topology.main.name, topology.batch.name, topology.events.name, OTHER} == set(ROUTES)

@@ -2,20 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 import aio_pika
 import pytest
+from prometheus_client import CollectorRegistry
 
 from core.errors import DependencyUnavailable
 from services.clock import SystemClock
+from services.metrics import PrometheusMetrics
+from tests.support.faulty_wire import faulty_wire
 from tests.support.hand_clock import HandClock
 from tests.support.messaging import delete_topology, eventually, private_topology
 from workers.amqp_broker import AmqpBroker
+from workers.amqp_connection import AmqpTimings
 from workers.broker import Broker, OutgoingMessage
 from workers.memory_broker import MemoryBroker
 from workers.queue_ages import QueueAges
-from workers.queue_watch import look_at_queues, watch_queues
+from workers.queue_watch import QueueObserver, look_at_queues, watch_queues
 
 HOUR_S = 3600.0
 
@@ -25,12 +29,17 @@ class Noticeboard:
 
     def __init__(self) -> None:
         self.waiting: dict[tuple[str, str], int] = {}
-        self.queues: dict[str, tuple[int, float]] = {}
+        self.queues: dict[str, tuple[int, float | None]] = {}
         self.dead: dict[str, int] = {}
         self.n_looks = 0
+        self.n_unseen = 0
 
-    def messages_waiting(self, *, route: str, n: int, oldest_s: float) -> None:
+    def messages_waiting(self, *, route: str, n: int, oldest_s: float | None) -> None:
         self.queues[route] = (n, oldest_s)
+
+    def messages_unseen(self) -> None:
+        self.queues.clear()
+        self.n_unseen += 1
 
     def jobs_waiting(self, *, route: str, delay: str, n: int) -> None:
         self.waiting[route, delay] = n
@@ -85,6 +94,17 @@ async def test_a_queue_that_is_not_taken_from_is_told_of_with_the_time_since_it_
     assert board.queues["batch"] == (0, 0.0)
 
 
+async def test_of_what_waited_before_the_first_look_no_age_is_told(broker: Broker) -> None:
+    main, clock, board = broker.topology.main, HandClock(), Noticeboard()
+    ages = QueueAges(clock)
+    for _ in range(3):
+        await broker.publish(OutgoingMessage(exchange=main.exchange, routing_key=main.routing_key, body=b"{}"))
+    for _ in range(2):
+        await look_at_queues(broker, board, ages)
+        clock.move(10)
+    assert board.queues["main"] == (3, None)
+
+
 async def test_looking_leaves_what_waits_as_it_was(amqp_url: str) -> None:
     topology = private_topology(HOUR_S)
     broker = AmqpBroker(amqp_url, topology)
@@ -113,20 +133,51 @@ async def test_a_queue_that_a_site_does_not_have_holds_nothing(amqp_url: str) ->
     await delete_topology(amqp_url, topology)
 
 
+class Blinking(MemoryBroker):
+    """Is away at every second look."""
+
+    n_asked = 0
+
+    async def waiting(self, queues: Sequence[str]) -> dict[str, int]:
+        self.n_asked += 1
+        if self.n_asked % 2 == 0:
+            raise DependencyUnavailable("broker", "not connected")
+        return await super().waiting(queues)
+
+
+@asynccontextmanager
+async def watching(broker: Broker, board: QueueObserver, *, interval_s: float = 0.01) -> AsyncIterator[None]:
+    watch = asyncio.create_task(watch_queues(broker, board, QueueAges(SystemClock()), interval_s=interval_s))
+    try:
+        yield
+    finally:
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+
+
 async def test_the_watch_goes_on_when_the_broker_was_away() -> None:
-    class Blinking(MemoryBroker):
-        n_asked = 0
+    board = Noticeboard()
+    async with watching(Blinking(private_topology()), board):
+        await eventually(lambda: board.n_looks >= 2 and board.n_unseen >= 2)
 
-        async def waiting(self, queues: Sequence[str]) -> dict[str, int]:
-            self.n_asked += 1
-            if self.n_asked == 2:
-                raise DependencyUnavailable("broker", "not connected")
-            return await super().waiting(queues)
 
-    broker, board = Blinking(private_topology()), Noticeboard()
-    watching = asyncio.create_task(watch_queues(broker, board, QueueAges(SystemClock()), interval_s=0.01))
-    await eventually(lambda: board.n_looks >= 2)
-    watching.cancel()
-    with suppress(asyncio.CancelledError):
-        await watching
-    assert broker.n_asked >= 3
+async def test_a_worker_that_is_cut_off_from_rabbitmq_tells_no_age_and_tells_it_again_when_it_is_back(
+    amqp_url: str,
+) -> None:
+    topology, metrics = private_topology(HOUR_S), PrometheusMetrics(CollectorRegistry(), clock=SystemClock())
+
+    def tells() -> bool:
+        return b'songs_ai_queue_oldest_age_seconds{route="main"}' in metrics.expose("")[0]
+
+    async with faulty_wire(amqp_url) as wire:
+        broker = AmqpBroker(wire.url, topology, timings=AmqpTimings(call_timeout_s=0.5, retry_interval_s=0.1))
+        await broker.start()
+        async with watching(broker, metrics, interval_s=0.05):
+            await eventually(tells)
+            await wire.cut()
+            await eventually(lambda: not tells())
+            await wire.start()
+            await eventually(tells)
+        await broker.close()
+    await delete_topology(amqp_url, topology)

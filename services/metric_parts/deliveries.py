@@ -53,7 +53,8 @@ class WorkerMetrics:
             ),
             JOB_ROUTES,
         )
-        # Not there before the first look: the zero of a process that never looks would be the least of all ages.
+        # Not there while this process cannot tell: a zero, or what was true once, would be the least of all ages, and
+        # a scaler that is told "not a number" reckons with it.
         self._messages = Gauge(
             "songs_ai_queue_messages", "Messages that wait to be taken, as last seen.", ["route"], registry=registry
         )
@@ -150,11 +151,19 @@ class WorkerMetrics:
         """A delivery was sent to the retry queue of ``delay``."""
         self._retries.labels(bounded(route, ROUTES), bounded(delay, self._delays)).inc()
 
-    def messages_waiting(self, *, route: str, n: int, oldest_s: float) -> None:
-        """So many messages of ``route`` wait to be taken, and none for longer than ``oldest_s``."""
+    def messages_waiting(self, *, route: str, n: int, oldest_s: float | None) -> None:
+        """So many messages of ``route`` wait to be taken, and none for longer than ``oldest_s`` (None: not known)."""
         route = bounded(route, ROUTES)
         self._messages.labels(route).set(n)
-        self._oldest.labels(route).set(oldest_s)
+        if oldest_s is None:
+            self._oldest.remove(route)
+        else:
+            self._oldest.labels(route).set(oldest_s)
+
+    def messages_unseen(self) -> None:
+        """The queues could not be looked at: what was told of them is of the past, and is told no longer."""
+        self._messages.clear()
+        self._oldest.clear()
 
     def jobs_waiting(self, *, route: str, delay: str, n: int) -> None:
         """So many jobs wait in the retry queue of ``delay``."""

@@ -19,3 +19,7 @@ class HandClock:
     def move(self, seconds: float) -> None:
         self._now += timedelta(seconds=seconds)
         self._monotonic_s += seconds
+
+    def step(self, seconds: float) -> None:
+        """Set the wall clock only, as its keeper may."""
+        self._now += timedelta(seconds=seconds)
