@@ -1,6 +1,7 @@
 """HTTP served beside connected parts: a process that consumes nothing loads what people ask for by itself."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -58,6 +59,28 @@ async def test_until_the_index_is_there_it_says_what_is_missing_and_serves_the_r
         away = await client.post("/recommend/seeds", json={"itemIds": [1, 2, 3]})
         there = await client.get(f"/items/{first.item_id}")
     assert (away.status_code, away.json()["dependency"], there.status_code) == (503, "index", 200)
+
+
+async def test_how_far_its_own_index_is_behind_is_told_also_where_it_never_came(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def behind_s() -> float:
+        answer = await client.get("/metrics")
+        [told] = re.findall(r"^songs_ai_index_behind_seconds (\S+)$", answer.text, re.MULTILINE)
+        return float(told)
+
+    async def is_told() -> bool:
+        return await behind_s() >= 0
+
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{parts.settings.http_port}", timeout=20) as client:
+        async with serving_http(parts, consuming=False):
+            await until(is_told, within_s=20)
+        monkeypatch.setattr(type(parts.index), "age_s", None)  # as it is before the first load
+        monkeypatch.setattr(type(parts.index), "load", lambda _: asyncio.sleep(3600))
+        async with serving_http(parts, consuming=False):
+            await until(is_told, within_s=20)
+            before_s = await behind_s()
+            assert await behind_s() > before_s
 
 
 async def test_it_ends_while_it_still_loads(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,7 @@ async def serving_http(parts: Parts, *, consuming: bool) -> AsyncIterator[Health
 
 async def _load_and_follow(parts: Parts) -> None:
     """Keep index and model up to date, for those who ask by HTTP."""
+    parts.metrics.index_watched(lambda: parts.index.age_s)
     try:
         await patiently(parts.index.load)
         await patiently(parts.collaborative.load)
