@@ -15,7 +15,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.api_client import Api, ApiProblem, Trouble
-from dashboard.shapes import Item
+from dashboard.shapes import Item, SeedsAnswer
 from dashboard.songs import named, plain
 from dashboard.texts import LANGUAGES, Texts
 from dashboard.views.workers_list import Asked
@@ -333,6 +333,28 @@ async def test_beyond_ten_songs_the_newest_likes_count_and_the_page_says_so(site
         assert not set(listed(page)) & spoken_of
         assert len(listed(page)) == 10
     assert len(set(listed(page)) - set(before)) > N_NEWEST_LIKES
+
+
+async def test_where_no_list_can_be_made_what_was_said_can_be_taken_back_all_the_same(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a liked song has left the catalogue since: the API refuses all of it."""
+    page = await five_chosen(site)
+    gone = listed(page)[0]
+    page = await pressed(page, f"like-{gone}")
+    find = Api.from_seeds
+
+    def from_seeds(api: Api, item_ids: list[int], **rest: Any) -> SeedsAnswer:
+        if gone in item_ids:
+            raise ApiProblem(Trouble.REFUSED, "there is no such item")
+        return find(api, item_ids, **rest)
+
+    monkeypatch.setattr(Api, "from_seeds", from_seeds)
+    page = await asyncio.to_thread(page.run)
+    assert EN("problem.refused") in page.error[0].value
+    page = await pressed(page, f"said-like-{gone}")
+    assert not page.error
+    assert len(listed(page)) == 10
 
 
 async def test_more_refusals_than_the_api_takes_do_no_harm(site: DashboardSite) -> None:

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard.api_client import Api
+from dashboard.api_client import MAX_ASKED, Api
 from dashboard.charts import Row, bars, columns, draw, embedding_map
 from dashboard.shapes import Catalogue, Point
 from dashboard.songs import creator_of, headline, named, plain, title_of
@@ -51,7 +51,9 @@ def _dot(point: Point, language: str) -> Row:
 
 def _show_similar(api: Api, texts: Texts) -> None:
     st.subheader(texts("catalogue.similar"))
-    asked = st.text_input(texts("try.search"), placeholder=texts("try.search_example"), key="similar-to").strip()
+    asked = st.text_input(
+        texts("try.search"), placeholder=texts("try.search_example"), max_chars=MAX_ASKED, key="similar-to"
+    ).strip()
     if not asked:
         return
     found = {each["item"]["itemId"]: each["item"] for each in api.search(asked, 8)}

@@ -48,7 +48,8 @@ def show_reactions(api: Api, visitor: Visitor, texts: Texts) -> None:
         return
     st.subheader(texts("try.reactions", n=len(reactions)))
     st.write(texts("try.reactions_lead"))
-    with st.container(height=SCROLLED_HEIGHT if len(reactions) > N_WITHOUT_SCROLLING else "content", border=False):
+    is_long = len(reactions) > N_WITHOUT_SCROLLING
+    with st.container(height=SCROLLED_HEIGHT if is_long else "content", border=is_long):
         for reaction in reactions:
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 st.markdown(headline(reaction.item, texts.language), width="stretch")

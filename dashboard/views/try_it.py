@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard.api_client import Api
 from dashboard.charts import draw, mean_features, radar, shown_features
-from dashboard.problems import tell
+from dashboard.problems import tell, told_problems
 from dashboard.shapes import Recommended
 from dashboard.songs import evidence_line, headline, moved, named, plain
 from dashboard.texts import Texts
@@ -34,7 +34,12 @@ def show(api: Api, texts: Texts) -> None:
         show_reactions(api, visitor, texts)
         return
     st.text_input(texts("try.wish"), placeholder=texts("try.wish_example"), max_chars=200, key="wish")
-    _show_list(api, visitor, texts)
+    listed: Sequence[Recommended] = ()
+    with told_problems(texts, "list"):  # what follows stands without it, and may be how to mend it
+        listed = _find(api, visitor, texts)
+        _show_list(api, visitor, listed, texts)
+    show_reactions(api, visitor, texts)
+    _compare(visitor, listed, texts)
     workers_list.show(api, visitor, texts, n=N_SHOWN)
 
 
@@ -44,8 +49,10 @@ def _tell_problem(texts: Texts) -> None:
         tell(problem, texts)
 
 
-def _show_list(api: Api, visitor: Visitor, texts: Texts) -> None:
+def _find(api: Api, visitor: Visitor, texts: Texts) -> Sequence[Recommended]:
+    """The list; what its songs have in common is told at once."""
     silent = visitor.silent_ids()
+    st.subheader(texts("try.list"))
     answer = api.from_seeds(
         visitor.seed_ids(),
         disliked_ids=visitor.refused_ids(),
@@ -53,10 +60,12 @@ def _show_list(api: Api, visitor: Visitor, texts: Texts) -> None:
         locale=texts.language,
         wish=str(st.session_state.get("wish") or ""),
     )
-    listed = [each for each in answer["items"] if each["item"]["itemId"] not in silent][:N_SHOWN]
-    st.subheader(texts("try.list"))
     if answer["taste"]["summary"]:
         st.write(plain(answer["taste"]["summary"]))
+    return [each for each in answer["items"] if each["item"]["itemId"] not in silent][:N_SHOWN]
+
+
+def _show_list(api: Api, visitor: Visitor, listed: Sequence[Recommended], texts: Texts) -> None:
     if n_more := visitor.n_without_a_say():
         st.info(texts("try.counted", n=n_more, seeds=N_SEEDS, likes=N_NEWEST_LIKES))
     _tell_problem(texts)
@@ -64,8 +73,6 @@ def _show_list(api: Api, visitor: Visitor, texts: Texts) -> None:
     for place, recommended in enumerate(listed):
         change = moved(recommended["item"]["itemId"], place, before, texts)
         _show_recommended(api, visitor, recommended, change, texts)
-    show_reactions(api, visitor, texts)
-    _compare(visitor, listed, texts)
 
 
 def _show_recommended(api: Api, visitor: Visitor, recommended: Recommended, change: str, texts: Texts) -> None:
