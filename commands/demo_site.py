@@ -7,6 +7,7 @@ from commands.demo import made_up_likes, make_up_songs
 from commands.running import need_a_broker, run, start
 from commands.screen import console, say, stop
 from config.settings import Settings
+from services.import_cursors import SqlImportCursors
 from services.ingest_store import SqlIngestStore
 from services.listener_store import SqlListenerStore
 from training.demo import Stage, play
@@ -22,12 +23,16 @@ def demo_catalogue(*, songs: int, members: int, seed: int) -> None:
 
     async def step(settings: Settings) -> None:
         async with open_parts(settings) as parts:
+            begun = SqlImportCursors(parts.database)
             if not parts.profile.track_files:
                 console.print(f"for profile {parts.profile.name!r} nothing can be made up: nothing to do")
-            elif await _n_made_up(parts) == 0:
+            elif await _n_made_up(parts) == 0 and await begun.cursor(GENERATED) is None:
                 console.print(_LEFT_ALONE)
             else:
+                # Tables of ours that are empty yet are told from a backend's by this.
+                await begun.keep(GENERATED, "begun")
                 await _fill(parts, songs, members, seed)
+                await begun.keep(GENERATED, None)
 
     run(step)
 

@@ -94,6 +94,22 @@ def is_told_last(outcome: Outcome, command: str) -> bool:
     return (outcome.code, last) == (INTERRUPTED, f"Interrupted. {LISTED[command].interrupted}")
 
 
+@pytest.mark.parametrize(("n_saved", "n_left"), [(0, 1200), (1, 200)])
+async def test_a_catalogue_is_made_up_though_it_is_interrupted(
+    n_saved: int, n_left: int, environment: dict[str, str]
+) -> None:
+    command = ("demo-catalogue", "--songs", str(N_SONGS), "--members", "3")
+    assert (await run_command("migrate", environment=environment)).code == 0
+    outcome = await interrupted(environment, "services.ingest_store:SqlIngestStore.save", n_saved + 1, *command)
+    assert is_told(outcome, "demo-catalogue")
+    again = await run_command(*command, environment=environment)
+    assert again.code == 0, again.err
+    assert f"made up {n_left} songs" in again.out
+    assert "3 listeners" in again.out
+    assert f"{N_SONGS} embedded" in again.out
+    assert "made up" not in (await run_command(*command, environment=environment)).out
+
+
 async def test_files_are_whole_or_not_there(environment: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "data"
     command = ("simulate", "--out", str(out), "--members", "130", "--days", "5", "--items", "60")
