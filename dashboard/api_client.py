@@ -29,7 +29,7 @@ from dashboard.shapes import (
 
 TIMEOUT_S = 20.0
 MAX_ASKED = 200
-"""Characters that a search takes."""
+"""Characters that a search takes, and a wish."""
 _BUSY, _NOT_FOUND = frozenset({429, 503}), 404
 _KEYLESS = frozenset({401, 403})
 _REFUSED_FROM = 400

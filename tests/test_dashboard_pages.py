@@ -187,6 +187,17 @@ async def test_reactions_reach_the_worker_which_makes_a_list_of_them(site: Dashb
     assert EN("try.waiting") not in told(page)
 
 
+async def test_a_wish_outlives_its_input(site: DashboardSite) -> None:
+    page = await clicked(await site.page("try_it"), EN("try.five_for_me"))
+    page = await asyncio.to_thread(lambda: page.text_input(key="wish").set_value("jazz").run())
+    for item in visitor_of(page).chosen[:3]:
+        page = await pressed(page, f"drop-{item['itemId']}")
+    assert "wish" not in [each.key for each in page.text_input]
+    page = await clicked(page, EN("try.five_for_me"))
+    assert page.text_input(key="wish").value == "jazz"
+    assert EN("source.wish") in told(page)
+
+
 async def succeeded(site: DashboardSite, page: AppTest) -> AppTest:
     """The page once the job that it asked for is done."""
     job_id = page.session_state["asked-for"].job_id

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard.api_client import Api
+from dashboard.api_client import MAX_ASKED, Api
 from dashboard.charts import draw, mean_features, radar, shown_features
 from dashboard.problems import tell, told_problems
 from dashboard.shapes import Recommended
@@ -33,14 +33,14 @@ def show(api: Api, texts: Texts) -> None:
         _tell_problem(texts)
         show_reactions(api, visitor, texts)
         return
-    st.text_input(texts("try.wish"), placeholder=texts("try.wish_example"), max_chars=200, key="wish")
+    wish = _wish(texts)
     listed: Sequence[Recommended] = ()
     with told_problems(texts, "list"):  # what follows stands without it, and may be how to mend it
-        listed = _find(api, visitor, texts)
+        listed = _find(api, visitor, wish, texts)
         _show_list(api, visitor, listed, texts)
     show_reactions(api, visitor, texts)
     _compare(visitor, listed, texts)
-    workers_list.show(api, visitor, texts, n=N_SHOWN)
+    workers_list.show(api, visitor, wish, texts, n=N_SHOWN)
 
 
 def _tell_problem(texts: Texts) -> None:
@@ -49,7 +49,15 @@ def _tell_problem(texts: Texts) -> None:
         tell(problem, texts)
 
 
-def _find(api: Api, visitor: Visitor, texts: Texts) -> Sequence[Recommended]:
+def _wish(texts: Texts) -> str:
+    """What the visitor typed; kept beside the input, of which Streamlit forgets what it held where it is not drawn."""
+    st.session_state.setdefault("wish", st.session_state.get("kept-wish", ""))
+    kept: str = st.text_input(texts("try.wish"), placeholder=texts("try.wish_example"), max_chars=MAX_ASKED, key="wish")
+    st.session_state["kept-wish"] = kept
+    return kept
+
+
+def _find(api: Api, visitor: Visitor, wish: str, texts: Texts) -> Sequence[Recommended]:
     """The list; what its songs have in common is told at once."""
     silent = visitor.silent_ids()
     st.subheader(texts("try.list"))
@@ -58,7 +66,7 @@ def _find(api: Api, visitor: Visitor, texts: Texts) -> Sequence[Recommended]:
         disliked_ids=visitor.refused_ids(),
         limit=min(N_MOST_ASKED, N_SHOWN + len(silent)),
         locale=texts.language,
-        wish=str(st.session_state.get("wish") or ""),
+        wish=wish,
     )
     if answer["taste"]["summary"]:
         st.write(plain(answer["taste"]["summary"]))

@@ -31,7 +31,7 @@ class Asked:
     listed: Sequence[Listed] | None = None
 
 
-def show(api: Api, visitor: Visitor, texts: Texts, *, n: int) -> None:
+def show(api: Api, visitor: Visitor, wish: str, texts: Texts, *, n: int) -> None:
     """The first ``n`` of it, and the button that asks for one."""
     st.subheader(texts("try.worker"))
     st.write(texts("try.worker_lead"))
@@ -42,7 +42,7 @@ def show(api: Api, visitor: Visitor, texts: Texts, *, n: int) -> None:
             member_id=visitor.member_id,
             limit=n,
             locale=texts.language,
-            wish=str(st.session_state.get("wish") or ""),
+            wish=wish,
         )
         st.session_state["asked-for"] = Asked(job_id, visitor.n_told)
     if "asked-for" in st.session_state or visitor.n_told:
