@@ -1,19 +1,21 @@
 """The commands on jobs that were given up: ``dead-letters list``, ``show``, ``replay`` and ``purge``."""
 
+import errno
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from commands.running import need_a_broker, run, start
-from commands.screen import complain, for_machines, progress_bar, say, stop, tell_all, tell_json
+from commands.screen import STANDARD_OUTPUT, complain, for_machines, progress_bar, say, stop, tell_all, tell_json
 from config.settings import Settings
 from services.logs import mask_secrets
 from workers import dead_letter_text
@@ -90,38 +92,61 @@ def purge(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Drop dead letters for good, each once it is written to a file, or with --yes."""
+    """Drop dead letters for good, each once it is written to a file or to standard output, or with --yes."""
     if to is None and not yes:
         raise typer.BadParameter("say where to keep them (--to FILE), or that they may be lost (--yes)")
-    with _kept_letters(to) as keep:
+    if as_json and to == STANDARD_OUTPUT:
+        raise typer.BadParameter("--json and --to - would both write to standard output")
+    with for_machines(to == STANDARD_OUTPUT), _kept_letters(to) as keep:
         _each_letter(
             job_ids,
             where,
             everything=everything,
             step=lambda letters, wanted, tell: letters.purge(wanted, tell, keep),
             of_events=events,
-            ending=f"; kept in {to}" if to else "",
+            ending=f"; {_whereto(to)}" if to else "",
             as_json=as_json,
         )
 
 
+def _whereto(path: Path) -> str:
+    return "written to standard output" if path == STANDARD_OUTPUT else f"kept in {path}"
+
+
 @contextmanager
 def _kept_letters(path: Path | None) -> Iterator[Callable[[Letter], None]]:
-    """Writes letters to the end of a file that only its owner reads; each is on the disk when the call returns."""
+    """Writes letters to a file; each is on the disk, or in the pipe, when the call returns."""
     if path is None:
         yield lambda _: None
         return
     try:
-        with open(path, "ab", opener=partial(os.open, mode=0o600)) as file:
+        with _opened(path) as file:
 
             def keep(letter: Letter) -> None:
                 file.write(dead_letter_text.document(letter, datetime.now(UTC), whole=True))
                 file.flush()
-                os.fsync(file.fileno())
+                _sync(file)
 
             yield keep
     except OSError as error:
-        stop(f"--to {path}: {error.strerror}; what was not written is where it was")
+        elsewhere = "" if path == STANDARD_OUTPUT else " (--to - writes to standard output)"
+        stop(f"--to {path}: {error.strerror}; what was not written is where it was{elsewhere}")
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The end of a file that only its owner reads, or standard output."""
+    if path == STANDARD_OUTPUT:
+        # A descriptor of its own: what a broken pipe did not take is forgotten with it, not tried again at the exit.
+        return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    return open(path, "ab", opener=partial(os.open, mode=0o600))
+
+
+def _sync(file: IO[bytes]) -> None:
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a pipe or a terminal, which keeps nothing
+            raise
 
 
 def _each_letter(
@@ -158,7 +183,7 @@ def _each_letter(
         try:
             run(deal)
         finally:
-            say((", ".join(f"{n} {_FATES_TOLD[fate]}" for fate, n in fates.items()) or "none") + ending)
+            say(", ".join(f"{n} {_FATES_TOLD[fate]}" for fate, n in fates.items()) + ending if fates else "none")
             if as_json:
                 tell_json({**{str(fate): fates.get(fate, 0) for fate in Fate}, "unknown": sorted(unseen)})
     if unseen:

@@ -213,6 +213,7 @@ async def test_jobs_are_replayed_by_name_and_a_name_that_is_not_there_is_told(qu
         (("replay",), "--all"),
         (("purge", "--yes"), "--all"),
         (("purge", "--all"), "--yes"),
+        (("purge", "--all", "--to", "-", "--json"), "--json"),
         (("replay", "--where", "colour=red"), "--where"),
     ],
 )
@@ -257,6 +258,47 @@ async def test_a_file_that_cannot_be_written_purges_nothing(queue: Queue, tmp_pa
     await queue.put_failed("a")
     outcome = await queue.run("purge", "--all", "--to", str(tmp_path / "no" / "such" / "file"))
     assert (outcome.code, "Traceback" in outcome.err) == (1, False)
+    assert "--to - writes to standard output" in outcome.err
+    assert await queue.n_ready(1, 0)
+
+
+async def test_what_is_purged_can_be_written_to_standard_output_where_nothing_else_is_said(queue: Queue) -> None:
+    await queue.put_failed("a", "b")
+    await queue.put(POISON, **{"x-dead-letter-reason": "invalid"})
+    outcome = await run_command(*["dead-letters", "purge", "--all", "--to", "-"], environment=queue.environment)
+    assert (outcome.code, outcome.err) == (0, "3 purged; written to standard output\n")
+    first, second, poison = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [decode_job(each["body"].encode()).job_id for each in (first, second)] == ["a", "b"]
+    assert poison["bodyBase64"] == "G1sySv8gbm90IGEgam9i"
+    assert await queue.n_ready(0, 0)
+    assert not (ROOT / "-").exists()
+
+
+async def test_a_pipe_that_nobody_reads_any_more_purges_nothing(queue: Queue) -> None:
+    await queue.put_failed("a", "b")
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(ROOT / "main.py"), "dead-letters", "purge", "--all", "--to", "-"),
+        env={**os.environ, **queue.environment},
+        stdout=writing,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writing)
+    async with asyncio.timeout(PATIENCE_S):
+        _, said = await process.communicate()
+    assert (process.returncode, said.decode().splitlines()) == (
+        1,
+        ["none", "--to -: Broken pipe; what was not written is where it was"],
+    )
+    assert await queue.n_ready(2, 0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this machine has no disk that is always full")
+async def test_a_full_disk_purges_nothing(queue: Queue) -> None:
+    await queue.put_failed("a")
+    outcome = await queue.run("purge", "--all", "--to", "/dev/full")
+    assert (outcome.code, "No space left on device" in outcome.err) == (1, True)
     assert await queue.n_ready(1, 0)
 
 

@@ -83,7 +83,11 @@ def replay(
 
 
 @dead_letters.command(
-    epilog=_examples("purge --where reason=invalid --to invalid.jsonl", "purge body-1f3870be274f --yes")
+    epilog=_examples(
+        "purge --where reason=invalid --to invalid.jsonl",
+        "purge --where reason=invalid --to - > invalid.jsonl",
+        "purge body-1f3870be274f --yes",
+    )
 )
 def purge(
     job_ids: JobIds = None,
@@ -91,10 +95,15 @@ def purge(
     where: Where = None,
     events: OfEvents = False,
     to: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write each to the end of this file first, as JSON, unmasked.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="Write each to the end of this file first, as JSON, unmasked; -: to standard output.",
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Without a file too: they are gone for good.")] = False,
     as_json: Counted = False,
 ) -> None:
-    """Drop dead letters for good, each once it is written to a file, or with --yes."""
+    """Drop dead letters for good, each once it is written to a file or to standard output, or with --yes."""
     steps.purge(job_ids=job_ids, everything=everything, where=where, events=events, to=to, yes=yes, as_json=as_json)
