@@ -88,7 +88,10 @@ async def test_two_workers_that_are_down_are_one_message_and_its_end_is_told(
         (
             alert("SongsAiNoWorker"),
             [alert(name) for name in alerts() if name not in ("SongsAiNoWorker", "SongsAiDeadLettersRising")],
-            [alert("SongsAiDeadLettersRising"), alert("SongsAiDeadLettersWait"), alert("SongsAiWatchdog")],
+            [
+                *(alert(name) for name in ("SongsAiDeadLettersRising", "SongsAiDeadLettersWait", "SongsAiWatchdog")),
+                *(alert(name) for name in ("SongsAiApiDown", "SongsAiRedisFilling")),
+            ],
         ),
         (
             alert("SongsAiWorkerDown", instance="a"),
@@ -97,16 +100,39 @@ async def test_two_workers_that_are_down_are_one_message_and_its_end_is_told(
         ),
         (
             alert("SongsAiRedisFailing"),
-            [alert("SongsAiErrorRatio"), alert("SongsAiNoLeader"), alert("SongsAiOldestJobTooOld")],
-            [alert("SongsAiDatabaseFailing"), alert("SongsAiWorkerDown", instance="a"), alert("SongsAiBreakerOpen")],
+            [
+                *(alert(name) for name in ("SongsAiErrorRatio", "SongsAiNoLeader", "SongsAiOldestJobTooOld")),
+                *(alert(name) for name in ("SongsAiNotConsuming", "SongsAiTaskOverdue", "SongsAiIndexEmpty")),
+            ],
+            [
+                alert("SongsAiDatabaseFailing"),
+                alert("SongsAiApiDown"),
+                alert("SongsAiWorkerDown", instance="a"),
+                alert("SongsAiBreakerOpen"),
+            ],
         ),
         (
             alert("SongsAiBreakerOpen", model="small"),
             [alert("SongsAiAnswersDegraded")],
-            [alert("SongsAiErrorRatio"), alert("SongsAiLlmBudgetSpent")],
+            [alert("SongsAiErrorRatio"), alert("SongsAiLlmBudgetLow")],
+        ),
+        (
+            alert("SongsAiLlmBudgetSpent"),
+            [alert("SongsAiAnswersDegraded"), alert("SongsAiLlmBudgetLow")],
+            [alert("SongsAiErrorRatio")],
+        ),
+        (
+            alert("SongsAiRedisFilling"),
+            [],
+            [alert("SongsAiErrorRatio"), alert("SongsAiOldestJobTooOld"), alert("SongsAiIndexEmpty")],
+        ),
+        (
+            alert("SongsAiCutOff", instance="a", dependency="redis"),
+            [],
+            [alert("SongsAiErrorRatio"), alert("SongsAiOldestJobTooOld"), alert("SongsAiNotConsuming")],
         ),
     ],
-    ids=["no worker", "one worker down", "redis", "breaker"],
+    ids=["no worker", "one worker down", "redis", "breaker", "money", "redis fills", "one worker cut off"],
 )
 async def test_what_follows_from_a_cause_is_kept_quiet_and_nothing_else(
     alertmanager: PrivateAlertmanager,

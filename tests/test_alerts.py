@@ -42,11 +42,11 @@ def series() -> Mapping[str, list[Mapping[str, str]]]:
     """The labels of all series of a worker, by the names that it exposes."""
     registry = CollectorRegistry()
     metrics = PrometheusMetrics(registry, clock=HandClock())
-    for dependency in ("redis", "database", "broker", "index"):
+    for dependency in ("redis", "database", "broker", "consumer", "index"):
         metrics.dependency_checked(dependency, up=True, seconds=0.1)
     metrics.llm_models(["small"])
     metrics.llm_guarded(["small"], ceiling_usd=5)
-    metrics.task_succeeded("refresh", HandClock().now())
+    metrics.task_succeeded("embed", HandClock().now())
     metrics.batches_totalled(BatchTotals(BatchUsage(), {"merged": 0}))
     for route in ("main", "batch", "events"):
         metrics.messages_waiting(route=route, n=0, oldest_s=0)
@@ -219,7 +219,7 @@ def test_what_inhibition_names_are_parts_of_alerts() -> None:
     named = re.findall(r'part\s*=~?\s*"?([\w|]+)"?', ROUTES.read_text(encoding="utf-8"))
     assert {part for group in named for part in group.split("|")} <= parts
     assert PARTS_OF_ALL in named
-    assert set(PARTS_OF_ALL.split("|")) == parts - {"all_workers", "dead_letters", "watchdog"}
+    assert set(PARTS_OF_ALL.split("|")) == parts - {"all_workers", "dead_letters", "watchdog", "api", "capacity"}
 
 
 # --- the copy that end-to-end tests run ---

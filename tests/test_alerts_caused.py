@@ -15,16 +15,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import aio_pika
 import pytest
 import sqlalchemy as sa
 from redis.asyncio import Redis
 
+from core.schedule import TaskOutcome
 from services.database import Database
 from services.task_runs import SqlTaskRuns
 from tests.support.alert_files import alerts, hurried
 from tests.support.alertmanager import StartAlertmanager
 from tests.support.backend import open_backend
 from tests.support.catalogue import connection
+from tests.support.faulty_wire import faulty_wire
 from tests.support.llm_faults import Fault
 from tests.support.llm_server import LLMServer
 from tests.support.on_call import OnCall, on_call
@@ -33,6 +36,7 @@ from tests.support.servers import BreakableServer
 from tests.support.waiting import until
 from tests.support.worker_process import WorkerProcess
 from tests.test_end_to_end import Site, jobs_of, open_site
+from workers.topology import build_topology
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -84,12 +88,15 @@ async def watching(
     tools: Tools,
     site: Site,
     *,
-    n_workers: int = 1,
+    differing: Sequence[Mapping[str, str]] = ({},),
     thresholds: Mapping[str, str] | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Watch]:
-    """Workers of the site with these settings, a Prometheus that scrapes them, and an Alertmanager that it tells."""
-    workers = [WorkerProcess({**site.environment, **(settings or {})}, forked=True) for _ in range(n_workers)]
+    """Workers of the site with these settings, one for each of ``differing``, and who watches them.
+
+    That is a Prometheus that scrapes them, and an Alertmanager that it tells.
+    """
+    workers = [WorkerProcess({**site.environment, **(settings or {}), **each}, forked=True) for each in differing]
     async with AsyncExitStack() as stack:
         for each in workers:
             stack.push_async_callback(_ended, each)
@@ -103,7 +110,7 @@ async def watching(
             interval="2s",
         )
         prometheus = await asyncio.to_thread(tools.prometheus, scraping)
-        all_up = f'sum(up{{job="songs-ai"}}) == {n_workers}'
+        all_up = f'sum(up{{job="songs-ai"}}) == {len(workers)}'
         await asyncio.to_thread(prometheus.wait_for, all_up)
         yield Watch(site, tools.people, prometheus, workers)
 
@@ -183,9 +190,11 @@ def new_jobs(site: Site, n: int = 2, **fields: object) -> Callable[[], Awaitable
 async def test_a_killed_worker_is_told_of_by_slack_mail_and_webhook_and_so_is_the_last_one(
     site: Site, tools: Tools
 ) -> None:
-    async with watching(tools, site, n_workers=2) as watch:
+    async with watching(tools, site, differing=({}, {})) as watch:
+        await watch.tells("SongsAiApiDown")
         one, other = watch.workers
         await one.kill()
+        await watch.tells("SongsAiFewerWorkers")
         await watch.tells("SongsAiWorkerDown", instance=address(one))
         title = f"[critical] Worker {address(one)} is down"
         await until(lambda: heard_everywhere(watch.people, title), within_s=20)
@@ -261,6 +270,33 @@ async def test_redis_mysql_and_rabbitmq_that_are_stopped_in_turn(
         await watch.tells("SongsAiBrokerFailing")
         await asyncio.to_thread(private_rabbitmq.start)
         await watch.workers[0].wait_ready(60)
+
+
+@pytest.mark.long
+async def test_a_worker_that_is_cut_off_and_a_queue_that_is_not_ours_any_more(site: Site, tools: Tools) -> None:
+    async with (
+        faulty_wire(site.environment["REDIS_URL"]) as wire,
+        watching(tools, site, differing=({}, {"REDIS_URL": wire.url})) as watch,
+    ):
+        await watch.quiet("SongsAiCutOff", "SongsAiNotConsuming")
+        await wire.cut()
+        await watch.tells("SongsAiCutOff", instance=address(watch.workers[1]), dependency="redis")
+        await wire.start()
+        await watch.quiet("SongsAiCutOff")
+        await _replace_queue(site)
+        await watch.tells("SongsAiNotConsuming")
+
+
+async def _replace_queue(site: Site) -> None:
+    """By one with other arguments, which no worker consumes from; again where a worker was faster to bring its own."""
+    name = build_topology(site.prefix).main.queue
+    async with await aio_pika.connect(site.amqp_url) as connection:
+        while True:
+            with suppress(aio_pika.exceptions.ChannelPreconditionFailed):
+                async with connection.channel() as channel:
+                    await channel.queue_delete(name)
+                    await channel.declare_queue(name, durable=True, arguments={"x-max-length": 5})
+                    return
 
 
 # --- jobs ---
@@ -344,10 +380,15 @@ async def _spent_usd(worker: WorkerProcess) -> float:
 
 @pytest.mark.long
 async def test_a_site_that_is_not_kept_up(site: Site, tools: Tools) -> None:
-    """Another holds the lease, a task fails, the index cannot be renewed, and then the catalogue is withdrawn."""
+    """Another holds the lease, a task fails, the index cannot be renewed, and then the catalogue is withdrawn.
+
+    Another task is due once a year, and so has not run for days.
+    """
     hour = (datetime.now(UTC) - timedelta(hours=2)).hour
-    schedule = {"embed": f"0 {hour} * * *", "clean_up": "", "refresh": "", "fit": "", "digest": ""}
+    in_half_a_year = f"0 0 1 {(datetime.now(UTC).month + 5) % 12 + 1} *"
+    schedule = {"embed": f"0 {hour} * * *", "clean_up": in_half_a_year, "refresh": "", "fit": "", "digest": ""}
     await _missed(site, "embed")
+    await _succeeded(site, "clean_up", datetime.now(UTC) - timedelta(days=3))
     thresholds = {"behind_seconds > 900": "behind_seconds > 3"}
     settings = {"SCHEDULE": json.dumps(schedule), "TIME_ZONE": "UTC"}
     async with watching(tools, site, thresholds=thresholds, settings=settings) as watch:
@@ -362,12 +403,24 @@ async def test_a_site_that_is_not_kept_up(site: Site, tools: Tools) -> None:
             assert re.search(r"table .*song|song.* doesn't exist", said), said
         _execute(site.environment["DATABASE_URL"], "UPDATE song SET is_active = 0, modified_at = NOW()")
         await watch.tells("SongsAiIndexEmpty")
+        await watch.tells("SongsAiTaskOverdue", task="clean_up")
 
 
 async def _missed(site: Site, task: str) -> None:
     database = Database(site.environment["DATABASE_URL"])
     try:
         await SqlTaskRuns(database).add(task, datetime.now(UTC) - timedelta(days=7))
+    finally:
+        await database.close()
+
+
+async def _succeeded(site: Site, task: str, at: datetime) -> None:
+    database = Database(site.environment["DATABASE_URL"])
+    try:
+        runs = SqlTaskRuns(database)
+        await runs.add(task, at)
+        assert await runs.begin(task, at=at, fence=0, worker="another")
+        assert await runs.end(task, at=at, fence=0, outcome=TaskOutcome.SUCCEEDED, detail="")
     finally:
         await database.close()
 

@@ -135,8 +135,10 @@ class AnswerCacheContract:
         assert sum(map(len, await client.hvals("songs_ai:packed_answer:f"))) < 2 * len(LARGE) / 5
 
     async def test_what_versions_before_kept_unpacked_is_found(self, client: Redis, cache: RedisAnswerCache) -> None:
-        before = {"result": b"r", "cached_view": b"v", "preference": b"p", "degraded": 1, "shown": "3,1"}
-        await client.hset("songs_ai:answer:f", mapping=before)
+        await client.hset(
+            "songs_ai:answer:f",
+            mapping={"result": b"r", "cached_view": b"v", "preference": b"p", "degraded": 1, "shown": "3,1"},
+        )
         assert await cache.get("f") == ResultDocuments(
             result=b"r", cached_view=b"v", preference=b"p", degraded=True, shown_ids=(3, 1)
         )

@@ -21,14 +21,14 @@ from tests.support.catalogue import create_all_tables, insert_songs
 from tests.support.faulty_wire import FaultyWire, faulty_wire
 from tests.support.messaging import delete_topology
 from tests.support.waiting import until
-from tests.support.worker_process import worker
+from tests.support.worker_process import WorkerProcess, worker
 from workers.topology import build_topology
 
 pytestmark = pytest.mark.timeout(120)
 
 UNREADY_WITHIN_S = 30.0
 READY_WITHIN_S = 30.0
-NEEDED = {"broker", "database", "redis"}
+NEEDED = {"broker", "consumer", "database", "redis"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,29 @@ async def test_a_slow_answer_is_no_outage_an_outage_is_and_liveness_knows_of_nei
         await until(lambda: _is(client, 200), within_s=READY_WITHIN_S)
         said = process.log[n_before:]
         assert {name for name in NEEDED if f'"dependency":"{name}","event":"dependency_recovered"' in said} == NEEDED
+
+
+async def test_where_mysql_is_away_at_the_start_rabbitmq_is_not_blamed(site: Site) -> None:
+    await site.wires["database"].cut()
+    process = WorkerProcess(site.environment, forked=True)
+    await process.launch()
+    try:
+        await process.first_health(READY_WITHIN_S)
+        async with process.client() as client:
+            await until(lambda: _stands(client, "broker", "ok"), within_s=READY_WITHIN_S)
+            checks = (await ready(client))[1]["checks"]
+            away = {name for name, check in checks.items() if check["status"] == "unavailable"}
+            assert away == {"database", "consumer", "index"}
+            assert checks["consumer"]["reason"] == "consumer: takes no jobs yet"
+            await site.wires["database"].start()
+            await until(lambda: _stands(client, "consumer", "ok"), within_s=READY_WITHIN_S)
+            assert (await ready(client))[0] == 200
+    finally:
+        await process.kill()
+
+
+async def _stands(client: httpx.AsyncClient, name: str, status: str) -> bool:
+    return bool((await ready(client))[1]["checks"][name]["status"] == status)
 
 
 async def _is(client: httpx.AsyncClient, code: int) -> bool:

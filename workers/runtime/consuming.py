@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
@@ -33,14 +33,28 @@ log = structlog.get_logger()
 async def prepare(parts: Parts) -> None:
     """Check the catalogue, load index and model, and connect to the broker, waiting for whatever is away.
 
-    Raises ``ConfigurationError``: no waiting mends that.
+    Raises ``ConfigurationError``: no waiting mends that. The broker is not waited for with the rest: that it is away is
+    to be told of it alone, and not while MySQL is.
     """
     parts.metrics.index_watched(lambda: parts.index.age_s)
+    await _together(patiently(parts.broker.start), _load(parts))
+    await patiently(partial(_warn_of_forgetfulness, parts.redis))
+
+
+async def _load(parts: Parts) -> None:
     await patiently(parts.catalogue.check)
     await patiently(parts.index.load)
     await patiently(parts.collaborative.load)
-    await patiently(parts.broker.start)
-    await patiently(partial(_warn_of_forgetfulness, parts.redis))
+
+
+async def _together(*steps: Coroutine[object, object, None]) -> None:
+    """All of them; the first that fails ends the others, and is what is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for step in steps:
+                group.create_task(step)
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
 
 
 async def patiently(step: Callable[[], Awaitable[None]]) -> None:

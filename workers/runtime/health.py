@@ -21,9 +21,10 @@ def health_checks(parts: Parts, *, consuming: bool) -> Mapping[str, HealthCheck]
     checks: dict[str, HealthCheck] = {
         "database": partial(_check_database, parts),
         "redis": partial(_check_redis, parts),
-        "broker": partial(_check_broker, parts, consuming=consuming),
+        "broker": partial(_check_broker, parts),
     }
     if consuming:
+        checks["consumer"] = partial(_check_consumer, parts)
         checks["index"] = partial(_check_index, parts)
     if consuming and parts.settings.llm_enabled:
         checks["llm"] = partial(_check_llm, parts)
@@ -47,10 +48,17 @@ async def _check_redis(parts: Parts) -> str | None:
     return None
 
 
-async def _check_broker(parts: Parts, *, consuming: bool) -> None:
+async def _check_broker(parts: Parts) -> None:
     health = parts.broker.health()
-    if not health.connected or (consuming and not health.consuming):
-        raise DependencyUnavailable("broker", health.reason or "not consuming")
+    if not health.connected:
+        raise DependencyUnavailable("broker", health.reason or "not connected")
+
+
+async def _check_consumer(parts: Parts) -> None:
+    """Apart from the broker's: a worker that still loads its index takes no jobs, and RabbitMQ is well."""
+    health = parts.broker.health()
+    if not health.consuming:
+        raise DependencyUnavailable("consumer", health.reason or "takes no jobs yet")
 
 
 async def _check_index(parts: Parts) -> None:
