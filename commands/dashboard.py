@@ -52,7 +52,8 @@ def _check(settings: Settings, python: Path, port: int) -> None:
         _held(settings.http_host, settings.http_port, "the worker's API", f"HTTP_PORT={settings.http_port + 1}"),
         _held(_HERE, port, "the page", f"--port {port + 1} (make dashboard PORT={port + 1})"),
     ):
-        found = subprocess.run([python, "-c", _IS_THERE], check=False)  # noqa: S603 - the Python that was asked for
+        pass
+    found = subprocess.run([python, "-c", _IS_THERE], check=False)  # noqa: S603 - the Python that was asked for
     if found.returncode == _IS_MISSING:
         stop(f"Streamlit is missing for {python}: `make dashboard` installs it; --python names one that has it")
 
