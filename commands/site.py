@@ -1,8 +1,10 @@
 """The commands on a whole site: ``schedule``, ``clean-up`` and ``digest``, which the leader also starts by itself."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -13,20 +15,24 @@ from commands.running import run, start
 from commands.screen import for_machines, progress_bar, say, tell_all, tell_json, under_way
 from config.schedule import TASK_NAMES
 from config.settings import MEMORY_URL, Settings
-from core.errors import DependencyUnavailable
+from core.errors import ConfigurationError, DependencyUnavailable
 from core.fitted_collaborative import MODEL_KIND
 from core.schedule import TaskRun
 from models.log_event import LogEvent
 from models.notice import Notice, NoticeKind
 from services.call_budgets import spend_today_usd
 from services.event_log import SqlEventLog
+from services.logs import mask_secrets
 from services.task_runs import SqlTaskRuns
 from workers.runtime.parts import Parts, open_parts
 
 log = structlog.get_logger()
 
-# The rest of a digest is worth reading without the broker.
-_BROKER_S = 5.0
+_T = TypeVar("_T")
+
+# What a digest asks of its servers; the rest is worth reading without one that is away, and soon.
+_ANSWER_S = 5.0
+_BROKER_S = 3.0
 
 
 def schedule(*, as_json: bool) -> None:
@@ -72,17 +78,23 @@ async def _delete_events(events: SqlEventLog, oldest: datetime) -> int:
 
 
 def digest(*, as_json: bool, tell: bool) -> None:
-    """Say in a few lines how the site is: queues, dead letters, model, spend, and tasks that failed."""
+    """Say in a few lines how the site is: queues, dead letters, model, spend, and tasks that failed.
+
+    A server that is away is a line of it, and then its error ends the command.
+    """
 
     async def step(settings: Settings) -> None:
+        troubles: dict[str, _Trouble] = {}
         async with open_parts(settings) as parts:
-            found = await _digest(parts)
+            found = await _digest(parts, troubles)
             if tell:
                 await parts.notices.tell(Notice(kind=NoticeKind.DIGEST, text="\n".join(found)))
         if as_json:
             tell_json(asdict(found))
         else:
             tell_all(found)
+        for server in found.troubles:
+            raise troubles[server]
 
     run(step)
 
@@ -137,62 +149,106 @@ def _table(rows: list[_Planned], zone: ZoneInfo) -> Table:
 
 # --- digest ---
 
+_Trouble = DependencyUnavailable | ConfigurationError
+_NAMES = {"mysql": "MySQL", "sqlite": "SQLite", "redis": "Redis", "broker": "RabbitMQ"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digest:
-    """How a site is. ``waiting`` is None where the broker did not say, empty where there is none; spends are in USD."""
+    """How a site is. ``waiting`` is empty where there are no queues; spends are in USD.
 
+    What a server of ``troubles`` did not tell is None.
+    """
+
+    troubles: Mapping[str, str]
     waiting: dict[str, int] | None
     dead_letters: int | None
     model_version: str | None
-    spent_today: float
+    spent_today: float | None
     daily_limit: float
-    failed_tasks: dict[str, str]
+    failed_tasks: dict[str, str] | None
 
     def __iter__(self) -> Iterator[str]:
         """As lines for people, what wants attention first."""
+        for server, problem in self.troubles.items():
+            yield f"{server}: {problem}"
         if self.dead_letters:
             yield f"{self.dead_letters} dead letters: see `dead-letters list`"
-        for task, words in self.failed_tasks.items():
+        for task, words in (self.failed_tasks or {}).items():
             yield f"task {task} failed: {words}"
-        if self.waiting is None:
-            yield "the broker could not be asked"
-        elif self.waiting:
+        if self.waiting:
             yield "waiting: " + ", ".join(f"{n} in {queue}" for queue, n in self.waiting.items())
-        yield f"collaborative model: {self.model_version or 'none'}"
-        limit = f" of {self.daily_limit:.2f}" if self.daily_limit else ""
-        yield f"LLM: {self.spent_today:.4f}{limit} USD today"
+        if self.failed_tasks is not None:
+            yield f"collaborative model: {self.model_version or 'none'}"
+        if self.spent_today is not None:
+            limit = f" of {self.daily_limit:.2f}" if self.daily_limit else ""
+            yield f"LLM: {self.spent_today:.4f}{limit} USD today"
 
 
-async def _digest(parts: Parts) -> Digest:
-    settings = parts.settings
-    queues = await _waiting(parts)
-    dead = parts.broker.topology.main.dead_letter_queue
-    last = await SqlTaskRuns(parts.database).last()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """What the database tells."""
+
+    failed_tasks: dict[str, str]
+    model_version: str | None
+
+
+async def _digest(parts: Parts, troubles: dict[str, _Trouble]) -> Digest:
+    """Ask all servers at once; why one did not tell is put into ``troubles``, by the name that people call it."""
+    settings, dead = parts.settings, parts.broker.topology.main.dead_letter_queue
+    database = "sqlite" if settings.database_url.get_secret_value().startswith("sqlite") else "mysql"
+    kept, spent_today, queues = await asyncio.gather(
+        _asked(database, _kept(parts), troubles),
+        _asked("redis", spend_today_usd(parts.redis, parts.clock, settings.time_zone), troubles),
+        _asked("broker", _waiting(parts), troubles),
+    )
     return Digest(
+        troubles={server: _told(troubles[server]) for server in _NAMES.values() if server in troubles},
         waiting={queue: n for queue, n in queues.items() if queue != dead} if queues is not None else None,
         dead_letters=queues.get(dead, 0) if queues is not None else None,
-        model_version=await parts.models.active_version(MODEL_KIND),
-        spent_today=await spend_today_usd(parts.redis, parts.clock, settings.time_zone),
+        model_version=kept.model_version if kept else None,
+        spent_today=spent_today,
         daily_limit=settings.llm_daily_usd,
-        failed_tasks={task: each.detail.rpartition("\n")[2] for task, each in last.items() if each.outcome == "failed"},
+        failed_tasks=kept.failed_tasks if kept else None,
     )
 
 
-async def _waiting(parts: Parts) -> dict[str, int] | None:
+async def _asked(server: str, answer: Coroutine[None, None, _T], troubles: dict[str, _Trouble]) -> _T | None:
+    try:
+        async with asyncio.timeout(_ANSWER_S):
+            return await answer
+    except TimeoutError:
+        troubles[_NAMES[server]] = DependencyUnavailable(server, f"no answer within {_ANSWER_S:g} s")
+    except (DependencyUnavailable, ConfigurationError) as error:
+        troubles[_NAMES[server]] = error
+    return None
+
+
+def _told(error: _Trouble) -> str:
+    if isinstance(error, DependencyUnavailable):
+        return mask_secrets(f"away: {str(error).removeprefix(f'{error.dependency}: ')}")
+    return mask_secrets(str(error))
+
+
+async def _kept(parts: Parts) -> _Kept:
+    last = await SqlTaskRuns(parts.database).last()
+    return _Kept(
+        failed_tasks={task: each.detail.rpartition("\n")[2] for task, each in last.items() if each.outcome == "failed"},
+        model_version=await parts.models.active_version(MODEL_KIND),
+    )
+
+
+async def _waiting(parts: Parts) -> dict[str, int]:
     if parts.settings.broker_url.get_secret_value() == MEMORY_URL:
         return {}
     topology = parts.broker.topology
-    try:
-        await start(parts.broker, within_s=_BROKER_S)
-        return await parts.broker.waiting(
-            [
-                topology.main.queue,
-                *(step.queue for step in topology.main.retries),
-                topology.batch.queue,
-                topology.events.queue,
-                topology.main.dead_letter_queue,
-            ]
-        )
-    except DependencyUnavailable:
-        return None
+    await start(parts.broker, within_s=_BROKER_S)
+    return await parts.broker.waiting(
+        [
+            topology.main.queue,
+            *(step.queue for step in topology.main.retries),
+            topology.batch.queue,
+            topology.events.queue,
+            topology.main.dead_letter_queue,
+        ]
+    )

@@ -55,7 +55,7 @@ ASKED = {
     "simulate --remove": "database",
     "simulate --live --members 2 --days 1": "",
     "schedule": "database",
-    "digest": "database redis",
+    "digest": "database redis broker",
     "clean-up": "database",
     "log-level own": "redis",
     "forget --member 7": "database redis broker",

@@ -24,6 +24,7 @@ from services.schema import ai_model, interaction
 from services.task_runs import SqlTaskRuns
 from tests.support.catalogue import connection, create_all_tables, insert_songs, record_event
 from tests.support.command import run_command, run_here
+from tests.support.faulty_wire import faulty_wire
 from tests.support.messaging import delete_topology
 from tests.support.notice_servers import hook_server
 from tests.support.waiting import until
@@ -165,11 +166,65 @@ async def test_without_a_broker_the_digest_says_nothing_of_what_waits(site: Site
     assert lines == ["collaborative model: none", "LLM: 0.0000 USD today"]
 
 
-async def test_a_broker_that_is_away_is_part_of_the_digest(site: Site) -> None:
-    away = {**site.environment, "BROKER_URL": "amqp://guest:guest@127.0.0.1:1/"}
-    found = await run_here("digest", environment=away)
-    assert found.code == 0
-    assert "the broker could not be asked" in found.out
+AWAY = {
+    "MySQL": {"DATABASE_URL": "mysql://root:hunter2@127.0.0.1:1/songs"},
+    "Redis": {"REDIS_URL": "redis://:hunter2@127.0.0.1:1"},
+    "RabbitMQ": {"BROKER_URL": "amqp://guest:hunter2@127.0.0.1:1/"},
+}
+
+
+@pytest.mark.parametrize("away", [["MySQL"], ["Redis"], ["RabbitMQ"], [*AWAY]], ids="-".join)
+async def test_a_server_that_is_away_is_a_line_of_the_digest_and_the_others_are_told_of(
+    site: Site, away: list[str]
+) -> None:
+    await site.models.save("collaborative", "7", b"model", {})
+    await site.models.activate("collaborative", "7")
+    environment = {**site.environment, **{name: url for server in away for name, url in AWAY[server].items()}}
+    found = await run_here("digest", environment=environment)
+    lines = found.out.splitlines()
+    assert (found.code, [line.partition(": away: ")[0] for line in lines[: len(away)]]) == (1, away)
+    assert all("refused" in line for line in lines[: len(away)])
+    told = {"MySQL": "collaborative model: 7", "Redis": "LLM: 0.0000 USD today", "RabbitMQ": "waiting: 0 in "}
+    begun = [server for server, beginning in told.items() if any(line.startswith(beginning) for line in lines)]
+    assert begun == [server for server in AWAY if server not in away]
+    assert "Is it running, and is it the one that " in found.err
+    assert "hunter2" not in found.out + found.err
+    as_json = json.loads((await run_here("digest", "--json", environment=environment)).out)
+    assert [*as_json["troubles"]] == away
+    unknown = {"MySQL": "failed_tasks", "Redis": "spent_today", "RabbitMQ": "waiting"}
+    assert [server for server, key in unknown.items() if as_json[key] is None] == away
+
+
+async def test_what_is_to_be_mended_is_a_line_of_the_digest_too(site: Site) -> None:
+    refused = site.environment["BROKER_URL"].replace("guest:guest", "guest:hunter2")
+    found = await run_here("digest", environment={**site.environment, "BROKER_URL": refused})
+    assert found.out.startswith("RabbitMQ: BROKER_URL: the broker refused the user or the password\n")
+    assert "collaborative model: none\nLLM: 0.0000 USD today\n" in found.out
+    assert found.code != 0
+
+
+async def test_servers_that_say_nothing_do_not_hold_the_digest_up(site: Site) -> None:
+    async with (
+        faulty_wire(site.environment["DATABASE_URL"]) as database,
+        faulty_wire(site.environment["REDIS_URL"]) as redis,
+        faulty_wire(site.environment["BROKER_URL"]) as broker,
+        database.stalled(),
+        redis.stalled(),
+        broker.stalled(),
+    ):
+        mute = {"DATABASE_URL": database.url, "REDIS_URL": redis.url, "BROKER_URL": broker.url}
+        async with asyncio.timeout(30):
+            found = await run_here("digest", environment={**site.environment, **mute})
+    assert found.code == 1
+    assert sorted(line.partition(": away: ")[0] for line in found.out.splitlines()) == sorted(AWAY)
+
+
+async def test_a_digest_without_a_server_is_told_to_those_who_are_named(site: Site) -> None:
+    async with hook_server() as hooks:
+        told = {**site.environment, **AWAY["Redis"], "NOTICE_WEBHOOK": hooks.url}
+        assert (await run_here("digest", "--tell", environment=told)).code == 1
+    [notice] = hooks.bodies
+    assert notice["text"].startswith("Redis: away: ")
 
 
 # --- workers that lead ---

@@ -66,6 +66,7 @@ class AmqpConnection:
         self._mode = mode
         self._name = name
         self._connection: RobustConnection | None = None
+        self._last_problem = ""
         self._declare_lock = asyncio.Lock()
         self._questions: aio_pika.Channel | None = None
         self._question_turn = asyncio.Lock()
@@ -91,7 +92,8 @@ class AmqpConnection:
             async with asyncio.timeout(within_s):
                 self._connection = await self._connect_patiently()
         except TimeoutError as error:
-            raise DependencyUnavailable("broker", f"no connection within {within_s:g} s") from error
+            why = f": {self._last_problem}" if self._last_problem else ""
+            raise DependencyUnavailable("broker", f"no connection within {within_s:g} s{why}") from error
         try:
             if prepares:
                 await self.prepare()
@@ -112,7 +114,8 @@ class AmqpConnection:
                 return await self._connect()
             except LIBRARY_ERRORS as error:
                 _raise_if_refused(error, self._url.path.removeprefix("/") or "/")
-                log.warning(LogEvent.BROKER_DISCONNECTED, error=sentence(error))
+                self._last_problem = sentence(error)
+                log.warning(LogEvent.BROKER_DISCONNECTED, error=self._last_problem)
             await asyncio.sleep(self.timings.retry_interval_s)
 
     async def _connect(self) -> RobustConnection:
