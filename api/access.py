@@ -47,20 +47,24 @@ class AccessRule:
             await response(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
-        is_read = scope["method"] in READS
         if self._digest is None:
+            is_read = scope["method"] in READS
             return is_read or not _is_of_another_site(scope) or self._is_of_a_known_origin(scope)
-        if is_read and self._is_open_to_read(scope["path"]):
+        if not needs_key(scope["method"], scope["path"], keyed_reads=self._keyed_reads):
             return True
         matches = [compare_digest(_digest(given), self._digest) for given in _keys(scope)]
         return any(matches)
 
-    def _is_open_to_read(self, path: str) -> bool:
-        return path in ALWAYS_OPEN or not (self._keyed_reads or path.startswith(PERSONAL))
-
     def _is_of_a_known_origin(self, scope: Scope) -> bool:
         """By the header that a browser sends with every request of another site's page, and no page can change."""
         return any(name == b"origin" and value in self._origins for name, value in scope["headers"])
+
+
+def needs_key(method: str, path: str, *, keyed_reads: bool) -> bool:
+    """Whether such a request must bring the key, where there is one."""
+    if method not in READS:
+        return True
+    return path not in ALWAYS_OPEN and (keyed_reads or path.startswith(PERSONAL))
 
 
 def _keys(scope: Scope) -> list[bytes]:

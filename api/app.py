@@ -115,7 +115,8 @@ def create_app(
         app.add_middleware(RateLimit, limits=rate_limit)
     if cors_origins:
         _let_in(app, cors_origins)
-    paths = frozenset(complete_document(app)["paths"])
+    document = complete_document(app, keyed=bool(key.get_secret_value()), keyed_reads=keyed_reads)
+    paths = frozenset(document["paths"])
     if tracing is not NO_TRACING:
         app.add_middleware(TracedRequests, tracing=tracing, paths=paths)
     app.add_middleware(

@@ -1,7 +1,9 @@
 """Who may ask: with a key set, without one, and from a page of another site."""
 
 import hmac
+import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -204,3 +206,26 @@ async def test_a_port_that_others_reach_without_a_key_is_warned_of(host: str, ke
     told = [line for line in logs if line["event"] == LogEvent.HTTP_EXPOSED]
     assert bool(told) == warned
     assert all("API_KEY" in line["hint"] and line["log_level"] == "warning" for line in told)
+
+
+# --- what the document says of it ---
+
+
+@pytest.mark.parametrize("keyed_reads", [False, True])
+async def test_the_document_asks_for_the_key_where_the_key_is_asked_for(keyed_reads: bool) -> None:
+    async with http_bench(api_key=KEY, keyed_reads=keyed_reads) as bench:
+        document = bench.app.openapi()
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                answer = await bench.client.request(method, re.sub(r"\{\w+\}", "1", path))
+                is_refused = answer.status_code == HTTPStatus.UNAUTHORIZED
+                assert operation.get("security", []) == ([{"apiKey": []}, {"bearer": []}] if is_refused else []), path
+        schemes = document["components"]["securitySchemes"]
+    assert schemes["apiKey"]["name"] == "X-API-Key"
+    assert schemes["bearer"]["scheme"] == "bearer"
+
+
+async def test_without_a_key_the_document_says_that_it_may_be_left_out() -> None:
+    async with http_bench() as bench:
+        asked = bench.app.openapi()["paths"]["/recommend"]["post"]["security"]
+    assert asked == [{}, {"apiKey": []}, {"bearer": []}]
