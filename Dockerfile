@@ -13,6 +13,10 @@ RUN python -m venv /venv \
     && find /venv -type f \( -name "*.c" -o -name "*.h" -o -name "*.pyx" -o -name "*.pxd" -o -name "*.pyi" -o -path "*/zstandard/_cffi*" \) -delete
 
 FROM python:3.13-slim AS serve
+ARG REQUIREMENTS=requirements.txt
+# what fits is compiled for several cores, and its wheel does not bring the library for that
+RUN case "${REQUIREMENTS}" in *train*|*mlflow*) \
+    apt-get update -qq && apt-get install -qq --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* ;; esac
 RUN useradd --system --uid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin songs-ai
 COPY --from=build /venv /venv
 WORKDIR /app

@@ -9,10 +9,10 @@ WITH ?=
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dashboard install test test-long chaos soak fuzz lint format docs docs-serve pins sbom audit secrets image clean
+.PHONY: help demo dashboard install test test-long chaos soak fuzz lint format docs docs-serve pins sbom audit secrets image image-check clean
 
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.serving ## Run the whole worker in one process on made-up listeners; TRACKS=file.csv: on real songs
 	@$(RUN) main.py demo $(if $(TRACKS),--tracks "$(TRACKS)")
@@ -79,12 +79,27 @@ secrets: ## Write .env with passwords by chance for docker compose, where there 
 		echo "$$name=$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')"; done >.env
 	@echo "wrote .env: $(SECRETS)"
 
-image: ## Build the serving image, songs-ai
-	@docker build --target serve --tag songs-ai .
+image: ## Build the serving image, songs-ai; REQUIREMENTS="requirements-train.txt requirements-trace.txt": with extras
+	@docker build --target serve $(if $(REQUIREMENTS),--build-arg "REQUIREMENTS=$(REQUIREMENTS)") --tag $(IMAGE) .
+
+image-check: ## See that the image adds at most IMAGE_MB (400) to its base, and starts read-only, as nobody special
+	@docker run $(CONFINED) $(IMAGE) --help >/dev/null
+	@docker image inspect $(BASE_IMAGE) >/dev/null 2>&1 || docker pull --quiet $(BASE_IMAGE) >/dev/null
+	@user=$$(docker run $(CONFINED) --entrypoint id $(IMAGE) -u) && \
+		sizes=$$(docker image inspect --format '{{.Size}}' $(IMAGE) $(BASE_IMAGE)) && \
+		set -- $$sizes && added=$$((($$1 - $$2) / 1000000)) && \
+		echo "$(IMAGE): $$added MB on $(BASE_IMAGE), user $$user" && \
+		{ test "$$added" -le $(IMAGE_MB) || { echo "only $(IMAGE_MB) MB are allowed" >&2; exit 1; }; } && \
+		{ test "$$user" -gt 0 || { echo "it runs as root" >&2; exit 1; }; }
 
 clean: ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
+IMAGE ?= songs-ai
+IMAGE_MB ?= 400
+REQUIREMENTS ?=
+BASE_IMAGE = $(shell sed -n 's/^FROM \([^ ]*\) AS serve$$/\1/p' Dockerfile)
+CONFINED := --rm --read-only --cap-drop ALL --network none
 AUDITED ?= $(sort $(wildcard requirements*.txt)) dashboard/requirements.txt deploy/airflow/constraints.txt
 SECRETS := MYSQL_ROOT_PASSWORD MYSQL_PASSWORD RABBITMQ_PASSWORD REDIS_PASSWORD GRAFANA_PASSWORD API_KEY
 UV_COMPILE := --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes

@@ -71,7 +71,7 @@ def test_an_action_is_pinned_to_a_commit_and_says_its_version(path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("name", "makes"),
-    [("ci.yml", {"lint", "test", "docs", "image", "audit"}), ("nightly.yml", {"test-long"})],
+    [("ci.yml", {"lint", "test", "docs", "image", "image-check", "audit"}), ("nightly.yml", {"test-long"})],
 )
 def test_the_workflow_makes_what_can_be_made(name: str, makes: set[str]) -> None:
     runs = "\n".join(step.get("run", "") for step in steps(ROOT / ".github" / "workflows" / name))
@@ -101,7 +101,8 @@ def test_the_tests_run_beside_the_images_of_compose_and_are_told_where_they_are(
 
 def test_dependabot_looks_after_all_that_is_pinned() -> None:
     updates = {update["package-ecosystem"]: update for update in read(DEPENDABOT)["updates"]}
-    assert updates.keys() == {"uv", "github-actions", "docker", "docker-compose"}
+    assert updates.keys() == {"uv", "pip", "github-actions", "docker", "docker-compose"}
+    assert (ROOT / updates["pip"]["directory"].strip("/") / "constraints.txt").exists()
     assert all(update["schedule"]["interval"] == "weekly" for update in updates.values())
     for ecosystem, file in (("uv", "requirements.txt"), ("docker", "Dockerfile")):
         looked_in = {(ROOT / place.strip("/")).resolve() for place in updates[ecosystem]["directories"]}
@@ -120,8 +121,25 @@ def test_a_commit_runs_what_make_runs_and_fetches_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "hook"), [("core/taste.py", "lint"), ("requirements.in", "pins"), ("dashboard/requirements.txt", "pins")]
+    ("path", "hooks"),
+    [
+        ("core/taste.py", ["lint"]),
+        ("requirements.in", ["pins"]),
+        ("dashboard/requirements.txt", ["pins"]),
+        ("deploy/airflow/requirements.txt", []),
+        ("deploy/prometheus/alerts.yml", ["deployment"]),
+        ("deploy/grafana/generate.py", ["lint", "deployment"]),
+        ("docker-compose.yml", ["deployment"]),
+        ("dashboard/Dockerfile", []),
+    ],
 )
-def test_a_hook_looks_at_the_files_that_it_is_for(path: str, hook: str) -> None:
+def test_a_hook_looks_at_the_files_that_it_is_for(path: str, hooks: list[str]) -> None:
     [local] = read(PRE_COMMIT)["repos"]
-    assert [each["id"] for each in local["hooks"] if re.search(each["files"], path)] == [hook]
+    assert [each["id"] for each in local["hooks"] if re.search(each["files"], path)] == hooks
+
+
+def test_hooks_run_tests_that_there_are() -> None:
+    [local] = read(PRE_COMMIT)["repos"]
+    named = {name for hook in local["hooks"] for name in re.findall(r"tests/\w+\.py", hook["entry"])}
+    assert len(named) > 2
+    assert [name for name in named if not (ROOT / name).exists()] == []
