@@ -16,7 +16,8 @@ FROM python:3.13-slim AS serve
 ARG REQUIREMENTS=requirements.txt
 # what fits is compiled for several cores, and its wheel does not bring the library for that
 RUN case "${REQUIREMENTS}" in *train*|*mlflow*) \
-    apt-get update -qq && apt-get install -qq --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* ;; esac
+    apt-get update -qq && apt-get install -qq --yes --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* ;; esac
 RUN useradd --system --uid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin songs-ai
 COPY --from=build /venv /venv
 WORKDIR /app
