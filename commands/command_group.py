@@ -13,9 +13,9 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_group
 
-from commands.listing import LISTED, PANEL_OF, PROGRAM, examples
-from commands.screen import FAILED, complain, stop
-from core.errors import DependencyUnavailable, SongsAIError
+from commands.listing import LISTED, PANEL_OF, PANELS, PROGRAM, examples
+from commands.screen import FAILED, MISCONFIGURED, complain, stop
+from core.errors import ConfigurationError, DependencyUnavailable, SettingsRefused, SongsAIError
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -66,8 +66,10 @@ class CommandGroup(TyperGroup):
             begun = LISTED.get(ctx.invoked_subcommand or "")
             stop(f"Interrupted. {begun.interrupted if begun else 'Nothing was begun.'}", INTERRUPTED)
         except Exception as error:
-            _tell(error, ctx)
-            raise typer.Exit(FAILED) from error
+            code = MISCONFIGURED if isinstance(error, ConfigurationError) else FAILED
+            if not (ctx.invoked_subcommand in PANELS["Serve"] and _is_logged(error, ctx, code)):
+                _tell(error, ctx)
+            raise typer.Exit(code) from error
 
 
 class LoadedCommands(Mapping[str, Any]):
@@ -102,12 +104,22 @@ def _loaded(name: str) -> Any:  # noqa: ANN401
     return get_group(holder).commands[name]
 
 
+def _is_logged(error: Exception, ctx: Any, code: int) -> bool:  # noqa: ANN401
+    from commands.last_words import logged  # noqa: PLC0415 - slow to import, and seldom needed
+
+    is_expected = isinstance(error, SongsAIError) and not ctx.params["debug"]
+    return logged(error, " ".join(_what_next(error, ctx)), code=code, traceback=not is_expected)
+
+
 def _tell(error: Exception, ctx: Any) -> None:  # noqa: ANN401
     from services.logs import mask_secrets  # noqa: PLC0415 - slow to import, and seldom needed
 
     if ctx.params["debug"]:
         complain(mask_secrets("".join(traceback.format_exception(error))).rstrip())
-    complain(mask_secrets(f"{type(error).__name__}: {error}"))
+    if isinstance(error, SettingsRefused):
+        complain(str(error))
+    else:
+        complain(mask_secrets(f"{type(error).__name__}: {error}"))
     for sentence in _what_next(error, ctx):
         complain(sentence)
 

@@ -13,7 +13,7 @@ from commands.screen import MISCONFIGURED, stop, under_way
 from config.secret_values import secret_values
 from config.setting_problems import setting_problems
 from config.settings import MEMORY_URL, Settings
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, SettingsRefused
 from services.logs import LogLevel, configure_logging
 from workers.broker import Broker
 
@@ -29,11 +29,12 @@ def run(step: Step, *, log_level: LogLevel | None = None) -> None:
 
 
 def read_settings(log_level: LogLevel | None = None) -> Settings:
-    """The settings, and logging as they say; the process ends where they are wrong."""
+    """The settings, and logging as they say. Raises ``SettingsRefused`` where they are wrong."""
     try:
         settings = Settings()
     except (ValidationError, SettingsError, UnicodeDecodeError) as error:
-        stop("\n".join(setting_problems(error, Settings)), MISCONFIGURED)
+        # Not from it: what it quotes may be a key.
+        raise SettingsRefused("\n".join(setting_problems(error, Settings))) from None
     configure_logging(log_level or settings.log_level, settings.log_format, secrets=secret_values(settings))
     return settings
 

@@ -21,6 +21,9 @@ _LONGEST_DELAY_S = (2**32 - 1) // 1000
 DiscoveryName = Literal["hidden_gem", "crossover", "new_creator"]
 
 
+LogFormat = Literal["auto", "json", "console"]
+
+
 class Settings(BaseSettings):
     """The environment variables of the worker; each field's description is its documentation."""
 
@@ -335,7 +338,7 @@ class Settings(BaseSettings):
         (), description="sites whose pages may ask in a browser, such as https://songs.example, comma-separated"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level that is logged")
-    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else json")
+    log_format: LogFormat = Field("auto", description="auto: console on a terminal, else json")
 
     # Traces
     otel_exporter_otlp_endpoint: str = Field(
@@ -491,3 +494,11 @@ class Settings(BaseSettings):
         """Whether there is an LLM to ask: a model, and a key or the base URL of a server that wants none."""
         has_server = self.openai_api_key.get_secret_value() or self.openai_base_url
         return bool(has_server and self.llm_strategies.models)
+
+
+class LogSettings(BaseSettings):
+    """How to log, for who has to tell that other settings are wrong."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+
+    log_format: LogFormat = "auto"

@@ -126,3 +126,7 @@ class ConfigurationError(SongsAIError):
     """The worker cannot start as configured; the sentence says which setting, table or queue to mend."""
 
     code = "CONFIGURATION_ERROR"
+
+
+class SettingsRefused(ConfigurationError):
+    """Settings have values that cannot be: a line for each, which names the variable and holds no secret."""

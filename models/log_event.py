@@ -8,6 +8,7 @@ class LogEvent(StrEnum):
 
     WORKER_STARTED = "worker_started"
     WORKER_STOPPED = "worker_stopped"
+    PROCESS_FAILED = "process_failed"
     SHUTDOWN_REQUESTED = "shutdown_requested"
     DRAIN_TIMED_OUT = "drain_timed_out"
     BROKER_CONNECTED = "broker_connected"

@@ -64,7 +64,7 @@ def configure_logging(
     given), so that standard output stays a command's own.
     """
     stream = stream or sys.stderr
-    on_console = fmt == "console" or (fmt == "auto" and stream.isatty())
+    on_console = is_for_people(fmt, stream)
     shared = _shared_processors(on_console=on_console)
     render = _masked(_console_renderer(stream) if on_console else _render_json, secrets)
     structlog.configure(
@@ -75,6 +75,11 @@ def configure_logging(
         cache_logger_on_first_use=False,
     )
     _route_libraries(level, shared, render, stream)
+
+
+def is_for_people(fmt: LogFormat, stream: TextIO) -> bool:
+    """Whether lines go to a terminal, or are to look as if they did; else they are JSON."""
+    return fmt == "console" or (fmt == "auto" and stream.isatty())
 
 
 def set_level(level: LogLevel) -> None:

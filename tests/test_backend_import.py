@@ -145,14 +145,14 @@ class BackendImportTests:
     async def test_a_database_that_is_no_backends_is_refused(self, url: str, site: str) -> None:
         execute(url, "CREATE TABLE other (id INTEGER PRIMARY KEY)")
         outcome = await copy(site, url)
-        assert outcome.code == 1
+        assert outcome.code == 2
         assert "--from: the database has no table 'song'" in outcome.err
 
     async def test_a_table_without_a_column_is_refused_by_its_name(self, url: str, site: str) -> None:
         create_backend_tables(url)
         execute(url, "ALTER TABLE song DROP COLUMN mood")
         outcome = await copy(site, url)
-        assert outcome.code == 1
+        assert outcome.code == 2
         assert "--from: table 'song' has no column 'mood'" in outcome.err
 
     async def test_a_table_may_have_a_key_of_several_columns(self, url: str, site: str) -> None:
@@ -190,7 +190,7 @@ class BackendImportTests:
             f"({'X' + repr('00' * 16) + ', ' if key else ''}5, 1)",
         )
         outcome = await copy(site, url)
-        assert outcome.code == 1
+        assert outcome.code == 2
         assert sentence in outcome.err
 
     async def test_a_column_of_active_songs_may_be_missing(self, url: str, site: str) -> None:
@@ -240,14 +240,14 @@ class TestFromMySql(OnMySql, BackendImportTests):
 @pytest.mark.parametrize("url", ["postgres://me:pa55word-x@host/songs", "mysql://me:pa55word-x@host", "pa55word-x"])
 async def test_what_is_no_database_is_refused_and_not_shown(url: str, site: str) -> None:
     outcome = await copy(site, url)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "--from" in outcome.err
     assert "pa55word" not in outcome.out + outcome.err
 
 
 async def test_the_sites_own_database_is_refused(site: str) -> None:
     outcome = await copy(site, site)
-    assert (outcome.code, "--from is the database of this site itself" in outcome.err) == (1, True)
+    assert (outcome.code, "--from is the database of this site itself" in outcome.err) == (2, True)
 
 
 async def test_a_site_with_a_backend_of_its_own_is_left_alone(site: str, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ async def test_a_site_with_a_backend_of_its_own_is_left_alone(site: str, tmp_pat
     create_backend_tables(site)
     insert_songs(site, {"song_id": 1, "title_en": "One"})
     outcome = await copy(site, other)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "it is a backend's, and is left alone" in " ".join(outcome.err.split())
     assert len(table(site, SONGS)) == 1
 
@@ -267,7 +267,7 @@ async def test_ids_of_two_backends_are_not_mixed(site: str, tmp_path: Path) -> N
         fill(url)
     assert (await copy(site, one)).code == 0
     outcome = await copy(site, two)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "is there already" in outcome.err
     [[name]] = table(site, "SELECT DISTINCT source FROM songs_ai_item_source")
     insert_songs(two, {"song_id": 9001, "title_en": "New"})

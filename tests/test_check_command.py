@@ -131,7 +131,7 @@ async def test_a_file_without_its_columns_is_refused_in_a_sentence(
     path = tmp_path / "tracks.csv"
     path.write_text("track_id,track_name\n1,Song\n", encoding="utf-8")
     outcome = await checked(url, str(path))
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "tracks.csv has not the column" in " ".join(outcome.err.split())
 
 

@@ -159,7 +159,7 @@ async def test_an_empty_database_leads_to_a_first_recommendation_by_what_command
     for command in (("migrate",), ("demo-catalogue", "--songs", "20", "--members", "2")):
         assert (await run_here(*command, environment=environment)).code == 0
     nowhere = await run_here("first-recommendation", environment=environment)
-    assert nowhere.code == 1
+    assert nowhere.code == 2
     assert "BROKER_URL is memory://" in nowhere.err
 
 
@@ -167,7 +167,7 @@ async def test_an_empty_database_leads_to_a_first_recommendation_by_what_command
 async def test_a_table_that_is_missing_is_told_with_what_fills_it(command: str, environment: dict[str, str]) -> None:
     assert (await run_here("migrate", environment=environment)).code == 0
     outcome = await run_here(command, environment=environment)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "the database has no table 'song'" in outcome.err
     for told in ("DATABASE_URL", "CATALOGUE_PROFILE", "`ingest FILE`", "`demo-catalogue`"):
         assert told in outcome.err
@@ -208,7 +208,7 @@ async def test_a_file_that_another_process_holds_is_told_so(environment: dict[st
 async def test_a_file_that_is_no_database_is_told_so(asked: str, tmp_path: Path) -> None:
     (tmp_path / "songs.db").write_text("this is a letter, not a database\n" * 50, encoding="utf-8")
     outcome = await run_here(asked, environment={"DATABASE_URL": f"sqlite:///{tmp_path / 'songs.db'}"})
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert outcome.err == (
         "ConfigurationError: sqlite: file is not a database: DATABASE_URL must name another, or one that is not there\n"
     )
@@ -244,7 +244,7 @@ async def test_another_database_is_not_made_where_there_is_none(environment: dic
     assert (await run_here("migrate", environment=environment)).code == 0
     other = f"sqlite:///{tmp_path / 'none.db'}"
     outcome = await run_here("import", "backend", "--from", other, environment=environment)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert f"--from: there is no file '{tmp_path / 'none.db'}'" in outcome.err
     assert not (tmp_path / "none.db").exists()
 

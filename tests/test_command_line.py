@@ -135,7 +135,7 @@ async def test_a_step_back_over_data_wants_to_be_told_twice(environment: dict[st
     for command in (("migrate",), ("ingest", str(tracks)), ("migrate", "--down")):  # the newest step holds nothing yet
         assert (await run_command(*command, environment=environment)).code == 0
     refused = await run_command("migrate", "--down", "--revision", "base", environment=environment)
-    assert refused.code == 1
+    assert refused.code == 2
     assert refused.err.count("songs_ai_item_source (100 rows)") == 1
     assert "--lose-data" in refused.err
     back = ("migrate", "--down", "--revision", "base", "--lose-data")
@@ -148,13 +148,13 @@ async def test_a_file_of_no_layout_is_one_sentence_and_no_progress(
 ) -> None:
     (tmp_path / "wrong.csv").write_text(content, encoding="utf-8")
     outcome = await run_command("ingest", str(tmp_path / "wrong.csv"), environment=environment)
-    assert (outcome.code, outcome.out.strip()) == (1, "")
+    assert (outcome.code, outcome.out.strip()) == (2, "")
     assert " ".join(outcome.err.split()).startswith(f"ConfigurationError: wrong.csv {state} the columns track_id, ")
 
 
 async def test_a_step_taken_too_early_says_which_comes_first(environment: dict[str, str]) -> None:
     outcome = await run_command("embed", environment=environment)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "ConfigurationError" in outcome.err
     assert "Traceback" not in outcome.err
 
@@ -203,7 +203,7 @@ async def test_one_command_says_where_candidates_are_searched_for(environment: d
 async def test_a_database_that_cannot_be_searched_is_refused_by_name(environment: dict[str, str]) -> None:
     for command in ("retrieval", "worker"):
         outcome = await run_command(command, environment={**environment, "RETRIEVAL": "database"})
-        assert outcome.code == 1
+        assert outcome.code == 2
         assert "RETRIEVAL=database: searching needs MySQL or MariaDB, and DATABASE_URL names SQLite" in outcome.err
 
 

@@ -496,13 +496,14 @@ async def test_a_worker_that_waits_for_mysql_says_so_and_can_be_stopped(site: Si
         await process.kill()
 
 
-async def test_a_port_that_is_taken_is_one_sentence(site: Site) -> None:
+async def test_a_port_that_is_taken_is_one_line(site: Site) -> None:
     async with worker(site.environment) as process:
         port = {"HTTP_PORT": str(process.http_port)}
         outcome = await run_command("worker", environment={**site.environment, **port, "LOG_LEVEL": "ERROR"})
-    assert outcome.code == 1
-    assert outcome.err.startswith("ConfigurationError: HTTP_HOST and HTTP_PORT")
-    assert "Traceback" not in outcome.err
+    assert outcome.code == 2
+    [line] = outcome.err.splitlines()
+    assert orjson.loads(line)["error"].startswith("ConfigurationError: HTTP_HOST and HTTP_PORT")
+    assert "Traceback" not in line
 
 
 # --- the servers' faults ---

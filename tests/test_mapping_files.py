@@ -120,7 +120,7 @@ async def test_a_file_of_likes_alone_may_follow_items_of_before(site: str, mappi
 async def test_layouts_of_the_profile_do_not_count_beside_a_mapping(site: str, mapping: Path, tmp_path: Path) -> None:
     few = {name: SONGS[name] for name in ("no", "song")}
     outcome = await ingest(site, as_csv(tmp_path / "songs.csv", few), "--mapping", mapping)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "songs.csv has not the columns who, at" in " ".join(outcome.err.split())
 
 
@@ -139,6 +139,6 @@ async def test_a_mapping_that_is_wrong_is_told_before_anything_is_written(
 ) -> None:
     rewrite(mapping, text)
     outcome = await ingest(site, as_csv(tmp_path / "songs.csv", SONGS), "--mapping", mapping)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert sentence in outcome.err.replace("\n", " ")
     assert "song" not in {name for (name,) in rows(site, "SELECT name FROM sqlite_master WHERE type = 'table'")}

@@ -72,7 +72,7 @@ async def test_a_fit_says_so_before_it_reads_anything(tmp_path: Path) -> None:
     migrations.upgrade(parse_url(url))
     environment = {"DATABASE_URL": url, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'hidden-word.db'}"}
     outcome = await run_here("fit", environment=environment)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "MLFLOW_TRACKING_URI is set, but mlflow is missing" in " ".join(outcome.err.split())
     assert "no table 'song'" not in outcome.err
     # A dry run logs nothing, and gets as far as the missing catalogue.

@@ -99,7 +99,7 @@ async def test_what_cannot_be_done_is_said_and_changes_nothing(
     url: str, store: SqlModelStore, command: tuple[str, ...], sentence: str
 ) -> None:
     outcome = await models(url, *command)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert sentence in " ".join(outcome.err.split())
     assert await store.active_version(MODEL_KIND) == "ab2"
     assert len(await store.promotions(MODEL_KIND)) == 2
@@ -130,7 +130,7 @@ async def test_a_promotion_prunes_as_the_setting_says(url: str, store: SqlModelS
 async def test_a_fit_beside_another_is_refused_and_a_promotion_by_hand_is_not(url: str, store: SqlModelStore) -> None:
     with held_lease(parse_url(url), SystemClock()):
         outcome = await run_here("fit", environment={"DATABASE_URL": url, "LOG_LEVEL": "ERROR"})
-        assert outcome.code == 1
+        assert outcome.code == 2
         assert "another fit is under way" in " ".join(outcome.err.split())
         assert (await models(url, "promote", "b3")).code == 0
     # Now it gets as far as the missing catalogue.

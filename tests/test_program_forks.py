@@ -34,7 +34,7 @@ async def test_it_has_no_environment_but_the_given_one(monkeypatch: pytest.Monke
     monkeypatch.setenv("LLM_TIMEOUT_S", "no number")
     program = await fork_program(["retrieval"], {"REDIS_URL": "nonsense://"})
     _, said = await program.communicate()
-    assert program.returncode == 1
+    assert program.returncode == 2
     assert b"REDIS_URL must begin with" in said
 
 

@@ -242,7 +242,7 @@ async def test_the_command_ranks(files: Path) -> None:
 async def test_a_file_without_the_columns_is_said_in_one_sentence(files: Path) -> None:
     write(files / "train.csv", ["who,what", "1,2"])
     outcome = await run_command("evaluate", str(files / "train.csv"), environment={})
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "no column user_id, item_id; it has who, what" in outcome.err.replace("\n", " ")
 
 

@@ -362,13 +362,13 @@ async def test_the_command_imports_games(rawg_api: RawgApi, url: str) -> None:
 
 async def test_a_profile_that_does_not_say_what_becomes_of_games_names_what_is_missing(url: str) -> None:
     outcome = await command(url, "rawg", RAWG_API_KEY=RAWG_KEY)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "nothing says what becomes of rawg: give --mapping" in " ".join(outcome.err.split())
 
 
 async def test_without_its_key_the_command_says_which_is_needed(url: str) -> None:
     outcome = await command(url, "rawg", CATALOGUE_PROFILE="games")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "RAWG_API_KEY is needed" in outcome.err
 
 

@@ -125,7 +125,7 @@ async def test_events_are_written_once_and_can_be_removed(with_catalogue: dict[s
     assert f"{told[1]} events of 130 members are there" in again.out
     assert "128 members before" in again.out
     other = await run_command(*asked[:-1], "4", environment=with_catalogue)
-    assert other.code == 1
+    assert other.code == 2
     assert "has events that are not of this simulation" in other.err
     removed = await run_command("simulate", "--remove", environment=with_catalogue)
     assert f"{told[1]} simulated events removed" in removed.out
@@ -151,7 +151,7 @@ async def test_one_thing_at_a_time(environment: dict[str, str], tmp_path: Path) 
 
 async def test_playing_back_to_a_broker_in_this_process_is_refused(with_catalogue: dict[str, str]) -> None:
     outcome = await run_command("simulate", "--live", environment={**with_catalogue, "BROKER_URL": "memory://"})
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "no worker can take what is published" in outcome.err
 
 
@@ -161,7 +161,7 @@ async def test_a_catalogue_that_is_empty_is_told_of(environment: dict[str, str],
     for command in (("migrate",), ("ingest", str(empty))):
         assert (await run_command(*command, environment=environment)).code == 0
     outcome = await run_command("simulate", environment=environment)
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "too few items to simulate listeners on: 1, 20 are needed" in outcome.err
 
 

@@ -559,6 +559,6 @@ async def test_the_command_tells_the_price_first_and_asks_only_within_the_limit(
 
 async def test_without_an_llm_the_command_says_so_before_it_fits_anything(dataset: Path, tmp_path: Path) -> None:
     outcome = await evaluated(dataset, tmp_path, "")
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "OPENAI_API_KEY is empty" in outcome.err
     assert "fitting" not in outcome.err
