@@ -256,7 +256,7 @@ async def test_the_demonstration_asks_for_the_players_of_the_file(files: tuple[s
 
 async def test_without_files_nothing_is_made_up_for_games() -> None:
     outcome = await run_here("demo", environment={"CATALOGUE_PROFILE": "games"})
-    assert (outcome.code, outcome.out) == (1, "")
+    assert (outcome.code, outcome.out) == (2, "")
     assert "for profile 'games' nothing can be made up: give --file FILE" in " ".join(outcome.err.split())
 
 

@@ -213,7 +213,7 @@ async def refused_everywhere(told: Told, environment: Environment, wrong: str) -
     """Every server refuses the password, then every URL holds one that somebody forgot to quote."""
     environment = {**environment, "HTTP_PORT": "0"}
     broker = {"BROKER_URL": with_password(environment["BROKER_URL"], wrong)}
-    assert await run(told, {**environment, **broker}, "worker") == 1
+    assert await run(told, {**environment, **broker}, "worker") == 2
     assert "refused the user or the password" in told.seen["worker, errors"]
     told.seen["wrong BROKER_URL"] = told.seen.pop("worker, errors")
     async with asyncio.TaskGroup() as group:
