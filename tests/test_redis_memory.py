@@ -1,12 +1,9 @@
 """How full Redis is: what is told of it is what it does."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import isnan
 from pathlib import Path
 
 import pytest
-import redis
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
@@ -16,22 +13,11 @@ from services.redis_client import RedisScript, open_redis
 from services.redis_memory import RedisMemory, redis_memory
 from tests.support.private_servers import free_port
 from tests.support.servers import BreakableServer
+from tests.test_redis_client import administered
 from workers.runtime.health import health_checks
 from workers.runtime.parts import embedded, open_parts
 
 MB = 1_048_576
-
-
-@contextmanager
-def limits_of(server: BreakableServer) -> Iterator["redis.Redis"]:
-    """A client that may set limits, which are undone: other tests use the server too."""
-    with redis.Redis.from_url(server.url) as admin:
-        try:
-            yield admin
-        finally:
-            admin.config_set("maxmemory", 0)
-            admin.config_set("maxmemory-policy", "noeviction")
-            admin.acl_deluser("limited")
 
 
 async def memory_of(client: Redis) -> RedisMemory:
@@ -78,7 +64,7 @@ def test_without_a_limit_no_policy_matters() -> None:
 async def test_what_is_called_full_refuses_writes_and_what_is_not_takes_them(private_redis: BreakableServer) -> None:
     async with open_redis(private_redis.url, max_connections=1, timeout_s=2) as client:
         take = RedisScript(client, "lease_take")
-        with limits_of(private_redis) as admin:
+        with administered(private_redis) as admin:
             before = await memory_of(client)
             assert (before.limit, before.policy, before.verdict()) == (0, "noeviction", None)
             admin.config_set("maxmemory", before.used + 64 * MB)
@@ -93,7 +79,7 @@ async def test_what_is_called_full_refuses_writes_and_what_is_not_takes_them(pri
 
 
 async def test_who_may_not_ask_does_not_know(private_redis: BreakableServer) -> None:
-    with limits_of(private_redis) as admin:
+    with administered(private_redis) as admin:
         admin.acl_setuser("limited", enabled=True, passwords=["+no-secret"], keys=["*"], commands=["+ping"])
         url = private_redis.url.replace("redis://", "redis://limited:no-secret@")
         async with open_redis(url, max_connections=1, timeout_s=2) as client:
@@ -120,7 +106,7 @@ async def test_health_warns_fails_and_recovers_and_the_figures_are_charted(
             exposed = parts.metrics.expose("")[0].decode()
             return float(exposed.split(f"\nsongs_ai_redis_memory_{name}_bytes ", 1)[1].split("\n", 1)[0])
 
-        with limits_of(private_redis) as admin:
+        with administered(private_redis) as admin:
             assert isnan(charted("used"))
             assert isnan(charted("limit"))
             assert await check() is None
