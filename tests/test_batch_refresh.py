@@ -817,5 +817,5 @@ async def test_a_refresh_that_cannot_work_says_why(
     environment: dict[str, str], more: dict[str, str], sentence: str
 ) -> None:
     outcome = await run_command("refresh", "--batch", environment={**environment, **more})
-    assert (outcome.code, outcome.out) == (1, "")
+    assert (outcome.code, outcome.out) == (2, "")
     assert sentence in outcome.err
