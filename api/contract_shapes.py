@@ -5,12 +5,13 @@ have, and what the likes are called, the catalogue profile says; those of ``song
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from api.shapes import Int64, MemberId, WireModel
+from core.question import LOCALES
 
 Json = Mapping[str, object]
 
@@ -69,6 +70,24 @@ class LikesBody(MemberBody):
     favorite_song_ids: tuple[Int64, ...] | None = None
 
 
+def _known_locale(value: str | None) -> str | None:
+    # As in a job message: who writes another string there still gets a list.
+    return value if value in LOCALES else None
+
+
+class RecommendBody(LikesBody):
+    """A body that names a member, their likes, and the language of the list's labels and sentences.
+
+    ``locale`` is ``ko``, ``ja`` or ``en``; null, absent or any other string is the site's own, as in a job message.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"memberId": 7, "favorite_song_ids": [11, 12, 13], "locale": "en"}}
+    )
+
+    locale: Annotated[str | None, AfterValidator(_known_locale)] = None
+
+
 class RecommendAnswer(WireModel):
     """``completed`` with the date of what is cached, or ``queued`` with a job's id; the other of the two is null."""
 
@@ -101,6 +120,7 @@ class CachedView(WireModel):
     """What is kept in ``recommend:{memberId}``, as it stands there, and ``cached``.
 
     ``provisional``: a language model has yet to be heard. ``fingerprint`` changes with anything that it was made of.
+    ``locale``: the language of its sentences.
     """
 
     cached: Literal[True]
@@ -110,6 +130,7 @@ class CachedView(WireModel):
     generated_date: str = Field(description="yyyy-MM-dd")
     provisional: bool = False
     fingerprint: str = ""
+    locale: str = ""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -121,6 +142,7 @@ class CachedView(WireModel):
                 "generated_date": "2026-01-31",
                 "provisional": False,
                 "fingerprint": "b1946ac92492d2347c6235b4d2611184",
+                "locale": "ko",
             }
         }
     )

@@ -12,7 +12,15 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
-from api.contract_shapes import CachedView, LikesBody, MemberBody, QueuedAnswer, RecommendAnswer, WarmAnswer
+from api.contract_shapes import (
+    CachedView,
+    LikesBody,
+    MemberBody,
+    QueuedAnswer,
+    RecommendAnswer,
+    RecommendBody,
+    WarmAnswer,
+)
 from api.refusals import WRITE, Documented, away, documented, not_found, wrong_input
 from api.responses import json_response
 from core.feedback import RefreshRequests
@@ -35,6 +43,7 @@ class _MadeFrom(BaseModel):
 
     generated_date: str
     provisional: bool = False
+    locale: str = ""
 
 
 _Document = TypeAdapter(dict[str, object])
@@ -109,15 +118,17 @@ class JobDesk:
         """The member's cached view, JSON; raises ``DependencyUnavailable``."""
         return await self._results.cached_view(member_id)
 
-    async def fresh_date(self, member_id: int, item_ids: Sequence[int]) -> str | None:
+    async def fresh_date(self, member_id: int, item_ids: Sequence[int], locale: str | None = None) -> str | None:
         """The date of the cached view where it was made from exactly these likes, and is not provisional.
 
-        Raises ``DependencyUnavailable``.
+        Where a ``locale`` is asked for, it must also be in that language. Raises ``DependencyUnavailable``.
         """
         if not item_ids:
             return None  # which likes these are, only the worker will know
         view = await self._results.cached_view(member_id)
-        return None if view is None else _date_if_made_from(view, self._favorites_field, frozenset(item_ids))
+        if view is None:
+            return None
+        return _date_if_made_from(view, self._favorites_field, frozenset(item_ids), locale)
 
     async def _submit_all(self, jobs: Sequence[Job]) -> None:
         submissions = [submit(job, results=self._results, publisher=self._publisher, batch=True) for job in jobs]
@@ -143,13 +154,16 @@ def recommendation_router(desk: JobDesk) -> APIRouter:
     router = APIRouter(tags=["recommendations"], responses=documented(WRITE) | away("redis") | no_member)
 
     @router.post("/recommend", responses=_answered(RecommendAnswer))
-    async def recommend(body: LikesBody) -> Response:
-        """``completed`` where a result of exactly these likes is cached, else ``queued`` with the id of a new job."""
+    async def recommend(body: RecommendBody) -> Response:
+        """``completed`` where a result of exactly these likes is cached, else ``queued`` with the id of a new job.
+
+        With a ``locale``, what is cached in another language is made anew.
+        """
         likes = body.favorite_song_ids or ()
-        generated_date = await desk.fresh_date(body.member_id, likes)
+        generated_date = await desk.fresh_date(body.member_id, likes, body.locale)
         if generated_date is not None:
             return _answer("completed", "A recommendation of these likes is ready.", generated_date, job_id=None)
-        job = await desk.submit(body.member_id, likes, "http")
+        job = await desk.submit(body.member_id, likes, "http", locale=body.locale)
         return _answer("queued", "The recommendation is being made.", None, job_id=job.job_id)
 
     @router.post(
@@ -194,10 +208,11 @@ def _with_cached_mark(view: bytes) -> bytes:
     return b'{"cached":true' + comma + rest
 
 
-def _date_if_made_from(view: bytes, favorites_field: str, item_ids: frozenset[int]) -> str | None:
+def _date_if_made_from(view: bytes, favorites_field: str, item_ids: frozenset[int], locale: str | None) -> str | None:
     try:
         document = _Document.validate_json(view)
         made, likes = _MadeFrom.model_validate(document), _Ids.validate_python(document.get(favorites_field))
     except ValidationError:
         return None  # not written by us, and nothing to tell likes by
-    return made.generated_date if likes == item_ids and not made.provisional else None
+    is_so = likes == item_ids and not made.provisional and locale in (None, made.locale)
+    return made.generated_date if is_so else None

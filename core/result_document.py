@@ -18,7 +18,7 @@ from models.recommendation import Candidate, Evidence, Group, RecommendationType
 
 Json = Mapping[str, object]
 
-DOCUMENT_VERSION = 5
+DOCUMENT_VERSION = 6
 """Raised whenever the layout of the documents changes: answers of another layout are not used again."""
 
 _UNTIL_FINAL = ", until the final ones are there"
@@ -98,6 +98,7 @@ def _documents(finished: Finished, profile: CatalogueProfile, *, provisional: bo
         "generated_date": generated_date,
         "provisional": provisional,
         "fingerprint": finished.fingerprint,
+        "locale": finished.locale,
     }
     return result, cached_view
 

@@ -29,7 +29,7 @@ async def bench(redis_url: str) -> AsyncIterator[HttpBench]:
         yield bench
 
 
-def view_of(likes: list[int], date: str = "2026-02-28", **marks: bool) -> bytes:
+def view_of(likes: list[int], date: str = "2026-02-28", **marks: object) -> bytes:
     groups = [{"label": "밤의 노래", "tagline": "夜", "songs": []}]
     view = {"favorite_song_ids": likes, "groups": groups, "candidates": [], "generated_date": date}
     return orjson.dumps({**view, **marks})
@@ -139,6 +139,40 @@ async def test_recommend_is_queued_where_the_cache_is_of_other_likes(bench: Http
     response = await bench.client.post("/recommend", json={"memberId": 42, "favorite_song_ids": likes})
     assert response.json()["status"] == "queued"
     assert [job.favorite_item_ids for job in bench.publisher.main] == [tuple(likes)]
+
+
+@pytest.mark.parametrize("locale", ["ko", "ja", "en"])
+async def test_a_locale_goes_into_the_job(bench: HttpBench, locale: str) -> None:
+    response = await bench.client.post("/recommend", json={"memberId": 42, "locale": locale})
+    assert response.json()["status"] == "queued"
+    assert [job.locale for job in bench.publisher.main] == [locale]
+
+
+@pytest.mark.parametrize("locale", [None, "", "42", "de", "EN"])
+async def test_what_is_no_locale_is_the_default_one_as_in_a_job_message(bench: HttpBench, locale: object) -> None:
+    await cache(bench, 42, view_of([1, 2], locale="ja"))
+    response = await bench.client.post("/recommend", json={"memberId": 42, "locale": locale})
+    assert (response.status_code, [job.locale for job in bench.publisher.main]) == (200, [None])
+    kept = await bench.client.post("/recommend", json={"memberId": 42, "favorite_song_ids": [1, 2], "locale": locale})
+    assert kept.json()["status"] == "completed"
+
+
+@pytest.mark.parametrize("locale", [42, True, ["en"], {"en": 1}])
+async def test_a_locale_that_is_no_string_is_refused_as_in_a_job_message(bench: HttpBench, locale: object) -> None:
+    response = await bench.client.post("/recommend", json={"memberId": 42, "locale": locale})
+    assert (response.status_code, response.json()["errors"][0]["field"]) == (422, "locale")
+
+
+@pytest.mark.parametrize(
+    ("marks", "status"), [({"locale": "en"}, "completed"), ({"locale": "ko"}, "queued"), ({}, "queued")]
+)
+async def test_what_is_cached_in_another_language_is_made_anew(
+    bench: HttpBench, marks: dict[str, str], status: str
+) -> None:
+    await cache(bench, 42, view_of([1, 2], **marks))
+    response = await bench.client.post("/recommend", json={"memberId": 42, "favorite_song_ids": [1, 2], "locale": "en"})
+    assert response.json()["status"] == status
+    assert len(bench.publisher.main) == (status == "queued")
 
 
 async def test_recommend_is_queued_while_the_cache_is_but_provisional(bench: HttpBench) -> None:
