@@ -228,7 +228,7 @@ async def test_nothing_is_done_that_was_not_said(queue: Queue, command: tuple[st
 
 async def test_a_broker_in_memory_has_no_dead_letters_to_show(queue: Queue) -> None:
     outcome = await run_here("dead-letters", "list", environment={**queue.environment, "BROKER_URL": "memory://"})
-    assert (outcome.code, "BROKER_URL" in outcome.err) == (1, True)
+    assert (outcome.code, "BROKER_URL" in outcome.err) == (2, True)
 
 
 async def test_help_shows_examples(queue: Queue) -> None:
