@@ -29,8 +29,16 @@ _FIRST_SYLLABLE, _LAST_SYLLABLE = 0xAC00, 0xD7A3
 _N_VOWELS, _N_FINALS = len(_VOWELS), len(_FINALS)
 _KATAKANA = range(0x30A1, 0x30F7)
 _TO_HIRAGANA = 0x60
-_HANGUL, _KANA, _HAN = re.compile(r"[가-힣]"), re.compile(r"[ぁ-ヿ]"), re.compile(r"[\u3400-\u9fff々]")
+_HANGUL, _KANA = re.compile(r"[가-힣]"), re.compile(r"[ぁ-ヿ]")
+_HAN = re.compile(r"[\u3400-\u9fff々〇\U00020000-\U0003ffff]")
 _CONSONANTS = re.compile(r"[ㄱ-ㅎ]")
+# A syllable in folded letters: none but its first consonant stands before a vowel, which tells where the next begins.
+_SYLLABLE = (
+    r"[ㄱ-ㅎ](?:ㅗ[ㅏㅐㅣ]|ㅜ[ㅓㅔㅣ]|ㅡㅣ|[ㅏ-ㅣ])"
+    r"(?:(?:ㄱㅅ|ㄴ[ㅈㅎ]|ㄹ[ㄱㅁㅂㅅㅌㅍㅎ]|ㅂㅅ)(?![ㅏ-ㅣ])|[ㄱ-ㅎ](?![ㅏ-ㅣ]))?"
+)
+_CHARACTER = re.compile(f"{_SYLLABLE}|[^ ]")
+_WHOLE = re.compile(f"{_SYLLABLE}|{_KANA.pattern}|{_HAN.pattern}")
 _JOINED = re.compile(r"['’`´.·・]")  # in don't, R.E.M. and ザ・ブルーハーツ no new word begins there
 
 
@@ -47,10 +55,11 @@ def names_of(text: str) -> tuple[str, ...]:
 
 
 def initials_of(text: str) -> str:
-    """What the syllables of ``text`` begin with, beside its other letters, without spaces; empty without Hangul."""
-    if not _HANGUL.search(text):
+    """What the syllables of ``text`` begin with, beside its other letters, as words; empty without Hangul."""
+    if not (_HANGUL.search(text) or _CONSONANTS.search(text)):
         return ""
-    return "".join(_initial(character) for character in unicodedata.normalize("NFC", text).casefold())
+    plain = _JOINED.sub("", unicodedata.normalize("NFC", text).casefold())
+    return " ".join("".join(_initial(character) for character in plain).split())
 
 
 def asked_initials(query: str) -> str:
@@ -61,12 +70,22 @@ def asked_initials(query: str) -> str:
     plain = unicodedata.normalize("NFC", query)
     if not _CONSONANTS.search(plain) or any(letter in plain for letter in _VOWELS):
         return ""
-    return "".join(_initial(character) for character in plain.casefold())
+    return "".join(_initial(character).strip() for character in plain.casefold())
 
 
 def chinese_characters(text: str) -> list[str]:
     """Those of ``text``: each is a word by itself, and no space says where one begins."""
     return _HAN.findall(text)
+
+
+def whole_characters(text: str) -> list[str]:
+    """The syllables, kana and Chinese characters of the folded ``text``: one of them may be a word inside a longer."""
+    return _WHOLE.findall(text)
+
+
+def in_characters(text: str) -> list[str]:
+    """The folded ``text`` without spaces, Hangul in syllables and all else letter by letter."""
+    return _CHARACTER.findall(text)
 
 
 class _Letters(dict[int, str]):
@@ -114,7 +133,7 @@ def _initial(character: str) -> str:
     code = ord(character)
     if _FIRST_SYLLABLE <= code <= _LAST_SYLLABLE:
         return _letters(code)[0]
-    return character if character in _INITIALS else _folded_character(character).strip()
+    return character if character in _INITIALS else _folded_character(character)
 
 
 def _is_spelt_out(text: str) -> bool:

@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from heapq import nsmallest
+from itertools import pairwise
 
 import tantivy
 
 from core.ports.catalogue import SearchHit
 from core.search_match import MIN_SCORE, Names, Query
-from core.search_text import chinese_characters
+from core.search_text import chinese_characters, whole_characters
 from models.catalogue import Item
 
 # Of a long text the letters say more, so that what it means stands among fewer.
@@ -16,6 +17,10 @@ _N_OF_INITIALS = 500
 _HEAP_BYTES = 32_000_000
 # A word as it was typed, but for a letter, is worth several of the letter groups that any word is made of.
 _SAME_WORD = 6.0
+# So many more match a letter or two than are compared that the places where they stand go before all else, in tiers
+# that neither letter groups nor popularity (at most 1.5 times) bridge.
+_IS, _BEGINS, _BEGINS_A_WORD, _INSIDE = 1600.0, 800.0, 400.0, 200.0
+_HELD = 12.0
 _LEAST_FUZZY, _TWO_SLIPS = 4, 12
 _SHORT = 3
 _LEAST_WEIGHT = 0.2
@@ -79,10 +84,10 @@ class NameIndex:
         if query.initials:
             wanted, n = self._query_of_initials(query.initials), _N_OF_INITIALS
         else:
-            wanted = self._query_of_words(query.text.split())
+            wanted = self._query_of_words(query)
             n = _N_OF_LONG if len(query.text) >= _LONG else _N_OF_SHORT
         # Where letters say little, popularity decides who is compared at all.
-        by = "weight" if len(query.initials or query.text) <= _SHORT else None
+        by = "weight" if _is_short(query) else None
         places = [place for _, place in searcher.search(wanted, n, count=False, weight_by_field=by).hits]
         ids = searcher.fast_field_values("id", places)
         weights = searcher.fast_field_values("weight", places)
@@ -93,26 +98,43 @@ class NameIndex:
                     item_id, query.score(Names.unpacked(names), float(weight or _LEAST_WEIGHT) - _LEAST_WEIGHT)
                 )
 
-    def _query_of_words(self, words: Sequence[str]) -> tantivy.Query:
+    def _query_of_words(self, query: Query) -> tantivy.Query:
+        words = query.text.split()
         grams = {gram for word in words for gram in _grams(f"^{word}$", _GRAM)}
+        is_short = _is_short(query)
         return self._any_of(
             [
                 *(self._term("grams", gram) for gram in sorted(grams)),
                 *(self._term("words", each) for word in words for each in chinese_characters(word)),
-                *(self._like(word) for word in words),
+                *(self._like(word, may_go_on=not is_short) for word in words),
+                *(self._starts(query.letters) if is_short else ()),
+                *self._inside(query.characters, _INSIDE if is_short else _HELD),
             ]
         )
+
+    def _starts(self, letters: str) -> Iterator[tantivy.Query]:
+        """Of few letters: names that are or begin so, and those of which a later word does."""
+        marks = [("^", _BEGINS), ("-", _BEGINS_A_WORD), *([("=", _IS)] if len(letters) <= _SHORT else [])]
+        for mark, weight in marks:
+            yield tantivy.Query.const_score_query(self._term("starts", mark + letters[:_SHORT]), weight)
+
+    def _inside(self, characters: Sequence[str], weight: float) -> Iterator[tantivy.Query]:
+        """Names that hold these one after the other, wherever it is."""
+        if characters:
+            terms = [(tantivy.Occur.Must, self._term("inside", term)) for term in _pairs(characters) or characters]
+            yield tantivy.Query.const_score_query(tantivy.Query.boolean_query(terms), weight)
 
     def _query_of_initials(self, initials: str) -> tantivy.Query:
         bordered = f"^{initials}$"
         grams = {gram for length in (2, _GRAM) for gram in _grams(bordered, length)}
-        return self._any_of([self._term("initials", gram) for gram in sorted(grams)])
+        starts = {f" {initials[:length]}" for length in (1, 2)}
+        return self._any_of([self._term("initials", gram) for gram in sorted(grams | starts)])
 
-    def _like(self, word: str) -> tantivy.Query:
+    def _like(self, word: str, *, may_go_on: bool) -> tantivy.Query:
         """A word as it stands, or with a slip or two; a short one may be the beginning of another."""
         distance = 0 if len(word) < _LEAST_FUZZY else 1 if len(word) < _TWO_SLIPS else 2
         fuzzy = tantivy.Query.fuzzy_term_query(
-            self._schema, "words", word, distance=distance, prefix=len(word) <= _SHORT
+            self._schema, "words", word, distance=distance, prefix=may_go_on and len(word) <= _SHORT
         )
         return tantivy.Query.const_score_query(fuzzy, _SAME_WORD)
 
@@ -133,7 +155,13 @@ def _schema() -> tantivy.Schema:
     builder = tantivy.SchemaBuilder()
     builder.add_integer_field("id", indexed=True, fast=True)
     builder.add_float_field("weight", fast=True)
-    for field, tokenizer in (("grams", "grams"), ("words", "whitespace"), ("initials", "initials")):
+    for field, tokenizer in (
+        ("grams", "grams"),
+        ("words", "whitespace"),
+        ("starts", "whitespace"),
+        ("inside", "whitespace"),
+        ("initials", "initials"),
+    ):
         builder.add_text_field(field, tokenizer_name=tokenizer, index_option="basic")
     return builder.build()
 
@@ -142,14 +170,44 @@ def _document(item: Item, names: Names) -> tantivy.Document:
     document = tantivy.Document()
     document.add_integer("id", item.item_id)
     document.add_float("weight", _LEAST_WEIGHT + item.popularity)
-    spelt = " ".join([*names.titles, *names.creators])
+    spelt_names = [*names.titles, *names.creators]
+    spelt = " ".join(spelt_names)
     words = sorted(set(spelt.split()))
     for word in words:
         document.add_text("grams", f"^{word}$")
     document.add_text("words", " ".join([*words, *chinese_characters(spelt)]))
+    document.add_text("starts", " ".join({start for name in spelt_names for start in _starts_of(name)}))
+    document.add_text("inside", " ".join({term for name in spelt_names for term in _inside_of(name)}))
     for initials in names.initials:
-        document.add_text("initials", f"^{initials}$")
+        document.add_text("initials", f"^{initials.replace(' ', '')}$")
+        for word in initials.split()[1:]:
+            document.add_text("initials", f" {word[:2]}")
     return document
+
+
+def _is_short(query: Query) -> bool:
+    return len(query.initials or query.text) <= _SHORT or query.characters == (query.text,)
+
+
+def _starts_of(name: str) -> Iterator[str]:
+    """The first letters of a name and of its later words, and a short name itself, each with a mark of which it is."""
+    words = name.split()
+    whole = "".join(words)
+    if len(whole) <= _SHORT:
+        yield f"={whole}"
+    for length in range(1, _SHORT + 1):
+        yield f"^{whole[:length]}"
+        for place in range(1, len(words)):
+            yield f"-{''.join(words[place:])[:length]}"
+
+
+def _inside_of(name: str) -> list[str]:
+    characters = whole_characters(name.replace(" ", ""))
+    return [*characters, *_pairs(characters)]
+
+
+def _pairs(characters: Sequence[str]) -> list[str]:
+    return [first + second for first, second in pairwise(characters)]
 
 
 def _grams(text: str, length: int) -> list[str]:

@@ -72,7 +72,7 @@ def test_hangul_half_typed_is_the_beginning_of_the_whole(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "initials"), [("비틀비틀 짝짜꿍", "ㅂㅌㅂㅌㅉㅉㄲ"), ("IU 밤편지", "iuㅂㅍㅈ"), ("Halo", ""), ("夜", "")]
+    ("text", "initials"), [("비틀비틀 짝짜꿍", "ㅂㅌㅂㅌ ㅉㅉㄲ"), ("IU 밤편지", "iu ㅂㅍㅈ"), ("Halo", ""), ("夜", "")]
 )
 def test_syllables_begin_with_their_initial_consonants(text: str, initials: str) -> None:
     assert initials_of(text) == initials
