@@ -32,19 +32,22 @@ _WHY_IN_MEMORY = {
 }
 
 
-def migrate(*, revision: str, down: bool, lose_data: bool) -> None:
+def migrate(*, revision: str, down: bool, lose_data: bool, as_json: bool) -> None:
     """Create or change the worker's own tables; the backend's are never touched."""
 
     async def step(settings: Settings) -> None:
         from services import migrations  # noqa: PLC0415 - Alembic is slow to import
 
         url = parse_url(settings.database_url.get_secret_value(), ca_file=settings.database_ca_file)
+        before = await asyncio.to_thread(migrations.current, url) if as_json else None
         with steps_shown() as shown:
             if down:
                 there = revision or "-1"
                 await asyncio.to_thread(migrations.downgrade, url, there, lose_data=lose_data, on_step=shown)
             else:
                 await asyncio.to_thread(migrations.upgrade, url, revision or "head", on_step=shown)
+        if as_json:
+            tell_json({"before": before, "after": await asyncio.to_thread(migrations.current, url)})
 
     run(step)
 

@@ -119,9 +119,16 @@ def _tell(error: Exception, ctx: Any) -> None:  # noqa: ANN401
     if isinstance(error, SettingsRefused):
         complain(str(error))
     else:
-        complain(mask_secrets(f"{type(error).__name__}: {error}"))
+        complain(mask_secrets(_sentence(error, with_class=ctx.params["debug"])))
     for sentence in _what_next(error, ctx):
         complain(sentence)
+
+
+def _sentence(error: Exception, *, with_class: bool) -> str:
+    """The name of a class is for who looks for where it went wrong."""
+    if isinstance(error, SongsAIError) and not with_class:
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _what_next(error: Exception, ctx: Any) -> Iterator[str]:  # noqa: ANN401

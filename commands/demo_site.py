@@ -2,7 +2,7 @@
 
 import asyncio
 
-from commands.catalogue import embed_items
+from commands.catalogue import embed_items, n_items
 from commands.demo import made_up_likes, make_up_songs
 from commands.running import need_a_broker, run, start
 from commands.screen import console, say, stop
@@ -14,6 +14,7 @@ from training.demo import Stage, play
 from training.generate import SOURCE as GENERATED
 from workers.runtime.parts import Parts, open_parts
 
+_HALF = "the catalogue is half made up: `python main.py demo-catalogue` goes on where it broke off"
 _LEFT_ALONE = "the catalogue was not made up here: nothing to do"
 _NO_CATALOGUE = "there is no catalogue yet: `python main.py demo-catalogue` makes one up, `ingest FILE` takes your own"
 
@@ -45,6 +46,8 @@ def first_recommendation(*, timeout_s: float) -> None:
             n_made_up = await _n_made_up(parts) if parts.profile.track_files else 0
             if n_made_up is None:
                 stop(_NO_CATALOGUE)
+            if parts.profile.track_files and await SqlImportCursors(parts.database).cursor(GENERATED) is not None:
+                stop(_HALF)
             if n_made_up == 0:
                 say(f"{_LEFT_ALONE}; `publish --member ID --wait` asks for a member of yours")
                 return
@@ -68,6 +71,8 @@ async def _fill(parts: Parts, n_songs: int, n_members: int, seed: int) -> None:
     if await _n_made_up(parts) is None or not await parts.members.active_member_ids(1):
         await make_up_songs(parts, seed, n_songs)
         console.print(f"{len(await made_up_likes(parts, n_members, seed))} listeners like some of them")
+    else:
+        say(f"there is a catalogue of {await n_items(parts):,} already: nothing is made up")
     await embed_items(parts)
 
 

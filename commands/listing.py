@@ -52,7 +52,7 @@ PANELS: Mapping[str, Mapping[str, Listed]] = {
             interrupted="What was made up is kept; the same command goes on where it broke off.",
         ),
         "first-recommendation": Listed(
-            line="Ask a running worker for one listener's songs, and show them",
+            line="Show one listener's songs, by a running worker; needs RabbitMQ",
             place="demo_site:first_recommendation",
             examples=("first-recommendation", "first-recommendation --timeout-s 30"),
             interrupted="The job stays published: a worker does it all the same.",
@@ -103,7 +103,7 @@ PANELS: Mapping[str, Mapping[str, Listed]] = {
         "migrate": Listed(
             line="Create or change the worker's own tables",
             place="catalogue:migrate",
-            examples=("migrate", "migrate --down --revision 0009"),
+            examples=("migrate", "migrate --down --revision 0009", "migrate --json"),
             interrupted="Each step was taken whole or not at all; the same command goes on with the rest.",
         ),
         "ingest": Listed(

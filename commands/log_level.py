@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from commands.running import run
+from commands.running import need_a_redis, run
 from commands.screen import for_machines, say, tell_json
 from config.settings import Settings
 from services.log_level import RedisLogLevel
@@ -15,6 +15,7 @@ def log_level(*, level: Word, minutes: int, as_json: bool) -> None:
     """Change what all running workers log, for a while."""
 
     async def change(settings: Settings) -> None:
+        need_a_redis(settings, "no worker sees what is said here")
         async with redis_of(settings) as redis:
             told = RedisLogLevel(redis, group=settings.name_prefix)
             if level == "own":

@@ -3,12 +3,13 @@
 Standard output is for what was asked for; what is under way, warnings and errors go to standard error.
 """
 
+import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 import orjson
 from rich.console import Console
@@ -99,6 +100,22 @@ class _Done(ProgressColumn):
     def render(self, task: Task) -> Text:
         total = "" if task.total is None else f"/{task.total:,.0f}"
         return Text(f"{task.completed:,.0f}{total}", style="progress.download")
+
+
+class _AboveBars(io.TextIOBase):
+    """The terminal, for whole lines: a bar that moves there makes room, and stays the last line."""
+
+    def isatty(self) -> bool:
+        return complaints.file.isatty()
+
+    def write(self, line: str) -> int:
+        complaints.print(Text.from_ansi(line.removesuffix("\n")), soft_wrap=True)
+        return len(line)
+
+
+def log_stream() -> TextIO:
+    """Where log lines go: standard error, on a terminal past the bars that are there."""
+    return cast("TextIO", _AboveBars()) if complaints.is_terminal else sys.stderr
 
 
 def progress_bar() -> Progress:

@@ -11,7 +11,7 @@ import structlog
 from apscheduler.triggers.cron import CronTrigger
 from rich.table import Table
 
-from commands.running import run, start
+from commands.running import run, start, unseen_servers
 from commands.screen import for_machines, progress_bar, say, tell_all, tell_json, under_way
 from config.schedule import TASK_NAMES
 from config.settings import MEMORY_URL, Settings
@@ -155,12 +155,13 @@ _NAMES = {"mysql": "MySQL", "sqlite": "SQLite", "redis": "Redis", "broker": "Rab
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Digest:
-    """How a site is. ``waiting`` is empty where there are no queues; spends are in USD.
+    """How a site is; spends are in USD.
 
-    What a server of ``troubles`` did not tell is None.
+    What a server did not tell is None: one of ``troubles``, or one of ``unseen``, which is in the memory of others.
     """
 
     troubles: Mapping[str, str]
+    unseen: tuple[str, ...]
     waiting: dict[str, int] | None
     dead_letters: int | None
     model_version: str | None
@@ -172,6 +173,8 @@ class Digest:
         """As lines for people, what wants attention first."""
         for server, problem in self.troubles.items():
             yield f"{server}: {problem}"
+        for server in self.unseen:
+            yield f"{_NAMES[server]}: not seen, {server.upper()}_URL is {MEMORY_URL}"
         if self.dead_letters:
             yield f"{self.dead_letters} dead letters: see `dead-letters list`"
         for task, words in (self.failed_tasks or {}).items():
@@ -199,11 +202,12 @@ async def _digest(parts: Parts, troubles: dict[str, _Trouble]) -> Digest:
     database = "sqlite" if settings.database_url.get_secret_value().startswith("sqlite") else "mysql"
     kept, spent_today, queues = await asyncio.gather(
         _asked(database, _kept(parts), troubles),
-        _asked("redis", spend_today_usd(parts.redis, parts.clock, settings.time_zone), troubles),
+        _asked("redis", _spent_today(parts), troubles),
         _asked("broker", _waiting(parts), troubles),
     )
     return Digest(
         troubles={server: _told(troubles[server]) for server in _NAMES.values() if server in troubles},
+        unseen=unseen_servers(settings),
         waiting={queue: n for queue, n in queues.items() if queue != dead} if queues is not None else None,
         dead_letters=queues.get(dead, 0) if queues is not None else None,
         model_version=kept.model_version if kept else None,
@@ -238,9 +242,15 @@ async def _kept(parts: Parts) -> _Kept:
     )
 
 
-async def _waiting(parts: Parts) -> dict[str, int]:
-    if parts.settings.broker_url.get_secret_value() == MEMORY_URL:
-        return {}
+async def _spent_today(parts: Parts) -> float | None:
+    if "redis" in unseen_servers(parts.settings):
+        return None
+    return await spend_today_usd(parts.redis, parts.clock, parts.settings.time_zone)
+
+
+async def _waiting(parts: Parts) -> dict[str, int] | None:
+    if "broker" in unseen_servers(parts.settings):
+        return None
     topology = parts.broker.topology
     await start(parts.broker, within_s=_BROKER_S)
     return await parts.broker.waiting(

@@ -33,7 +33,7 @@ _MYSQL_OPTIONS = frozenset(
     {"charset", "unix_socket", "ssl", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_cipher", "ssl_check_hostname"}
 )
 _ON, _OFF = ("true", "True", "1"), ("false", "False", "0")
-_EXAMPLES = "mysql://user:password@host:3306/database or sqlite:///file"
+_EXAMPLES = "mysql://USER@HOST:3306/DATABASE or sqlite:///FILE"
 
 # Below the shortest wait_timeout that proxies and cloud servers commonly set.
 _RECYCLE_S = 240

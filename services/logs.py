@@ -6,7 +6,8 @@ Our own lines and those of the libraries (stdlib ``logging``) leave through the 
 import logging
 import re
 import sys
-from collections.abc import Callable, Collection, MutableMapping
+from collections.abc import Callable, Collection, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any, Literal, TextIO
 
 import orjson
@@ -86,6 +87,24 @@ def set_level(level: LogLevel) -> None:
     """Change the lowest level that is logged from now on, of our own lines and of those of libraries."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
     _set_library_level(level)
+
+
+@contextmanager
+def unsaid(event: str) -> Iterator[None]:
+    """Within it no line of ours says ``event``, of which people are told otherwise."""
+
+    def drop(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+        if line["event"] == event:
+            raise structlog.DropEvent
+        return line
+
+    # In place, as capture_logs of structlog does it: loggers that are bound already hold this list.
+    processors: list[Processor] = structlog.get_config()["processors"]
+    processors.insert(0, drop)
+    try:
+        yield
+    finally:
+        processors.remove(drop)
 
 
 def _shared_processors(*, on_console: bool) -> list[Processor]:

@@ -103,7 +103,7 @@ def _client(url: str, *, max_connections: int, timeout_s: float, ca_file: str) -
         return Redis.from_pool(_pool(url, max_connections=max_connections, timeout_s=timeout_s, ca_file=ca_file))
     except ValueError:
         # The parser's sentence quotes parts of the URL, and so perhaps of the password.
-        raise ConfigurationError("REDIS_URL is not a valid URL, such as redis://:password@host:6379/0") from None
+        raise ConfigurationError("REDIS_URL is not a valid URL, such as redis://HOST:6379/0") from None
 
 
 @asynccontextmanager

@@ -10,11 +10,17 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+from structlog.testing import capture_logs
 from typer.main import get_group
 
 from commands.listing import LISTED
+from commands.running import start
+from core.errors import DependencyUnavailable
 from main import app
+from models.log_event import LogEvent
 from tests.support.command import Outcome, run_here
+from workers.amqp_broker import AmqpBroker
+from workers.topology import build_topology
 
 AWAY = {
     "database": ("DATABASE_URL", "mysql://u:hunter2@127.0.0.1:1/d"),
@@ -144,7 +150,7 @@ async def test_a_server_that_is_away_is_told_with_the_setting_that_names_it(
 async def test_another_database_that_is_away_is_told_as_that(environment: dict[str, str]) -> None:
     assert (await run_here("migrate", environment=environment)).code == 0
     outcome = await run_here("import", "backend", "--from", AWAY["database"][1], environment=environment)
-    assert outcome.err.startswith("DependencyUnavailable: --from: mysql: ")
+    assert outcome.err.startswith("--from: mysql: ")
     assert "is it the one that --from names?" in outcome.err
 
 
@@ -209,9 +215,7 @@ async def test_a_file_that_is_no_database_is_told_so(asked: str, tmp_path: Path)
     (tmp_path / "songs.db").write_text("this is a letter, not a database\n" * 50, encoding="utf-8")
     outcome = await run_here(asked, environment={"DATABASE_URL": f"sqlite:///{tmp_path / 'songs.db'}"})
     assert outcome.code == 2
-    assert outcome.err == (
-        "ConfigurationError: sqlite: file is not a database: DATABASE_URL must name another, or one that is not there\n"
-    )
+    assert outcome.err == ("sqlite: file is not a database: DATABASE_URL must name another, or one that is not there\n")
 
 
 @pytest.mark.parametrize(
@@ -253,5 +257,36 @@ async def test_a_broker_that_is_away_is_told_once(
     environment: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     outcome = await run_here("dead-letters", "list", environment={**environment, "BROKER_URL": AWAY["broker"][1]})
-    assert outcome.err.startswith("DependencyUnavailable: broker: ")
+    assert outcome.err.startswith("broker: ")
     assert not [each for each in caplog.records if each.name.startswith("aiormq")]
+
+
+async def test_tries_that_a_command_ends_with_a_sentence_on_are_no_log_lines() -> None:
+    broker = AmqpBroker(AWAY["broker"][1], build_topology("away", (5,)))
+    with capture_logs() as logs:
+        with pytest.raises(DependencyUnavailable, match=r"no connection within 0\.1 s: .*refused"):
+            await start(broker)
+        with pytest.raises(DependencyUnavailable):
+            await broker.start(within_s=0.1)
+    # A worker tells of them: it has no such end.
+    assert {each["event"] for each in logs} == {LogEvent.BROKER_DISCONNECTED}
+    assert len(logs) == 1
+
+
+@pytest.mark.parametrize("setting", ["BROKER_URL", "DATABASE_URL", "REDIS_URL"])
+async def test_an_example_of_an_address_is_told_as_it_is_written(setting: str, environment: dict[str, str]) -> None:
+    outcome = await run_here("digest", environment={**environment, setting: "ftp://x"})
+    shown = outcome.out + outcome.err
+    assert setting in shown
+    assert "***" not in shown
+
+
+async def test_a_command_that_needs_a_broker_shows_how_one_is_named(environment: dict[str, str]) -> None:
+    assert "(amqp://USER@HOST:5672/VHOST)" in (await run_here("publish", "--member", "7", environment=environment)).err
+
+
+async def test_the_class_of_an_error_is_for_who_asks_for_it(environment: dict[str, str]) -> None:
+    plain = await run_here("dead-letters", "list", environment=environment)
+    detailed = await run_here("--debug", "dead-letters", "list", environment=environment)
+    assert plain.err.startswith("BROKER_URL is memory://")
+    assert detailed.err.splitlines()[-1] == f"ConfigurationError: {plain.err.rstrip()}"

@@ -51,7 +51,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def test_the_getting_started_does_what_it_says(fresh: Path, embedded: dict[str, str]) -> None:
     if shutil.which("curl") is None and (not can_install() or install(["curl"])):
         pytest.skip("curl is missing, which the page uses")
-    found = blocks(PAGE.read_text(encoding="utf-8").replace("localhost:8000", f"127.0.0.1:{embedded['HTTP_PORT']}"))
+    found = blocks(PAGE.read_text(encoding="utf-8"))
     printed = run_blocks(found, fresh, embedded, timeout_s=170)
     differences = [differs(each.expected, out) for each, out in zip(found, printed, strict=True) if each.expected]
     assert len(differences) >= 7

@@ -102,12 +102,18 @@ async def test_a_catalogue_is_made_up_though_it_is_interrupted(
     assert (await run_command("migrate", environment=environment)).code == 0
     outcome = await interrupted(environment, "services.ingest_store:SqlIngestStore.save", n_saved + 1, *command)
     assert is_told(outcome, "demo-catalogue")
+    early = await run_command("first-recommendation", environment=environment)
+    assert (early.code, early.out) == (1, "")
+    assert early.err.startswith("the catalogue is half made up: `python main.py demo-catalogue` goes on ")
     again = await run_command(*command, environment=environment)
     assert again.code == 0, again.err
     assert f"made up {n_left} songs" in again.out
     assert "3 listeners" in again.out
     assert f"{N_SONGS} embedded" in again.out
-    assert "made up" not in (await run_command(*command, environment=environment)).out
+    assert (await run_command(*command, environment=environment)).out.splitlines() == [
+        "there is a catalogue of 1,200 already: nothing is made up",
+        "1200 items: 0 embedded, 1200 as they were, 0 vectors deleted; 0 without content",
+    ]
 
 
 async def test_files_are_whole_or_not_there(environment: dict[str, str], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 
 import orjson
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.log_event import LogEvent
-from services.logs import QUIET_LOGGERS, LogFormat, LogLevel, configure_logging, mask_secrets, set_level
+from services.logs import QUIET_LOGGERS, LogFormat, LogLevel, configure_logging, mask_secrets, set_level, unsaid
 from tests.support.worker_process import ROOT
 
 PAGE = ROOT / "docs" / "logs.md"
@@ -92,6 +93,19 @@ def test_a_quiet_level_holds_for_chatty_libraries_too() -> None:
     stream = logged("ERROR")
     logging.getLogger("aio_pika").warning("connection lost")
     assert stream.getvalue() == ""
+
+
+def test_what_people_are_told_otherwise_is_no_line_for_the_time_being() -> None:
+    stream, log = logged(), structlog.get_logger()
+    bound = log.bind(n=1)
+    with unsaid(LogEvent.BROKER_DISCONNECTED):
+        bound.warning(LogEvent.BROKER_DISCONNECTED)
+        log.warning(LogEvent.BROKER_DISCONNECTED)
+        log.warning(LogEvent.JOB_RECEIVED)
+    with suppress(ConnectionError), unsaid(LogEvent.BROKER_DISCONNECTED):
+        fail("refused")
+    log.warning(LogEvent.BROKER_DISCONNECTED)
+    assert [line["event"] for line in lines(stream)] == ["job_received", "broker_disconnected"]
 
 
 def test_warnings_of_python_become_lines() -> None:

@@ -163,7 +163,11 @@ async def test_a_digest_that_is_to_be_told_goes_to_those_who_are_named(site: Sit
 
 async def test_without_a_broker_the_digest_says_nothing_of_what_waits(site: Site) -> None:
     lines = (await run_here("digest", environment={**site.environment, "BROKER_URL": "memory://"})).out.splitlines()
-    assert lines == ["collaborative model: none", "LLM: 0.0000 USD today"]
+    assert lines == [
+        "RabbitMQ: not seen, BROKER_URL is memory://",
+        "collaborative model: none",
+        "LLM: 0.0000 USD today",
+    ]
 
 
 AWAY = {

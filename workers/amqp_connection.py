@@ -41,7 +41,7 @@ LIBRARY_ERRORS = (AMQPError, OSError, RuntimeError)  # aiormq raises a bare Runt
 # Ready at once where it is not blocked; aiormq has no other way to ask.
 _UNBLOCKED_WITHIN_S = 0.02
 _VHOST_OPENED = "Connection.OpenOk"
-_EXAMPLE = "amqp://user:password@host:5672/vhost"
+_EXAMPLE = "amqp://USER@HOST:5672/VHOST"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,9 +24,12 @@ def migrate(
     lose_data: Annotated[
         bool, typer.Option("--lose-data", help="Go back though older tables have no place for some data.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As JSON: the revision before and after, null where there are no tables.")
+    ] = False,
 ) -> None:
     """Create or change the worker's own tables; the backend's are never touched."""
-    steps.migrate(revision=revision, down=down, lose_data=lose_data)
+    steps.migrate(revision=revision, down=down, lose_data=lose_data, as_json=as_json)
 
 
 def ingest(

@@ -24,5 +24,8 @@ def demo_catalogue(
 def first_recommendation(
     timeout_s: Annotated[float, typer.Option(min=0, help="Seconds to wait at the most.")] = 120.0,
 ) -> None:
-    """Publish a job of a made-up listener as the backend does, and show what comes back; else do nothing."""
+    """Publish a job of a made-up listener as the backend does, and show what comes back; else do nothing.
+
+    It needs a worker that runs, and the RabbitMQ and Redis that it has: `demo` shows the same without any.
+    """
     steps.first_recommendation(timeout_s=timeout_s)

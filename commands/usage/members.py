@@ -16,7 +16,7 @@ def forget(
     member: Annotated[int, typer.Option(help="The member to forget.")],
     look: Annotated[bool, typer.Option("--look", help="Only say what is kept; forget nothing.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="As JSON: how much was removed and is left, by place; unseen queues.")
+        bool, typer.Option("--json", help="As JSON: how much was removed and is left, by place; what was not seen.")
     ] = False,
 ) -> None:
     """Remove what is kept of a member, and list what is left by looking: nothing, or the command fails."""
