@@ -10,12 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from commands.demo import fill_catalogue, made_up_likes
+from commands.first_fits import N_LISTENERS, can_fit, first_fits
 from commands.running import run
 from commands.screen import console, stop, under_way
 from config.settings import Settings
 from workers.runtime.consuming import prepare, running_consumers
 from workers.runtime.http import serving_http
-from workers.runtime.parts import embedded, open_parts
+from workers.runtime.parts import Parts, embedded, open_parts
 from workers.runtime.process import Signals
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,14 +32,19 @@ def dashboard(*, songs: int, members: int, port: int, seed: int, python: Path) -
     async def step(settings: Settings) -> None:
         await asyncio.to_thread(_check, settings, python, port)
         with TemporaryDirectory(prefix="songs-ai-dashboard-") as directory:
-            async with open_parts(embedded(settings, Path(directory))) as parts:
+            on_a_file = embedded(settings, Path(directory))
+            async with open_parts(on_a_file) as parts:
                 await fill_catalogue(parts, (), seed, songs)
                 await made_up_likes(parts, members, seed)
                 signals = Signals()
                 async with serving_http(parts, consuming=True):
                     with under_way("index"):
                         await prepare(parts)
-                    async with running_consumers(parts), _page(settings, python, port) as page:
+                    async with (
+                        running_consumers(parts),
+                        _page(settings, python, port) as page,
+                        _fits(parts, on_a_file, members, seed),
+                    ):
                         await _until_the_end(signals, page)
 
     run(step, log_level="ERROR")
@@ -68,6 +74,18 @@ def _held(host: str, port: int, what: str, other: str) -> Iterator[None]:
         stop(f"{what} cannot be served on port {port} of {host}: {error.strerror}. Choose another: {other}")
 
 
+@asynccontextmanager
+async def _fits(parts: Parts, settings: Settings, members: int, seed: int) -> AsyncIterator[None]:
+    """Fit models in the background, where that can be."""
+    if not can_fit():
+        console.print("for figures on the page Quality: make install WITH=train, and start again")
+        yield
+        return
+    console.print(f"{len(N_LISTENERS)} models are fitted in the background, for the page Quality: about half a minute")
+    async with first_fits(parts, settings, members, seed):
+        yield
+
+
 async def _until_the_end(signals: Signals, page: asyncio.subprocess.Process) -> None:
     if not await signals.sooner_than(_ended(page)):
         stop(f"the page ended with code {page.returncode}; is its port free (--port), and Streamlit installed?")
@@ -84,7 +102,12 @@ async def _page(settings: Settings, python: Path, port: int) -> AsyncIterator[as
     page = await asyncio.create_subprocess_exec(
         str(python),
         *("-m", "streamlit", "run", "dashboard/app.py", "--server.address", _HERE, "--server.port", str(port)),
-        env={**os.environ, "API_URL": url, "API_KEY": settings.api_key.get_secret_value()},
+        env={
+            **os.environ,
+            "API_URL": url,
+            "API_KEY": settings.api_key.get_secret_value(),
+            "MADE_UP_FITS": "under_way" if can_fit() else "missing",
+        },
         cwd=ROOT,  # where Python finds the package
         stdout=asyncio.subprocess.DEVNULL,
         start_new_session=True,

@@ -117,9 +117,9 @@ class Api:
         body = {"itemIds": list(item_ids), "memberId": member_id, "limit": limit, "locale": locale}
         return str(self._post(Asked, "/recommend/seeds", {**body, "wish": wish or None, "explain": True})["jobId"])
 
-    def recommend(self, member_id: int) -> str | None:
+    def recommend(self, member_id: int, *, locale: str) -> str | None:
         """The id of a job that makes a new list for a member; None where a fresh one is there."""
-        return self._post(Asked, "/recommend", {"memberId": member_id})["jobId"]
+        return self._post(Asked, "/recommend", {"memberId": member_id, "locale": locale})["jobId"]
 
     def job(self, job_id: str) -> Job:
         """How a job stands."""

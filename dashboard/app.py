@@ -1,24 +1,35 @@
 """The page: ``python -m streamlit run dashboard/app.py``, with the API's address in ``API_URL``."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
+from dashboard.address import LANGUAGE, kept_in_address, write_address
 from dashboard.api_client import Api
 from dashboard.problems import told_problems
 from dashboard.texts import LANGUAGES, Texts, language_of
 from dashboard.views import catalogue, members, operations, quality, try_it
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+# What Streamlit writes under an input that waits for Enter is English, and each has a button.
+_STYLE = '<style>[data-testid="InputInstructions"] {display: none}</style>'
 View = Callable[[Api, Texts], None]
+
+
+def _show_quality(api: Api, texts: Texts) -> None:
+    """Of a made-up site ``main.py dashboard`` says whether it fits models."""
+    told = os.environ.get("MADE_UP_FITS")
+    quality.show(api, texts, fits=next((each for each in quality.Fits if each == told), quality.Fits.NOBODYS))
+
+
 VIEWS: dict[str, tuple[View, str]] = {
     "try": (try_it.show, ":material/music_note:"),
     "members": (members.show, ":material/group:"),
     "catalogue": (catalogue.show, ":material/library_music:"),
-    "quality": (quality.show, ":material/monitoring:"),
+    "quality": (_show_quality, ":material/monitoring:"),
     "operations": (operations.show, ":material/tune:"),
 }
 
@@ -30,17 +41,20 @@ def _api(url: str, key: str, metrics_url: str) -> Api:
 
 def _texts() -> Texts:
     """In the language that was chosen, else of the address (``?lang=ja``), else the browser's."""
-    asked = st.query_params.get("lang") or language_of(st.context.locale)
+    asked = st.query_params.get(LANGUAGE) or language_of(st.context.locale)
     if st.session_state.get("language") not in LANGUAGES:
         st.session_state["language"] = asked if asked in LANGUAGES else Texts(asked).language
     return Texts(st.session_state["language"])
 
 
-def _show_ways(pages: list[StreamlitPage], texts: Texts) -> None:
-    """The other pages, and the languages. Streamlit's own folds away on a phone, and then hides the page."""
+def _show_ways(pages: list[StreamlitPage], texts: Texts, kept: Mapping[str, str]) -> None:
+    """The other pages, and the languages. Streamlit's own folds away on a phone, and then hides the page.
+
+    ``kept``: what the addresses of pages hold.
+    """
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         for page in pages:
-            st.page_link(page, width="content")
+            st.page_link(page, width="content", query_params=kept)
         st.selectbox(
             texts("page.language"),
             list(LANGUAGES),
@@ -74,7 +88,10 @@ def main() -> None:
         for name, (view, icon) in VIEWS.items()
     ]
     chosen = st.navigation(pages, position="hidden")
-    _show_ways(pages, texts)
+    st.html(_STYLE)
+    kept = kept_in_address(texts.language)
+    write_address(kept)
+    _show_ways(pages, texts, kept)
     chosen.run()
 
 

@@ -77,12 +77,13 @@ class Liked(TypedDict):
 
 
 class KeptList(TypedDict):
-    """A member's newest recommendation."""
+    """A member's newest recommendation; ``locale``, where it is told, is the language of its sentences."""
 
     items: list[Recommended]
     generatedDate: str
     provisional: bool
     fingerprint: str
+    locale: NotRequired[str]
 
 
 class Active(TypedDict):

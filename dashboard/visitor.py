@@ -10,6 +10,8 @@ N_SEEDS, N_DISLIKED = 10, 100
 """As many as the API takes of what is liked, and of what is not."""
 N_NEWEST_LIKES = 4
 """So many of the newest likes count before what was chosen: a like is to change the list, however much was chosen."""
+VISITOR = "visitor"
+"""Under which name a session holds whoever looks at it."""
 _TAKEN_BACK = "unlike"
 
 

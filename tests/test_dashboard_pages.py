@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.util import calc_hash
 
+from dashboard.address import N_WISH
 from dashboard.api_client import Api, ApiProblem, Trouble
 from dashboard.shapes import Item, SeedsAnswer
 from dashboard.songs import named, plain
@@ -58,6 +60,12 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Dashbo
 async def clicked(page: AppTest, label: str, place: int = 0) -> AppTest:
     button = labelled(page, label)[place]
     return await asyncio.to_thread(lambda: button.click().run())
+
+
+async def typed(page: AppTest, key: str, text: str) -> AppTest:
+    """As somebody types it into that input, and presses its button."""
+    page.text_input(key=key).set_value(text)
+    return await clicked(page, EN("try.send_wish" if key == "wish" else "try.find"))
 
 
 @pytest.mark.parametrize(("name", "language"), list(zip(PAGES, cycle(LANGUAGES), strict=False)))
@@ -118,7 +126,7 @@ async def test_songs_are_found_by_name_and_chosen(site: DashboardSite) -> None:
     page = await site.page("try_it")
     item = (await asyncio.to_thread(site.api.catalogue))["popular"][0]
     title = next(iter(item["titles"].values()))
-    page = await asyncio.to_thread(lambda: page.text_input(key="asked").set_value(title).run())
+    page = await typed(page, "asked", title)
     button = page.button(key=f"add-{item['itemId']}")
     page = await asyncio.to_thread(lambda: button.click().run())
     assert EN("try.yours", n=1) in told(page)
@@ -127,9 +135,17 @@ async def test_songs_are_found_by_name_and_chosen(site: DashboardSite) -> None:
     assert EN("try.choose_more", n=3) in told(page)
 
 
+async def test_what_is_typed_is_asked_for_by_its_button_and_not_by_leaving_the_input(site: DashboardSite) -> None:
+    page = await site.page("try_it")
+    page = await asyncio.to_thread(lambda: page.text_input(key="asked").set_value("qqqxxz").run())
+    assert "qqqxxz" not in told(page)
+    page = await typed(page, "asked", "qqqxxz")
+    assert EN("try.nothing_found", text="qqqxxz") in told(page)
+
+
 async def test_what_is_called_like_nothing_is_said_to_be_so(site: DashboardSite) -> None:
     page = await site.page("try_it")
-    page = await asyncio.to_thread(lambda: page.text_input(key="asked").set_value("*qqqxxz*").run())
+    page = await typed(page, "asked", "*qqqxxz*")
     assert not page.exception
     assert r"“\*qqqxxz\*”" in told(page)
 
@@ -139,6 +155,7 @@ async def test_five_songs_give_a_list_with_reasons_and_a_radar(site: DashboardSi
     assert EN("try.yours", n=5) in told(page)
     assert len(listed(page)) == 10
     assert "found by" in told(page)
+    assert EN("song.order") in told(page)
     assert page.get("vega_lite_chart")
 
 
@@ -189,7 +206,7 @@ async def test_reactions_reach_the_worker_which_makes_a_list_of_them(site: Dashb
 
 async def test_a_wish_outlives_its_input(site: DashboardSite) -> None:
     page = await clicked(await site.page("try_it"), EN("try.five_for_me"))
-    page = await asyncio.to_thread(lambda: page.text_input(key="wish").set_value("jazz").run())
+    page = await typed(page, "wish", "jazz")
     for item in visitor_of(page).chosen[:3]:
         page = await pressed(page, f"drop-{item['itemId']}")
     assert "wish" not in [each.key for each in page.text_input]
@@ -211,7 +228,7 @@ async def succeeded(site: DashboardSite, page: AppTest) -> AppTest:
 
 async def test_the_worker_can_be_asked_and_its_job_is_watched(site: DashboardSite) -> None:
     page = await five_chosen(site)
-    page = await asyncio.to_thread(lambda: page.text_input(key="wish").set_value("quiet ballads").run())
+    page = await typed(page, "wish", "quiet ballads")
     page = await succeeded(site, await clicked(page, EN("try.ask_worker")))
     assert not page.exception
     assert "1. **" in told(page)
@@ -223,7 +240,7 @@ async def test_a_list_that_was_asked_for_stays_until_the_next_reaction(
     """Whatever the reactions before it bring about: that knows no wish, and is in another language."""
     page = await five_chosen(site)
     page = await pressed(page, f"like-{listed(page)[0]}")
-    page = await asyncio.to_thread(lambda: page.text_input(key="wish").set_value("jazz").run())
+    page = await typed(page, "wish", "jazz")
     page = await succeeded(site, await clicked(page, EN("try.ask_worker")))
     asked_for = workers_list(page)
     assert any("wish" in line for line in asked_for)
@@ -446,6 +463,40 @@ async def test_a_member_is_shown_with_taste_and_likes_and_gets_a_list_on_request
     page = await asyncio.to_thread(page.run)
     assert "What found these songs" in told(page)
     assert "1. **" in told(page)
+    assert EN("song.order") in told(page)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_list_is_asked_for_in_the_language_of_the_page(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch, language: str
+) -> None:
+    asked: list[dict[str, object]] = []
+    answer = Api._answer
+
+    def overheard(api: Api, method: str, path: str, **options: Any) -> httpx.Response:
+        if path == "/recommend":
+            asked.append(options["json"])
+        return answer(api, method, path, **options)
+
+    monkeypatch.setattr(Api, "_answer", overheard)
+    page = await clicked(await site.page("members", language), Texts(language)("members.ask"))
+    assert not page.error
+    assert [body["locale"] for body in asked] == [language]
+
+
+@pytest.mark.parametrize(("locale", "said"), [("ko", "한국어"), ("de", "de"), ("en", None), ("", None), (None, None)])
+async def test_of_a_list_in_another_language_the_page_says_in_which(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch, locale: str | None, said: str | None
+) -> None:
+    item = (await asyncio.to_thread(site.api.catalogue))["popular"][0]
+    row = {"item": item, "score": 62.0, "type": "similar", "reason": "r", "criteria": []}
+    newest = {"items": [row], "generatedDate": "2026-01-31", "provisional": False, "fingerprint": "f"}
+    told_locale = {} if locale is None else {"locale": locale}
+    member = {"memberId": 1, "likes": [], "disliked": [], "newest": {**newest, **told_locale}}
+    monkeypatch.setattr(Api, "member", lambda *_: member)
+    page = await site.page("members", member="1")
+    expected = [] if said is None else [EN("members.other_language", language=said)]
+    assert [each.value for each in page.info] == expected
 
 
 @pytest.mark.parametrize(("typed", "said"), [("nobody", "members.no_number"), ("-77", "members.unknown")])
@@ -510,7 +561,7 @@ async def test_songs_like_a_found_one_are_listed(site: DashboardSite) -> None:
     catalogue = await asyncio.to_thread(site.api.catalogue)
     title = next(iter(catalogue["popular"][0]["titles"].values()))
     page = await site.page("catalogue")
-    page = await asyncio.to_thread(lambda: page.text_input(key="similar-to").set_value(title).run())
+    page = await typed(page, "similar-to", title)
     assert "1. **" in told(page)
     assert " %" in told(page)
 
@@ -521,6 +572,39 @@ async def test_songs_like_a_found_one_are_listed(site: DashboardSite) -> None:
 async def test_without_a_model_the_page_says_how_one_is_fitted(site: DashboardSite) -> None:
     page = await site.page("quality")
     assert "main.py fit" in told(page)
+
+
+@pytest.mark.parametrize(
+    ("fits", "said"), [("missing", "none_missing"), ("under_way", "under_way"), ("", "none"), ("odd", "none")]
+)
+async def test_without_a_model_a_made_up_site_says_what_is_true_of_it(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch, fits: str, said: str
+) -> None:
+    monkeypatch.setenv("MADE_UP_FITS", fits)
+    page = await opened(site, monkeypatch, "quality")
+    assert not page.exception
+    assert [each.value for each in page.info] == [EN(f"quality.{said}")]
+
+
+async def test_versions_that_are_fitted_meanwhile_appear(site: DashboardSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = {
+        "kind": "collaborative", "version": "v1", "createdAt": "2026-01-01T00:00:00Z", "active": True,
+        "previous": False, "nBytes": 1, "metrics": {"ndcg": 0.25}, "dataUntil": None,
+    }  # fmt: skip
+    later = [{**version, "version": f"v{n}", "active": False} for n in (2, 3)]
+    answers = iter([[], [version], [version], [version, *later]])
+    kept: list[object] = []
+
+    def models(_: Api) -> dict[str, object]:
+        kept[:] = next(answers, kept)
+        return {"versions": list(kept), "promotions": []}
+
+    monkeypatch.setenv("MADE_UP_FITS", "under_way")
+    monkeypatch.setattr(Api, "models", models)
+    page = await opened(site, monkeypatch, "quality")
+    assert EN("quality.versions", n=3) in told(page)
+    assert EN("quality.under_way") not in told(page)
+    assert page.get("vega_lite_chart")
 
 
 async def test_versions_are_tabled_and_their_figures_drawn(
@@ -673,12 +757,106 @@ async def test_a_wrong_metrics_url_is_told_and_the_rest_of_operations_stands(
 
 # --- the page as a whole ---
 
+APP = Path(__file__).parents[1] / "dashboard" / "app.py"
+
+
+async def opened(site: DashboardSite, monkeypatch: pytest.MonkeyPatch, name: str = "try", **address: str) -> AppTest:
+    """The whole page, as somebody opens it at that address."""
+    monkeypatch.setenv("API_URL", site.url)
+
+    def run() -> AppTest:
+        page = AppTest.from_file(str(APP), default_timeout=SCRIPT_TIMEOUT_S)
+        page.query_params.update({"lang": "en", **address})
+        if name != "try":
+            page._page_hash = calc_hash(name)
+        return page.run()
+
+    return await asyncio.to_thread(run)
+
+
+async def ids_of_popular(site: DashboardSite) -> list[int]:
+    return [item["itemId"] for item in (await asyncio.to_thread(site.api.catalogue))["popular"]]
+
+
+def address_of(page: AppTest) -> dict[str, str]:
+    """Each value as the one that it is."""
+    return {name: value if isinstance(value, str) else value[0] for name, value in page.query_params.items()}
+
+
+async def test_the_address_follows_what_is_chosen_and_wished(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = await opened(site, monkeypatch)
+    assert address_of(page) == {"lang": "en"}
+    page = await clicked(page, EN("try.five_for_me"))
+    chosen = [item["itemId"] for item in visitor_of(page).chosen]
+    assert address_of(page) == {"lang": "en", "songs": ",".join(map(str, chosen))}
+    page = await typed(page, "wish", "jazz & soul")
+    assert address_of(page)["wish"] == "jazz & soul"
+    page = await typed(page, "wish", "j" * (N_WISH + 1))
+    assert "wish" not in address_of(page)
+    page = await pressed(page, f"drop-{chosen[0]}")
+    assert address_of(page)["songs"] == ",".join(map(str, chosen[1:]))
+    page = await asyncio.to_thread(lambda: page.selectbox(key="language").set_value("ja").run())
+    assert address_of(page)["lang"] == "ja"
+
+
+async def test_an_address_opens_the_list_that_it_names(site: DashboardSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = (await ids_of_popular(site))[:3]
+    named_by = {"songs": ",".join(map(str, ids)), "wish": "jazz"}
+    page = await opened(site, monkeypatch, **named_by)
+    assert [item["itemId"] for item in visitor_of(page).chosen] == ids
+    assert page.text_input(key="wish").value == "jazz"
+    assert len(listed(page)) == 10
+    assert not page.warning
+    assert address_of(page) == {"lang": "en", **named_by}
+
+
+async def test_of_an_address_what_is_no_song_is_left_out_and_told(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, *_ = await ids_of_popular(site)
+    bad = ["*x*", "-1", "٣", "99999999", "9" * 19, "9" * 400]
+    page = await opened(site, monkeypatch, songs=",".join([*bad, str(known), "", str(known)]))
+    assert not page.exception
+    assert [item["itemId"] for item in visitor_of(page).chosen] == [known]
+    [warning] = page.warning
+    assert warning.value == EN("try.bad_address", text=plain(", ".join([*bad[:-1], "9" * 20])))
+    page = await asyncio.to_thread(page.run)
+    assert not page.warning
+    assert address_of(page)["songs"] == str(known)
+
+
+async def test_an_address_of_too_many_songs_gives_the_first_ten(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [each["item"]["itemId"] for each in await asyncio.to_thread(site.api.search, "a", 12)]
+    page = await opened(site, monkeypatch, songs=",".join(map(str, ids)))
+    assert [item["itemId"] for item in visitor_of(page).chosen] == ids[:N_SEEDS]
+    assert [each.value for each in page.warning] == [EN("try.too_many_in_address", n=N_SEEDS)]
+
+
+async def test_where_the_api_is_away_the_songs_of_the_address_are_kept_for_the_next_try(
+    site: DashboardSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = (await ids_of_popular(site))[:3]
+
+    def away(*_: object) -> Item:
+        raise ApiProblem(Trouble.BUSY, "not yet")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Api, "item", away)
+        page = await opened(site, monkeypatch, songs=",".join(map(str, ids)))
+        assert EN("problem.busy") in page.error[0].value
+        assert address_of(page)["songs"] == ",".join(map(str, ids))
+    page = await clicked(page, EN("problem.again"))
+    assert [item["itemId"] for item in visitor_of(page).chosen] == ids
+
 
 @pytest.mark.parametrize("url", ["http://host:port", "host:8000"])
 async def test_an_api_url_that_is_no_address_is_told_on_the_page(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("API_URL", url)
-    app = Path(__file__).parents[1] / "dashboard" / "app.py"
-    page = await asyncio.to_thread(lambda: AppTest.from_file(str(app), default_timeout=SCRIPT_TIMEOUT_S).run())
+    page = await asyncio.to_thread(lambda: AppTest.from_file(str(APP), default_timeout=SCRIPT_TIMEOUT_S).run())
     assert not page.exception
     assert EN("problem.address") in page.error[0].value
     assert f"API_URL={url}" in page.error[0].value

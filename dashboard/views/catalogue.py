@@ -2,11 +2,12 @@
 
 import streamlit as st
 
-from dashboard.api_client import MAX_ASKED, Api
+from dashboard.api_client import Api
 from dashboard.charts import Row, bars, columns, draw, embedding_map
 from dashboard.shapes import Catalogue, Point
 from dashboard.songs import creator_of, headline, named, plain, title_of
 from dashboard.texts import Texts
+from dashboard.views.asking import asked_for
 
 N_COLOURED, N_BARS = 14, 12
 N_SIMILAR = 10
@@ -51,9 +52,7 @@ def _dot(point: Point, language: str) -> Row:
 
 def _show_similar(api: Api, texts: Texts) -> None:
     st.subheader(texts("catalogue.similar"))
-    asked = st.text_input(
-        texts("try.search"), placeholder=texts("try.search_example"), max_chars=MAX_ASKED, key="similar-to"
-    ).strip()
+    asked = asked_for(texts, key="similar-to")
     if not asked:
         return
     found = {each["item"]["itemId"]: each["item"] for each in api.search(asked, 8)}

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard.api_client import MAX_ASKED, Api
+from dashboard.api_client import Api
 from dashboard.shapes import Item
 from dashboard.songs import headline, plain
 from dashboard.texts import Texts
+from dashboard.views.asking import asked_for
 from dashboard.views.reactions import tell_worker
 from dashboard.visitor import N_SEEDS, Visitor
 
@@ -17,9 +18,7 @@ N_FOUND = 8
 
 def search(api: Api, visitor: Visitor, texts: Texts) -> None:
     """Songs by name, and the popular ones before anybody has typed."""
-    asked = st.text_input(
-        texts("try.search"), placeholder=texts("try.search_example"), max_chars=MAX_ASKED, key="asked"
-    ).strip()
+    asked = asked_for(texts, key="asked")
     if asked:
         found = [each["item"] for each in api.search(asked, N_FOUND)]
         if not found:

@@ -8,7 +8,7 @@ from dashboard.problems import told_problems
 from dashboard.shapes import Item, KeptList, Liked, Member
 from dashboard.songs import evidence_line, headline, named, plain, sources_of
 from dashboard.taste import genre_counts, taste_over_time
-from dashboard.texts import Texts
+from dashboard.texts import LANGUAGES, Texts
 
 N_LISTED = 50
 N_AXES = 3
@@ -77,7 +77,7 @@ def _watch(api: Api, member_id: int, texts: Texts) -> None:
     st.subheader(texts("members.newest"))
     with told_problems(texts, "newest"):
         if st.button(texts("members.ask"), icon=":material/refresh:"):
-            api.recommend(member_id)
+            api.recommend(member_id, locale=texts.language)
             st.toast(texts("members.asked"))
         newest = api.member(member_id)["newest"]
         if newest is None:
@@ -90,6 +90,7 @@ def _show_newest(newest: KeptList, texts: Texts) -> None:
     st.write(texts("members.made_on", date=plain(newest["generatedDate"]), n=len(newest["items"])))
     if newest["provisional"]:
         st.info(texts("members.provisional"))
+    _tell_language(newest, texts)
     found_by = sorted({source for each in newest["items"] for source in sources_of(each)})
     if found_by:
         sources = ", ".join(texts.named("source", name) for name in found_by)
@@ -100,6 +101,14 @@ def _show_newest(newest: KeptList, texts: Texts) -> None:
             f"<small>{evidence_line(recommended, texts)}</small>",
             unsafe_allow_html=True,
         )
+    st.write(texts("song.order"))
+
+
+def _tell_language(newest: KeptList, texts: Texts) -> None:
+    """Of sentences that were written for readers of another language than the page's."""
+    language = newest.get("locale", "")
+    if language not in ("", texts.language):
+        st.info(texts("members.other_language", language=plain(LANGUAGES.get(language, language))))
 
 
 def _show_likes(member: Member, texts: Texts) -> None:

@@ -1,22 +1,38 @@
 """Quality: what was measured of each version of the models, and how one came to be in force."""
 
+from enum import StrEnum
+
 import streamlit as st
 
 from dashboard.api_client import Api
 from dashboard.charts import Row, draw, lines
+from dashboard.problems import told_problems
 from dashboard.shapes import Models, Version
 from dashboard.songs import plain
 from dashboard.texts import Texts
 
 N_PRESELECTED = 3
+N_OF_A_CURVE = 2
+LOOK_EVERY_S = 3.0
 
 
-def show(api: Api, texts: Texts) -> None:
+class Fits(StrEnum):
+    """Who fits models where there is none yet: on a site of its operators, or on one that ``main.py`` makes up."""
+
+    NOBODYS = "nobodys"
+    UNDER_WAY = "under_way"
+    MISSING = "missing"
+
+
+def show(api: Api, texts: Texts, *, fits: Fits = Fits.NOBODYS) -> None:
     """Draw the page."""
     st.title(texts("quality.title"))
     models = api.models()
-    if not models["versions"]:
-        st.info(texts("quality.none"))
+    n_versions = len(models["versions"])
+    if fits is Fits.UNDER_WAY and n_versions < N_OF_A_CURVE:
+        _await_more(api, texts, n_versions)
+    if not n_versions:
+        _tell_none(texts, fits)
         return
     in_force = next((each for each in models["versions"] if each["active"]), None)
     if in_force is not None:
@@ -24,6 +40,22 @@ def show(api: Api, texts: Texts) -> None:
     _show_versions(models["versions"], texts)
     _show_curves(models["versions"], texts)
     _show_promotions(models, texts)
+
+
+def _tell_none(texts: Texts, fits: Fits) -> None:
+    if fits is Fits.MISSING:
+        st.info(texts("quality.none_missing"))
+    elif fits is Fits.NOBODYS:
+        st.info(texts("quality.none"))
+
+
+@st.fragment(run_every=LOOK_EVERY_S)
+def _await_more(api: Api, texts: Texts, n_versions: int) -> None:
+    """Draw the page anew once there are more."""
+    with told_problems(texts, "more"):
+        st.info(texts("quality.under_way"))
+        if len(api.models()["versions"]) > n_versions:
+            st.rerun()
 
 
 def metric_names(versions: list[Version]) -> list[str]:
@@ -53,7 +85,7 @@ def _state(version: Version) -> str:
 
 def _show_curves(versions: list[Version], texts: Texts) -> None:
     names = metric_names(versions)
-    if len(versions) < 2 or not names:  # noqa: PLR2004 - one point is no curve
+    if len(versions) < N_OF_A_CURVE or not names:
         st.info(texts("quality.no_curve"))
         return
     st.subheader(texts("quality.curves"))

@@ -8,7 +8,7 @@ from dashboard.api_client import Api, ApiProblem
 from dashboard.shapes import Item
 from dashboard.songs import headline
 from dashboard.texts import Texts
-from dashboard.visitor import Verdict, Visitor
+from dashboard.visitor import VISITOR, Verdict, Visitor
 
 N_WITHOUT_SCROLLING = 6
 SCROLLED_HEIGHT = 420
@@ -20,9 +20,9 @@ def the_visitor() -> Visitor:
 
     Their number is below all that the API makes itself, which no member of a backend has.
     """
-    if "visitor" not in st.session_state:
-        st.session_state["visitor"] = Visitor(-random.randint(10**6, 10**12))
-    visitor: Visitor = st.session_state["visitor"]
+    if VISITOR not in st.session_state:
+        st.session_state[VISITOR] = Visitor(-random.randint(10**6, 10**12))
+    visitor: Visitor = st.session_state[VISITOR]
     return visitor
 
 

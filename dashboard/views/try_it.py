@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard.api_client import MAX_ASKED, Api
+from dashboard.address import KEPT_WISH, WISH, take_up_address
+from dashboard.api_client import Api
 from dashboard.charts import draw, mean_features, radar, shown_features
 from dashboard.problems import tell, told_problems
 from dashboard.shapes import Recommended
 from dashboard.songs import evidence_line, headline, moved, named, plain
 from dashboard.texts import Texts
 from dashboard.views import workers_list
+from dashboard.views.asking import typed
 from dashboard.views.choosing import search, show_chosen
 from dashboard.views.list_changes import list_before
 from dashboard.views.reactions import offer_reactions, show_reactions, the_visitor
@@ -25,6 +27,7 @@ def show(api: Api, texts: Texts) -> None:
     st.title(texts("try.title"))
     st.write(texts("try.lead"))
     visitor = the_visitor()
+    take_up_address(api, visitor, texts)
     search(api, visitor, texts)
     show_chosen(api, visitor, texts)
     n_missing = N_ENOUGH - len(visitor.seed_ids())
@@ -51,9 +54,9 @@ def _tell_problem(texts: Texts) -> None:
 
 def _wish(texts: Texts) -> str:
     """What the visitor typed; kept beside the input, of which Streamlit forgets what it held where it is not drawn."""
-    st.session_state.setdefault("wish", st.session_state.get("kept-wish", ""))
-    kept: str = st.text_input(texts("try.wish"), placeholder=texts("try.wish_example"), max_chars=MAX_ASKED, key="wish")
-    st.session_state["kept-wish"] = kept
+    st.session_state.setdefault(WISH, st.session_state.get(KEPT_WISH, ""))
+    kept = typed(texts("try.wish"), texts("try.wish_example"), texts("try.send_wish"), key=WISH)
+    st.session_state[KEPT_WISH] = kept
     return kept
 
 
@@ -81,6 +84,8 @@ def _show_list(api: Api, visitor: Visitor, listed: Sequence[Recommended], texts:
     for place, recommended in enumerate(listed):
         change = moved(recommended["item"]["itemId"], place, before, texts)
         _show_recommended(api, visitor, recommended, change, texts)
+    if listed:
+        st.write(texts("song.order"))
 
 
 def _show_recommended(api: Api, visitor: Visitor, recommended: Recommended, change: str, texts: Texts) -> None:
