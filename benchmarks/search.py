@@ -5,7 +5,9 @@
 Songs of the file, with a third of the rest each made up of Hangul syllables, of kana and of Latin letters, from one
 seed, and a dozen that are well known. Times are of one search after another on one thread, of titles as they are, with
 a slip, and in initial consonants. A slip is one letter (of Hangul: one jamo of a syllable) left out, doubled, replaced
-or swapped with the next. "found" is how often the song, or one of the same title, is among the first three.
+or swapped with the next. "found" is how often the song, or one of the same title, is among the first three; of parts of
+a title (a run of one to three characters, in Latin letters a word; the first letters of a later word), which many have
+in common, how often what comes first has it in a name.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from core.search_match import Names
 from core.search_text import folded, initials_of
 from models.catalogue import Item
 from services.search_index import NameIndex
@@ -49,6 +52,7 @@ ASKED = (
     ("kana", "ドライフラワー"), ("kana, folded", "どらいふらわー"), ("kana, yomi", "よるにかける"), ("kanji", "千本"),
     ("romaji", "doraifurawa"), ("romanised Hangul", "bampyeonji"), ("Latin", "halo beyonce"), ("Latin", "hoppipolla"),
     ("Latin", "sigur ros"), ("typo", "smels like teen sprit"), ("typo", "byeonce"), ("typo, one jamo", "밤펀지"),
+    ("inside", "桜"), ("inside", "駆ける"), ("inside", "편지"), ("later word", "짝"), ("later word", "tee"),
     ("typo", "방탄소년댄 봄날"), ("typo", "ドライフワラー"), ("nothing", "qzxv wvxq"),
 )  # fmt: skip
 
@@ -142,6 +146,31 @@ def with_a_slip(rng: random.Random, text: str) -> str:
     return text[:place] + ("" + after, character * 2 + after, another + after, swapped)[kind]
 
 
+def part_inside(rng: random.Random, title: str) -> str:
+    """One to three characters of ``title`` that it does not begin with; in Latin letters a whole later word, if any."""
+    if title.isascii():
+        return rng.choice(title.split()[1:] or [title])
+    word = rng.choice([word for word in title.split() if len(word) > 1])
+    start = rng.randrange(1, len(word))
+    return word[start : start + rng.randint(1, 3)]
+
+
+def later_beginning(rng: random.Random, title: str) -> str:
+    """Two or three letters, or one or two syllables, that a later word of ``title`` begins with."""
+    word = rng.choice(title.split()[1:])
+    return word[: rng.randint(2, 3) if title.isascii() else rng.randint(1, 2)]
+
+
+def held_by_first(index: NameIndex, asked: Sequence[tuple[Item, str]], items: dict[int, Item]) -> float:
+    """How often a name of what comes first holds the text."""
+    n_held = 0
+    for _, text in asked:
+        letters = folded(text).replace(" ", "")
+        names = [Names.of(items[hit.item_id], SPELLINGS) for hit in index.search(text, 1)]
+        n_held += any(letters in name.replace(" ", "") for each in names for name in [*each.titles, *each.creators])
+    return n_held / len(asked)
+
+
 def found_among_first(index: NameIndex, asked: Sequence[tuple[Item, str]], titles: dict[int, frozenset[str]]) -> float:
     """How often the item, or one of the same title, is among the first three."""
     n_found = 0
@@ -165,6 +194,11 @@ def built(items: Sequence[Item]) -> NameIndex:
     return index
 
 
+def _may_begin_later(title: str) -> bool:
+    words = title.split()[1:]
+    return bool(words) and all(word.isalnum() and len(word) > 1 for word in words)
+
+
 def _word(rng: random.Random, letters: Sequence[str], least: int, most: int) -> str:
     return "".join(rng.choice(letters) for _ in range(rng.randint(least, most)))
 
@@ -182,7 +216,7 @@ def _times_ms(index: NameIndex, texts: Sequence[str]) -> list[str]:
 
 def _tell_of_times(index: NameIndex, items: Sequence[Item], n: int) -> None:
     rng = random.Random(2)
-    titles = titles_of(items)
+    titles, by_id = titles_of(items), {item.item_id: item for item in items}
     named = [item for item in items if len(folded(next(iter(item.titles.values())))) >= 6]
     scripts: dict[str, Callable[[str], bool]] = {
         "Hangul": lambda text: bool(initials_of(text)),
@@ -200,12 +234,19 @@ def _tell_of_times(index: NameIndex, items: Sequence[Item], n: int) -> None:
             "its first half": [(item, title[: (len(title) + 1) // 2]) for item, title in drawn],
             "with a slip": [(item, with_a_slip(rng, title)) for item, title in drawn],
         }
+        parts = {"a word inside": [(item, part_inside(rng, title)) for item, title in drawn]}
+        of_words = [(item, title) for item, title in drawn if _may_begin_later(title)]
+        if of_words:
+            parts["a later beginning"] = [(item, later_beginning(rng, title)) for item, title in of_words]
         if script == "Hangul":
             ways["in initials"] = [(item, initials_of(title)) for item, title in drawn]
         for way, asked in ways.items():
             times = _times_ms(index, [text for _, text in asked])
             found = "" if way == "its first half" else f"{found_among_first(index, asked, titles):.1%}"
             table.add_row(script, way, found, *times)
+        for way, asked in parts.items():
+            times = _times_ms(index, [text for _, text in asked])
+            table.add_row(script, way, f"{held_by_first(index, asked, by_id):.1%}", *times)
     console.print(table)
 
 

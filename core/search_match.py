@@ -101,8 +101,8 @@ class Query:
 
     def _as_it_stands(self, names: Names) -> float:
         asked = self.letters
-        of_title = max((self._held_by(title, asked) for title in names.titles), default=0.0)
-        of_creator = max((self._held_by(creator, asked) for creator in names.creators), default=0.0)
+        of_title = max([self._held_by(title, asked) for title in names.titles], default=0.0)
+        of_creator = max([self._held_by(creator, asked) for creator in names.creators], default=0.0)
         return max(of_title, _OF_CREATOR * of_creator, self._is_both(names))
 
     def _held_by(self, name: str, asked: str) -> float:
@@ -129,9 +129,13 @@ class Query:
         """Whether the words are those of title and creator, in any order."""
         if " " not in self.text:
             return 0.0
-        asked = sorted(self.text.split())
-        both = (f"{title} {creator}" for title in names.titles for creator in names.creators)
-        return _TITLE_AND_CREATOR if any(asked == sorted(name.split()) for name in both) else 0.0
+        asked, n_letters = sorted(self.text.split()), len(self.text) - 1
+        both = ((title, creator) for title in names.titles for creator in names.creators)
+        is_both = any(
+            len(title) + len(creator) == n_letters and asked == sorted(f"{title} {creator}".split())
+            for title, creator in both
+        )
+        return _TITLE_AND_CREATOR if is_both else 0.0
 
     def _alike(self, names: Names) -> float:
         titles, creators = self._in_the_same_letters(names.titles), self._in_the_same_letters(names.creators)

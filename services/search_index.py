@@ -177,7 +177,8 @@ def _document(item: Item, names: Names) -> tantivy.Document:
         document.add_text("grams", f"^{word}$")
     document.add_text("words", " ".join([*words, *chinese_characters(spelt)]))
     document.add_text("starts", " ".join({start for name in spelt_names for start in _starts_of(name)}))
-    document.add_text("inside", " ".join({term for name in spelt_names for term in _inside_of(name)}))
+    inside = {term for name in spelt_names if not name.isascii() for term in _inside_of(name)}
+    document.add_text("inside", " ".join(inside))
     for initials in names.initials:
         document.add_text("initials", f"^{initials.replace(' ', '')}$")
         for word in initials.split()[1:]:
