@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from commands.demo import fill_catalogue, made_up_likes
 from commands.first_fits import N_LISTENERS, can_fit, first_fits
 from commands.running import run
-from commands.screen import console, stop, under_way
+from commands.screen import console, say, stop, under_way
 from config.settings import Settings
 from workers.runtime.consuming import prepare, running_consumers
 from workers.runtime.http import serving_http
@@ -78,7 +78,7 @@ def _held(host: str, port: int, what: str, other: str) -> Iterator[None]:
 async def _fits(parts: Parts, settings: Settings, members: int, seed: int) -> AsyncIterator[None]:
     """Fit models in the background, where that can be."""
     if not can_fit():
-        console.print("for figures on the page Quality: make install WITH=train, and start again")
+        say("no model is fitted, for want of packages: for figures on the page Quality, make install WITH=train")
         yield
         return
     console.print(f"{len(N_LISTENERS)} models are fitted in the background, for the page Quality: about half a minute")

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from commands.demo import made_up_likes
-from commands.screen import console
+from commands.screen import say
 from config.settings import Settings
 from core.errors import SongsAIError
 from workers.runtime.parts import Parts
@@ -17,8 +17,8 @@ from workers.runtime.parts import Parts
 N_LISTENERS = (150, 250, 400)
 """How many there are when each version is fitted: with every one there is more to learn from."""
 BUDGET_S = 3.0
+NICENESS = 10
 _ROOT = Path(__file__).resolve().parent.parent
-_NICENESS = 10
 _PACKAGES = ("implicit", "scipy", "threadpoolctl")
 
 
@@ -48,12 +48,12 @@ async def _fit_all(parts: Parts, settings: Settings, n_members: int, seed: int) 
             try:
                 await made_up_likes(parts, n_listeners, seed)
             except SongsAIError as error:
-                console.print(f"no more listeners could be made up, so nothing is fitted: {error}")
+                say(f"no more listeners could be made up, and Quality stays as it is: {error}")
                 return
         if problem := await _fit(settings, place):
-            console.print(f"fitting ended without a model, and Quality stays as it is: {problem}", markup=False)
+            say(f"no model could be fitted, and Quality stays as it is: {problem}")
             return
-        console.print(f"fitted {place + 1} of {len(N_LISTENERS)} versions for the page Quality")
+        say(f"fitted {place + 1} of {len(N_LISTENERS)} versions for the page Quality")
 
 
 async def _fit(settings: Settings, seed: int) -> str:
@@ -70,7 +70,7 @@ async def _fit(settings: Settings, seed: int) -> str:
     )
     try:
         with suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
+            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
         _, said = await process.communicate()
     finally:
         if process.returncode is None:
