@@ -19,7 +19,7 @@ from api.member_view import member_view_router
 from api.members import members_router
 from api.metrics import Expose, metrics_router
 from api.model_view import model_view_router
-from api.openapi_document import complete_document
+from api.openapi_document import DESCRIPTION, TAGS, complete_document
 from api.rate_limit import RateLimit
 from api.recommendations import JobDesk, recommendation_router
 from api.request_boundary import RequestBoundary, RequestObserver
@@ -78,6 +78,8 @@ def create_app(
     """
     app = FastAPI(
         title="Songs AI",
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
         strict_content_type=False,  # older clients send none

@@ -3,9 +3,10 @@
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from starlette.exceptions import HTTPException
 
+from api.query import KNOWN_ALONE, limit_or_n
 from api.refusals import READ, away, documented, no_integer, not_found, too_large
 from api.shapes import FoundPageShape, IdInPath, ItemShape
 from core.browsing import MAX_FOUND, ItemBrowser
@@ -24,9 +25,9 @@ _Asked = Annotated[
 
 def catalogue_router(browser: ItemBrowser) -> APIRouter:
     """The routes."""
-    router = APIRouter(tags=["catalogue"], responses=documented(READ) | away("mysql"))
+    router = APIRouter(tags=["catalogue"], dependencies=[KNOWN_ALONE], responses=documented(READ) | away("mysql"))
 
-    @router.get("/search", responses=too_large("limit", MAX_PAGE) | away("search"))
+    @router.get("/search", summary="Find items by name", responses=too_large("limit", MAX_PAGE) | away("search"))
     async def search(
         asked: _Asked,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
@@ -40,7 +41,9 @@ def catalogue_router(browser: ItemBrowser) -> APIRouter:
         page = await browser.search(asked, limit, offset)
         return FoundPageShape.of(page)
 
-    @router.get("/items/{item_id}", responses=not_found("there is no item 4711") | no_integer("item_id"))
+    @router.get(
+        "/items/{item_id}", summary="One item", responses=not_found("there is no item 4711") | no_integer("item_id")
+    )
     async def item(item_id: IdInPath) -> ItemShape:
         """One item, or 404 where there is none, or none any more."""
         found = await browser.item(item_id)
@@ -50,17 +53,21 @@ def catalogue_router(browser: ItemBrowser) -> APIRouter:
 
     unlike = not_found("there is no item 4711 that others could be like")
 
-    @router.get("/items/{item_id}/similar", responses=unlike | too_large("n", MAX_PAGE) | away("index"))
+    @router.get(
+        "/items/{item_id}/similar",
+        summary="What is most like an item",
+        responses=unlike | too_large("limit", MAX_PAGE) | away("index"),
+    )
     async def similar(
         item_id: IdInPath,
-        n: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 20,
+        limit: Annotated[int, Depends(limit_or_n(20, MAX_PAGE))],
         offset: Annotated[int, Query(ge=0, le=MAX_FOUND)] = 0,
     ) -> FoundPageShape:
         """The items that are most like one by content, one version of each work, or 404 where it is not known.
 
-        ``n`` of them from ``offset`` on; at most 200, all pages together.
+        ``limit`` of them from ``offset`` on; at most 200, all pages together.
         """
-        page = await browser.similar(item_id, n, offset)
+        page = await browser.similar(item_id, limit, offset)
         if page is None:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"there is no item {item_id} that others could be like")
         return FoundPageShape.of(page)

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends
 from pydantic import ConfigDict
 
-from api.refusals import READ, away, documented, too_large
+from api.query import KNOWN_ALONE, limit_or_n
+from api.refusals import READ, away, documented, too_large, unknown_parameter
 from api.shapes import EXAMPLE_ITEM, ItemShape, Shape
 from core.catalogue_view import MAX_POINTS, CatalogueView, CatalogueViewer, MapPoint
 
@@ -111,17 +112,17 @@ class MapShape(Shape):
 
 def catalogue_view_router(viewer: CatalogueViewer) -> APIRouter:
     """The routes."""
-    router = APIRouter(tags=["catalogue"], responses=documented(READ) | away("mysql"))
+    router = APIRouter(tags=["catalogue"], dependencies=[KNOWN_ALONE], responses=documented(READ) | away("mysql"))
 
-    @router.get("/catalogue")
+    @router.get("/catalogue", summary="How much there is of what", responses=unknown_parameter())
     async def catalogue() -> CatalogueShape:
         """How much there is of what, and what is most popular, of the items that can be recommended."""
         return CatalogueShape.of(await viewer.view())
 
-    @router.get("/catalogue/map", responses=too_large("n", MAX_POINTS))
-    async def catalogue_map(n: Annotated[int, Query(ge=1, le=MAX_POINTS)] = 1000) -> MapShape:
-        """At most ``n`` items, from the most popular to the least, at their place among all embeddings."""
-        found = await viewer.map(n)
+    @router.get("/catalogue/map", summary="The embeddings in two dimensions", responses=too_large("limit", MAX_POINTS))
+    async def catalogue_map(limit: Annotated[int, Depends(limit_or_n(1000, MAX_POINTS))]) -> MapShape:
+        """At most ``limit`` items, from the most popular to the least, at their place among all embeddings."""
+        found = await viewer.map(limit)
         explained = [round(share, 4) for share in found.explained]
         return MapShape(points=[PointShape.of(point) for point in found.points], explained=explained)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from api.shapes import Int64, MemberId, WireModel
+from api.shapes import IN_ORDER, Int64, MemberId, WireModel
 from core.question import LOCALES
 
 Json = Mapping[str, object]
@@ -126,7 +126,7 @@ class CachedView(WireModel):
     cached: Literal[True]
     favorite_song_ids: Sequence[int] = Field((), description="the likes that it was made from")
     groups: Sequence[Json] = Field(description="each with label, tagline and songs")
-    candidates: Sequence[Json] = Field(description="all songs, best first")
+    candidates: Sequence[Json] = Field(description=f"all songs, best first; {IN_ORDER}")
     generated_date: str = Field(description="yyyy-MM-dd")
     provisional: bool = False
     fingerprint: str = ""

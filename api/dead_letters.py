@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Field
 
+from api.query import KNOWN_ALONE
 from api.refusals import READ, WRITE, away, documented, too_large, wrong_input
 from api.shapes import Body, Shape
 from core.dead_letter_desk import DeadLetterDesk, DeadLetterNote
@@ -92,17 +93,23 @@ class ReplayedShape(Shape):
 
 def dead_letters_router(desk: DeadLetterDesk) -> APIRouter:
     """The routes."""
-    router = APIRouter(tags=["dead letters"], responses=away("broker"))
+    router = APIRouter(tags=["dead letters"], dependencies=[KNOWN_ALONE], responses=away("broker"))
 
-    @router.get("/dead-letters", responses=documented(READ) | too_large("limit", MAX_LETTERS))
+    @router.get(
+        "/dead-letters",
+        summary="The oldest jobs that were given up",
+        responses=documented(READ) | too_large("limit", MAX_LETTERS),
+    )
     async def oldest(limit: Annotated[int, Query(ge=1, le=MAX_LETTERS)] = 50) -> DeadLettersShape:
         """The oldest dead letters; nothing changes, but while they are read no other reader finds them."""
         page = await desk.oldest(limit)
         return DeadLettersShape(letters=[DeadLetterShape.of(each) for each in page.letters], n=page.n)
 
-    none = wrong_input("letterIds", "Tuple should have at least 1 item after validation, not 0", [])
+    none = wrong_input("letterIds", "needs at least 1", [])
 
-    @router.post("/dead-letters/replay", responses=documented(WRITE) | none)
+    @router.post(
+        "/dead-letters/replay", summary="Send jobs that were given up back to work", responses=documented(WRITE) | none
+    )
     async def replay(body: ReplayBody) -> ReplayedShape:
         """Send dead letters back to work, with their tries counted from nothing; what runs is run once."""
         return ReplayedShape(fates=await desk.replay(body.letter_ids))

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, ConfigDict, Field
 from pydantic.config import JsonDict
 from starlette.exceptions import HTTPException
 
+from api.query import KNOWN_ALONE
 from api.recommendations import PUBLISH_WINDOW
 from api.refusals import WRITE, away, documented, wrong_input
 from api.responses import NO_SUCH_FIELD
@@ -74,9 +75,9 @@ class AcceptedShape(Shape):
 def events_router(publisher: EventPublisher, *, may_forget: bool) -> APIRouter:
     """The route; ``may_forget``: whether events of type ``forget``, which delete, are taken."""
     slip = wrong_input("events.0.itemID", NO_SUCH_FIELD, 4711)
-    router = APIRouter(tags=["events"], responses=documented(WRITE) | away("broker") | slip)
+    router = APIRouter(tags=["events"], dependencies=[KNOWN_ALONE], responses=documented(WRITE) | away("broker") | slip)
 
-    @router.post("/events", status_code=HTTPStatus.ACCEPTED)
+    @router.post("/events", summary="Tell what members did", status_code=HTTPStatus.ACCEPTED)
     async def publish(body: EventsBody) -> AcceptedShape:
         """Put what members did on the queue of events, all of it or, where the broker is away, some of it (503)."""
         events = [_event(place, shape) for place, shape in enumerate(body.events)]

@@ -70,12 +70,16 @@ def health_router(reporter: HealthReporter) -> APIRouter:
     """``/health/live``, ``/health/started``, ``/health/ready`` and, the same as the latter, ``/health``."""
     router = APIRouter(tags=["health"], responses=documented([HTTPStatus.UNAUTHORIZED]))
 
-    @router.get("/health/live", responses={HTTPStatus.OK.value: {"model": LiveAnswer}})
+    @router.get(
+        "/health/live", summary="Whether the process runs", responses={HTTPStatus.OK.value: {"model": LiveAnswer}}
+    )
     async def live() -> Response:
         """200 as long as the event loop turns; asks no dependency, since a restart would mend none."""
         return json_response({"status": Health.OK})
 
-    @router.get("/health/started", responses=_told(StartedAnswer, NotStartedAnswer))
+    @router.get(
+        "/health/started", summary="Whether jobs could ever be taken", responses=_told(StartedAnswer, NotStartedAnswer)
+    )
     async def started() -> Response:
         """503 until jobs could be taken for the first time, and 200 from then on: for probes that wait for a start."""
         has_started = await reporter.has_started()
@@ -83,8 +87,8 @@ def health_router(reporter: HealthReporter) -> APIRouter:
 
     ready_or_not = _told(ReadyAnswer, NotReadyAnswer)
 
-    @router.get("/health/ready", responses=ready_or_not)
-    @router.get("/health", responses=ready_or_not)
+    @router.get("/health/ready", summary="Whether jobs can be taken", responses=ready_or_not)
+    @router.get("/health", summary="Whether jobs can be taken, as the wire contract calls it", responses=ready_or_not)
     async def ready() -> Response:
         """200 where jobs can be taken, else 503; says of every dependency how it stands, and why."""
         report = await reporter.report()

@@ -13,6 +13,7 @@ from pydantic.config import JsonDict
 from starlette.exceptions import HTTPException
 
 from api.contract_shapes import EXAMPLE_CANDIDATE, EXAMPLE_GROUP
+from api.query import KNOWN_ALONE
 from api.refusals import READ, Documented, away, documented, not_found, wrong_input
 from api.shapes import Shape
 from core.errors import DependencyUnavailable
@@ -129,10 +130,12 @@ class ProgressShape(Shape):
 
 def jobs_router(results: ResultCache) -> APIRouter:
     """The routes."""
-    too_long = wrong_input(
-        "job_id", f"String should have at most {MAX_JOB_ID_CHARS} characters", "j" * (MAX_JOB_ID_CHARS + 1)
+    too_long = wrong_input("job_id", f"must be at most {MAX_JOB_ID_CHARS} long", "j" * (MAX_JOB_ID_CHARS + 1))
+    router = APIRouter(
+        tags=["jobs"],
+        dependencies=[KNOWN_ALONE],
+        responses=documented(READ) | away("redis") | not_found(_NO_JOB) | too_long,
     )
-    router = APIRouter(tags=["jobs"], responses=documented(READ) | away("redis") | not_found(_NO_JOB) | too_long)
 
     async def known(job_id: _JobId) -> JobView:
         view = await results.job(job_id)
@@ -142,14 +145,19 @@ def jobs_router(results: ResultCache) -> APIRouter:
 
     known_job = Annotated[JobView, Depends(known)]
 
-    @router.get("/jobs/{job_id}")
+    @router.get("/jobs/{job_id}", summary="How a job stands, and its result")
     async def job(job_id: _JobId, view: known_job) -> JobShape:
         """How a job stands, with its result once it succeeded."""
         return JobShape.of(job_id, view)
 
     stream: Documented = {HTTPStatus.OK.value: {"content": {"text/event-stream": {"example": EXAMPLE_STREAM}}}}
 
-    @router.get("/jobs/{job_id}/events", response_class=EventSourceResponse, responses=stream)
+    @router.get(
+        "/jobs/{job_id}/events",
+        summary="Follow a job as server-sent events",
+        response_class=EventSourceResponse,
+        responses=stream,
+    )
     async def events(
         job_id: _JobId, view: known_job, last_event_id: Annotated[str, Header(max_length=100)] = ""
     ) -> AsyncIterator[ServerSentEvent]:

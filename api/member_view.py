@@ -5,10 +5,11 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
+from api.query import KNOWN_ALONE
 from api.refusals import READ, away, documented, no_integer, too_large
-from api.shapes import EXAMPLE_ITEM, IdInPath, ItemShape, Shape, next_offset
+from api.shapes import EXAMPLE_ITEM, IN_ORDER, IdInPath, ItemShape, Shape, next_offset
 from core.member_view import KeptItem, KeptList, LikedItem, MemberView, MemberViewer
 from core.ports.catalogue import ActiveMembers
 
@@ -57,7 +58,7 @@ class KeptItemShape(Shape):
 class KeptListShape(Shape):
     """The newest recommendation, best first; ``fingerprint`` changes with anything that it was made of."""
 
-    items: Sequence[KeptItemShape]
+    items: Sequence[KeptItemShape] = Field(description=f"best first; {IN_ORDER}")
     generated_date: str
     provisional: bool
     fingerprint: str
@@ -105,9 +106,9 @@ class MemberShape(Shape):
 
 def member_view_router(viewer: MemberViewer, members: ActiveMembers) -> APIRouter:
     """The routes."""
-    router = APIRouter(tags=["members"], responses=documented(READ) | away("mysql"))
+    router = APIRouter(tags=["members"], dependencies=[KNOWN_ALONE], responses=documented(READ) | away("mysql"))
 
-    @router.get("/members/active", responses=too_large("limit", MAX_MEMBERS))
+    @router.get("/members/active", summary="Who liked something last", responses=too_large("limit", MAX_MEMBERS))
     async def active(
         limit: Annotated[int, Query(ge=1, le=MAX_MEMBERS)] = 50,
         offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
@@ -116,7 +117,7 @@ def member_view_router(viewer: MemberViewer, members: ActiveMembers) -> APIRoute
         ids = await members.active_member_ids(limit + 1, offset)
         return ActiveMembersShape(member_ids=ids[:limit], next_offset=next_offset(limit, offset, offset + len(ids)))
 
-    @router.get("/members/{member_id}", responses=no_integer("member_id"))
+    @router.get("/members/{member_id}", summary="What is known of a member", responses=no_integer("member_id"))
     async def member(member_id: IdInPath) -> MemberShape:
         """What is known of a member; of one whom nobody knows that is nothing."""
         return MemberShape.of(await viewer.member(member_id))

@@ -5,12 +5,13 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
 from api.contract_shapes import EXAMPLE_CANDIDATE, EXAMPLE_GROUP, Json
+from api.query import KNOWN_ALONE
 from api.refusals import READ, away, documented, not_found, too_large
-from api.shapes import IdInPath, Shape, next_offset
+from api.shapes import IN_ORDER, IdInPath, Shape, next_offset
 from core.ports.results import ResultCache
 
 MAX_PAGE = 500
@@ -35,7 +36,7 @@ class RecommendationsShape(Shape):
     generated_date: str
     provisional: bool
     groups: Sequence[Json]
-    candidates: Sequence[Json]
+    candidates: Sequence[Json] = Field(description=f"best first; {IN_ORDER}")
     next_offset: int | None
 
     model_config = ConfigDict(
@@ -67,10 +68,12 @@ class RecommendationsShape(Shape):
 
 def members_router(results: ResultCache) -> APIRouter:
     """The routes."""
-    router = APIRouter(tags=["members"], responses=documented(READ) | away("redis"))
+    router = APIRouter(tags=["members"], dependencies=[KNOWN_ALONE], responses=documented(READ) | away("redis"))
     refusals = not_found("no recommendation is kept for member 7") | too_large("limit", MAX_PAGE)
 
-    @router.get("/members/{member_id}/recommendations", responses=refusals)
+    @router.get(
+        "/members/{member_id}/recommendations", summary="The newest list that is kept for a member", responses=refusals
+    )
     async def recommendations(
         member_id: IdInPath,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,

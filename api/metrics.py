@@ -37,7 +37,7 @@ def metrics_router(health: HealthReporter, expose: Expose) -> APIRouter:
         }
     }
 
-    @router.get("/metrics", response_class=PlainTextResponse, responses=told)
+    @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse, responses=told)
     async def metrics(request: Request) -> Response:
         """Every metric, in the format that the ``Accept`` header asks for."""
         await health.report()  # so that the gauges of the dependencies are of now, whoever else probes

@@ -7,7 +7,8 @@ from datetime import datetime
 from fastapi import APIRouter
 from pydantic import ConfigDict
 
-from api.refusals import READ, away, documented
+from api.query import KNOWN_ALONE
+from api.refusals import READ, away, documented, unknown_parameter
 from api.shapes import Shape
 from core.ports.model_store import ModelOrigin, ModelRegistry, Promotion, StoredVersion
 
@@ -95,9 +96,9 @@ class ModelsShape(Shape):
 
 def model_view_router(registry: ModelRegistry, kinds: Sequence[str]) -> APIRouter:
     """The route, of models of these kinds."""
-    router = APIRouter(tags=["models"], responses=documented(READ) | away("mysql"))
+    router = APIRouter(tags=["models"], dependencies=[KNOWN_ALONE], responses=documented(READ) | away("mysql"))
 
-    @router.get("/models")
+    @router.get("/models", summary="Versions of the fitted models", responses=unknown_parameter())
     async def models() -> ModelsShape:
         """Every version that is kept, and how the ones in force came to be so."""
         versions: list[VersionShape] = []

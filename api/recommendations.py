@@ -153,7 +153,9 @@ def recommendation_router(desk: JobDesk) -> APIRouter:
     no_member = wrong_input("memberId", "must be an integer or a string of digits", "seven")
     router = APIRouter(tags=["recommendations"], responses=documented(WRITE) | away("redis") | no_member)
 
-    @router.post("/recommend", responses=_answered(RecommendAnswer))
+    @router.post(
+        "/recommend", summary="A job of a member, or that a fresh list is kept", responses=_answered(RecommendAnswer)
+    )
     async def recommend(body: RecommendBody) -> Response:
         """``completed`` where a result of exactly these likes is cached, else ``queued`` with the id of a new job.
 
@@ -167,7 +169,9 @@ def recommendation_router(desk: JobDesk) -> APIRouter:
         return _answer("queued", "The recommendation is being made.", None, job_id=job.job_id)
 
     @router.post(
-        "/recommend/cached", responses=_answered(CachedView) | not_found("No recommendation is cached for member 7.")
+        "/recommend/cached",
+        summary="The list that is kept for a member",
+        responses=_answered(CachedView) | not_found("No recommendation is cached for member 7."),
     )
     async def cached(body: MemberBody) -> Response:
         """The member's cached view, which says whether it is provisional, and ``cached: true``, or 404."""
@@ -176,15 +180,17 @@ def recommendation_router(desk: JobDesk) -> APIRouter:
             raise HTTPException(404, f"No recommendation is cached for member {body.member_id}.")
         return Response(_with_cached_mark(view), media_type="application/json")
 
-    @router.post("/favorites/updated", responses=_answered(QueuedAnswer))
+    @router.post("/favorites/updated", summary="Tell that likes of a member changed", responses=_answered(QueuedAnswer))
     async def favorites_updated(body: LikesBody) -> Response:
         """A new job with the new likes, once the member's likes have come to rest, as after an event of them."""
         await desk.ask_refresh(body.member_id, body.favorite_song_ids or ())
         return json_response({"status": "queued"})
 
-    none = wrong_input("limit", "Input should be greater than or equal to 1", "0")
+    none = wrong_input("limit", "must be at least 1", "0")
 
-    @router.post("/warm/active", responses=_answered(WarmAnswer) | none)
+    @router.post(
+        "/warm/active", summary="Refresh the lists of the most active members", responses=_answered(WarmAnswer) | none
+    )
     async def warm_active(limit: Annotated[int, Query(ge=1)] = 100) -> Response:
         """Jobs of the most active members on the batch queue."""
         return json_response({"task_id": await desk.refresh(limit), "status": "queued"})

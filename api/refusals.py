@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic.config import JsonDict
 
-from api.responses import PROBLEM_JSON, RETRY_AFTER_S, problem_document, shown
+from api.query import NO_SUCH_PARAMETER
+from api.responses import NOT_JSON, PROBLEM_JSON, RETRY_AFTER_S, problem_document, shown
 
 Documented = dict[int | str, dict[str, Any]]
 """Answers by status, as FastAPI's ``responses`` takes them."""
@@ -17,7 +18,13 @@ READ = (
     HTTPStatus.INTERNAL_SERVER_ERROR,
 )
 """What any read may be refused with, beside what its own routes say."""
-WRITE = (*READ, HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+WRITE = (
+    *READ,
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+)
 """The same of what changes something, or takes a body."""
 
 PROBLEM_SCHEMA: JsonDict = {
@@ -50,6 +57,7 @@ _DETAILS = {
     HTTPStatus.UNAUTHORIZED: "the API key is missing or wrong: send Authorization: Bearer KEY, or X-API-Key: KEY",
     HTTPStatus.FORBIDDEN: "a page of another site may not ask this of a browser",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is larger than 1048576 bytes",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: NOT_JSON,
     HTTPStatus.TOO_MANY_REQUESTS: 'more requests than "1-minute";q=600;w=60 allow; try again in 12 seconds',
     HTTPStatus.INTERNAL_SERVER_ERROR: "Something went wrong here; it has been logged.",
 }
@@ -75,12 +83,17 @@ def wrong_input(field: str, problem: str, given: object) -> Documented:
 
 def too_large(field: str, most: int) -> Documented:
     """422 for a number in the query that is one too large."""
-    return wrong_input(field, f"Input should be less than or equal to {most}", str(most + 1))
+    return wrong_input(field, f"must be at most {most}", str(most + 1))
+
+
+def unknown_parameter() -> Documented:
+    """422 where nothing may stand in the query."""
+    return wrong_input("limit", NO_SUCH_PARAMETER, "5")
 
 
 def no_integer(field: str) -> Documented:
     """422 for what should be an integer in the path."""
-    return wrong_input(field, "Input should be a valid integer, unable to parse string as an integer", "x")
+    return wrong_input(field, "must be an integer", "x")
 
 
 def away(dependency: str) -> Documented:

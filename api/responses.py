@@ -17,8 +17,48 @@ RETRY_AFTER_S = 5
 MAX_SHOWN_CHARS, MAX_SHOWN_ERRORS = 120, 100
 
 NO_SUCH_FIELD = "there is no such field here"
+NO_SUCH_PATH = "there is nothing at this path; GET /openapi.json says what there is"
 
-_PROBLEMS = {"extra_forbidden": NO_SUCH_FIELD}
+NOT_JSON = "send Content-Type: application/json"
+"""A form above all, which ``curl -d`` says it sends. Forms are not read: any page may have a browser send one."""
+
+_UNROUTED: dict[int, str] = {
+    HTTPStatus.NOT_FOUND: NO_SUCH_PATH,
+    HTTPStatus.METHOD_NOT_ALLOWED: "this path takes {Allow}",
+}
+
+_INTEGER, _NUMBER, _BOOLEAN = "must be an integer", "must be a number", "must be true or false"
+_STRING, _LIST, _OBJECT = "must be a string", "must be a list", "must be a JSON object"
+_MISSING, _NOTHING = "missing", "nothing"
+_PROBLEMS = {
+    _MISSING: "is missing",
+    "extra_forbidden": NO_SUCH_FIELD,
+    "too_short": "needs at least {min_length}",
+    "too_long": "takes at most {max_length}",
+    "string_too_short": "must be at least {min_length} long",
+    "string_too_long": "must be at most {max_length} long",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+    "int_type": _INTEGER,
+    "int_parsing": _INTEGER,
+    "int_from_float": _INTEGER,
+    "int_parsing_size": _INTEGER,
+    "float_type": _NUMBER,
+    "float_parsing": _NUMBER,
+    "finite_number": _NUMBER,
+    "bool_type": _BOOLEAN,
+    "bool_parsing": _BOOLEAN,
+    "string_type": _STRING,
+    "string_unicode": _STRING,
+    "tuple_type": _LIST,
+    "list_type": _LIST,
+    "dict_type": _OBJECT,
+    "model_type": _OBJECT,
+    "model_attributes_type": _OBJECT,
+}
+"""What is wrong by the type of pydantic's error, whose own words speak of tuples and of instances."""
 
 
 def json_response(body: object, *, status_code: int = 200) -> Response:
@@ -46,11 +86,14 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 
 async def _on_bad_input(_request: Request, error: RequestValidationError) -> Response:
+    if isinstance(error.body, bytes):  # as it is handed on where its type is not JSON's
+        return problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, NOT_JSON)
     told = [_field_error(found) for found in islice(_causes(error.errors()), MAX_SHOWN_ERRORS)]
     # A parameter that the route and what it depends on both take is refused twice.
     errors = list({tuple(each.values()): each for each in told}.values())
     first = errors[0]
-    detail = f"{first['field']}: {first['problem']}, got {first['value']}"
+    got = "" if first["value"] == _NOTHING else f", got {first['value']}"
+    detail = f"{first['field']}: {first['problem']}{got}"
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
 
 
@@ -68,9 +111,14 @@ def _field_error(found: dict[str, Any]) -> dict[str, str]:
     where = [str(part) for part in found["loc"][1:]] or ["body"]
     return {
         "field": ".".join(where),
-        "problem": _PROBLEMS.get(found["type"], found["msg"].removeprefix("Value error, ")),
-        "value": shown(found["input"]),
+        "problem": _problem_of(found),
+        "value": _NOTHING if found["type"] == _MISSING else shown(found["input"]),
     }
+
+
+def _problem_of(found: dict[str, Any]) -> str:
+    known = _PROBLEMS.get(found["type"])
+    return known.format_map(found.get("ctx", {})) if known else found["msg"].removeprefix("Value error, ")
 
 
 def shown(value: object) -> str:
@@ -87,4 +135,7 @@ async def _on_dependency_unavailable(_request: Request, error: DependencyUnavail
 
 
 async def _on_http_error(_request: Request, error: HTTPException) -> Response:
-    return problem(error.status_code, error.detail, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    is_unrouted = error.detail == HTTPStatus(error.status_code).phrase and error.status_code in _UNROUTED
+    detail = _UNROUTED[error.status_code].format_map(headers) if is_unrouted else error.detail
+    return problem(error.status_code, detail, headers=headers)

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, ConfigDict, Field
 
+from api.query import KNOWN_ALONE
 from api.recommendations import JobDesk
 from api.refusals import WRITE, away, documented, wrong_input
 from api.responses import json_response
-from api.shapes import EXAMPLE_ITEM, MAX_SEEDS, MIN_SEEDS, Body, Int64, ItemShape, MemberId, Shape
+from api.shapes import EXAMPLE_ITEM, IN_ORDER, MAX_SEEDS, MIN_SEEDS, Body, Int64, ItemShape, MemberId, Shape
 from core.result_document import match_score
 from core.seeds import SeedAnswer, SeedRecommender, UnknownSeeds, context_of, nobody
 from models.recommendation import Candidate, TasteSummary
@@ -19,6 +20,7 @@ from models.recommendation import Candidate, TasteSummary
 MAX_WISH_CHARS = 200
 MAX_DISLIKED = 100
 _SOURCE = "seeds"
+_OF_THE_MEMBER = "is not for a job, which knows what its member refused: send events of type dislike, or no explain"
 _NO_SUCH_ITEM = "there is no such item to recommend from"
 
 
@@ -39,8 +41,8 @@ class SeedsBody(Body):
     """3 to 10 items that somebody chose.
 
     ``wish``: what they want to hear now, in their own words. With ``explain`` a job is made, for ``memberId`` or for
-    nobody in particular. ``dislikedIds``: what they refused, and what is like it comes further down; a job knows that
-    of its member's events instead.
+    nobody in particular. ``dislikedIds``: what they refused, and what is like it comes further down; not with
+    ``explain``, for a job knows that of its member's events.
     """
 
     item_ids: _Seeds
@@ -120,7 +122,7 @@ class TasteShape(Shape):
 class SeedsShape(Shape):
     """The best items, best first, the taste that they were chosen by, and the chosen items themselves."""
 
-    items: Sequence[RecommendedShape]
+    items: Sequence[RecommendedShape] = Field(description=f"best first; {IN_ORDER}")
     taste: TasteShape
     seeds: Sequence[ItemShape]
     locale: str
@@ -177,14 +179,21 @@ class QueuedShape(Shape):
 def seeds_router(recommender: SeedRecommender, desk: JobDesk) -> APIRouter:
     """The route."""
     unknown = wrong_input("itemIds", _NO_SUCH_ITEM, 4711)
-    router = APIRouter(tags=["recommendations"], responses=documented(WRITE) | away("mysql") | unknown)
+    router = APIRouter(
+        tags=["recommendations"], dependencies=[KNOWN_ALONE], responses=documented(WRITE) | away("mysql") | unknown
+    )
     queued: dict[int | str, dict[str, Any]] = {
         HTTPStatus.ACCEPTED.value: {"model": QueuedShape, "description": "A job was put on the queue"}
     }
 
-    @router.post("/recommend/seeds", response_model=SeedsShape, responses=queued)
+    @router.post(
+        "/recommend/seeds", summary="A list from 3 to 10 chosen items", response_model=SeedsShape, responses=queued
+    )
     async def recommend_from_seeds(body: SeedsBody) -> Response | SeedsShape:
         """What is like 3 to 10 chosen items, with reasons, at once and without a language model.
+
+        The best come first in an order that keeps variety; each ``score`` is the item's own match, so scores need not
+        fall from item to item.
 
         ``explain`` puts a job on the queue instead, which asks the language model too, and answers 202 with its id.
         """
@@ -198,9 +207,11 @@ def seeds_router(recommender: SeedRecommender, desk: JobDesk) -> APIRouter:
                     disliked_ids=body.disliked_ids,
                 )
                 return SeedsShape.of(answer)
+            if body.disliked_ids:
+                raise _refused("dislikedIds", _OF_THE_MEMBER, list(body.disliked_ids))
             await recommender.check(body.item_ids)
         except UnknownSeeds as error:
-            raise _refusal(error) from error
+            raise _refused("itemIds", _NO_SUCH_ITEM, *error.item_ids) from error
         job = await desk.submit(
             nobody(body.item_ids) if body.member_id is None else body.member_id,
             body.item_ids,
@@ -216,10 +227,7 @@ def seeds_router(recommender: SeedRecommender, desk: JobDesk) -> APIRouter:
     return router
 
 
-def _refusal(error: UnknownSeeds) -> RequestValidationError:
+def _refused(field: str, problem: str, *values: object) -> RequestValidationError:
     return RequestValidationError(
-        [
-            {"type": "value_error", "loc": ("body", "itemIds"), "msg": _NO_SUCH_ITEM, "input": item_id}
-            for item_id in error.item_ids
-        ]
+        [{"type": "value_error", "loc": ("body", field), "msg": problem, "input": value} for value in values]
     )

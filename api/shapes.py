@@ -13,6 +13,7 @@ from core.browsing import FoundItem, FoundPage
 from models.catalogue import Item
 
 MIN_SEEDS, MAX_SEEDS = 3, 10
+IN_ORDER = "the order keeps variety, and a score is the item's own match: scores need not fall from item to item"
 
 _DIGITS = re.compile(r"[0-9]{1,19}")
 _INT64 = 2**63

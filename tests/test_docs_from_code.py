@@ -118,7 +118,7 @@ def headings_of(page: str) -> list[str]:
 def test_refusals_are_shown_once_for_each_status() -> None:
     refusals = api_page.page(api_page.document()).partition("\n## Refusals\n")[2]
     assert [line[:3] for line in refusals.splitlines() if line[:3].isdigit()] == [
-        "400", "401", "403", "404", "413", "422", "429", "500", "503",
+        "400", "401", "403", "404", "413", "415", "422", "429", "500", "503",
     ]  # fmt: skip
     assert refusals.count("```json\n") == 9
     assert (

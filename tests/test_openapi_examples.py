@@ -112,6 +112,28 @@ def test_every_operation_says_what_it_answers_where_all_goes_well() -> None:
     assert [label for label, operation in OPERATIONS.items() if not {"200", "202"} & set(operation["responses"])] == []
 
 
+def test_the_document_says_what_it_is_and_every_group_of_routes_too() -> None:
+    told = {tag["name"]: tag["description"] for tag in DOCUMENT["tags"]}
+    assert {tag for operation in OPERATIONS.values() for tag in operation["tags"]} == set(told)
+    assert all(told.values())
+    assert "application/problem+json" in DOCUMENT["info"]["description"]
+
+
+def test_every_operation_has_a_summary_of_its_own_in_words() -> None:
+    summaries = [operation["summary"] for operation in OPERATIONS.values()]
+    assert len(set(summaries)) == len(OPERATIONS)
+    # What FastAPI makes of a function's name is in title case.
+    assert [each for each in summaries if each == each.title() or len(each) > 60] == []
+
+
+@pytest.mark.parametrize("name", ["SeedsShape.items", "CachedView.candidates", "RecommendationsShape.candidates"])
+def test_lists_of_recommendations_say_that_their_order_is_not_that_of_scores(name: str) -> None:
+    schema, _, field = name.partition(".")
+    said = DOCUMENT["components"]["schemas"][schema]["properties"][field]["description"]
+    assert said.startswith(("best first; ", "all songs, best first; "))
+    assert "scores need not fall" in said
+
+
 # --- bodies of requests ---
 
 
@@ -150,14 +172,16 @@ WRONG: dict[str, str | dict[str, object]] = {
     "POST /dead-letters/replay": {"letterIds": []},
     "GET /search": "/search?q=a&limit=101",
     "GET /items/{item_id}": "/items/x",
-    "GET /items/{item_id}/similar": "/items/4/similar?n=101",
+    "GET /items/{item_id}/similar": "/items/4/similar?limit=101",
     "GET /jobs/{job_id}": f"/jobs/{LONG_ID}",
     "GET /jobs/{job_id}/events": f"/jobs/{LONG_ID}/events",
     "GET /members/{member_id}/recommendations": f"/members/7/recommendations?limit={MAX_CANDIDATES + 1}",
     "GET /members/active": "/members/active?limit=501",
     "GET /members/{member_id}": "/members/x",
-    "GET /catalogue/map": "/catalogue/map?n=3001",
+    "GET /catalogue/map": "/catalogue/map?limit=3001",
     "GET /dead-letters": "/dead-letters?limit=201",
+    "GET /catalogue": "/catalogue?limit=5",
+    "GET /models": "/models?limit=5",
 }
 
 
@@ -195,7 +219,8 @@ async def test_what_is_refused_at_the_door_is_told_as_documented() -> None:
         elsewhere = await bench.client.post(**asked, headers={"sec-fetch-site": "cross-site"})
         large = await bench.client.post("/recommend", content=b" " * 1_048_577)
         no_text = await bench.client.post("/recommend", content=b"\x80", headers={"content-type": "application/json"})
-    for status, answer in ((401, keyless), (403, elsewhere), (413, large), (400, no_text)):
+        form = await bench.client.post("/recommend", data={"memberId": "7"})
+    for status, answer in ((401, keyless), (403, elsewhere), (413, large), (400, no_text), (415, form)):
         assert (answer.status_code, answer.json()) == (status, documented("POST /recommend", status))
 
 
