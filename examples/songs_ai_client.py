@@ -110,7 +110,10 @@ class Recommended:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """The best items, best first, and the taste that they were chosen by."""
+    """The best items, best first, and the taste that they were chosen by.
+
+    The order keeps variety, and a score is the item's own match: scores need not fall from item to item.
+    """
 
     items: Sequence[Recommended]
     taste: Mapping[str, Any]
@@ -190,9 +193,9 @@ class SongsAIClient:
         """One item."""
         return Item.of(self._get(f"/items/{item_id}"))
 
-    def similar(self, item_id: int, *, n: int = 20, offset: int = 0) -> Page:
+    def similar(self, item_id: int, *, limit: int = 20, offset: int = 0) -> Page:
         """The items most like it, most alike first."""
-        return Page.of(self._get(f"/items/{item_id}/similar", n=n, offset=offset))
+        return Page.of(self._get(f"/items/{item_id}/similar", limit=limit, offset=offset))
 
     def recommend(
         self,
@@ -228,9 +231,13 @@ class SongsAIClient:
         body = {**_asked(item_ids, limit, locale, wish), "explain": True, "memberId": member_id}
         return str(self._post("/recommend/seeds", body)["jobId"])
 
-    def recommend_for(self, member_id: int, item_ids: Sequence[int] = ()) -> str | None:
-        """A job of a member's likes; its id, or None where a fresh list of exactly these likes is kept."""
-        answer = self._post("/recommend", {"memberId": member_id, "favorite_song_ids": list(item_ids)})
+    def recommend_for(self, member_id: int, item_ids: Sequence[int] = (), *, locale: str | None = None) -> str | None:
+        """A job of a member's likes; its id, or None where a fresh list of exactly these likes is kept.
+
+        With a ``locale``, only a list in that language is.
+        """
+        body = {"memberId": member_id, "favorite_song_ids": list(item_ids), "locale": locale}
+        answer = self._post("/recommend", body)
         return str(answer["jobId"]) if answer["jobId"] else None
 
     def recommendations(self, member_id: int, *, limit: int = 50, offset: int = 0) -> Mapping[str, Any]:

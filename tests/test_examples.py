@@ -55,8 +55,8 @@ async def test_the_client_searches_and_looks_at_items() -> None:
         hits = await in_a_thread(client.search, "ㅂㅌㅂㅌ")
         second_page = await in_a_thread(partial(client.search, "title", limit=5, offset=5))
         item = await in_a_thread(client.item, 4)
-        near = await in_a_thread(partial(client.similar, 4, n=3))
-        next_near = await in_a_thread(partial(client.similar, 4, n=3, offset=3))
+        near = await in_a_thread(partial(client.similar, 4, limit=3))
+        next_near = await in_a_thread(partial(client.similar, 4, limit=3, offset=3))
     (found,) = hits.items
     assert (found.item.item_id, found.item.title("en"), hits.next_offset) == (1, "비틀비틀 짝짜꿍", None)
     assert (len(second_page.items), second_page.next_offset) == (5, 10)
@@ -266,14 +266,14 @@ async def test_an_answer_that_is_cut_is_an_error_of_the_connection() -> None:
 
 async def test_the_client_asks_for_members_and_tells_what_they_did() -> None:
     async with served() as (bench, client):
-        job_id = await in_a_thread(client.recommend_for, 7, [1, 2])
+        job_id = await in_a_thread(partial(client.recommend_for, 7, [1, 2], locale="ja"))
         ids = await in_a_thread(client.tell, [Event(7, "like", 3, event_id="e-1"), Event(7, "play", 3, value=30.5)])
         view = orjson.dumps({"generated_date": "2026-01-31", "groups": [], "candidates": [{"song_id": 9}]})
         job = Job(job_id="other", member_id=7, requested_at_ns=1)
         await bench.results.claim(job, token="t")
         await bench.results.succeed(job, ResultDocuments(result=b"{}", cached_view=view, preference=b"{}"), token="t")
         kept = await in_a_thread(client.recommendations, 7)
-    assert [each.job_id for each in bench.publisher.main] == [job_id]
+    assert [(each.job_id, each.locale) for each in bench.publisher.main] == [(job_id, "ja")]
     assert [event.event_id for event in bench.events.published] == ids
     assert ids[0] == "e-1"
     assert kept["candidates"] == [{"song_id": 9}]
