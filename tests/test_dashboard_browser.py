@@ -178,6 +178,7 @@ async def test_a_wish_and_a_like_change_the_list_and_the_worker_is_asked_for_one
         liked = await press(seen, of_list(seen, "like").first)
         taken_back = seen.page.locator(f".st-key-said-like-{liked}")
         await taken_back.get_by_role("button", name=texts("try.liked")).wait_for()
+        await seen.settled()
         refused = await press(seen, of_list(seen, "dislike").first)
         await seen.page.locator(f".st-key-said-dislike-{refused}").wait_for()
         await seen.settled()
