@@ -120,7 +120,7 @@ def test_refusals_are_shown_once_for_each_status() -> None:
     assert [line[:3] for line in refusals.splitlines() if line[:3].isdigit()] == [
         "400", "401", "403", "404", "413", "415", "422", "429", "500", "503",
     ]  # fmt: skip
-    assert refusals.count("```json\n") == 9
+    assert refusals.count("```json\n") == 10
     assert (
         "application/problem+json"
         not in api_page.page(api_page.document()).partition("\n## Health\n")[2].partition("\n## Refusals\n")[0]
