@@ -147,9 +147,9 @@ def with_a_slip(rng: random.Random, text: str) -> str:
 
 
 def part_inside(rng: random.Random, title: str) -> str:
-    """One to three characters of ``title`` that it does not begin with; in Latin letters a whole later word, if any."""
+    """One to three characters of ``title`` that no word begins with; in Latin letters a whole later word, if any."""
     if title.isascii():
-        return rng.choice(title.split()[1:] or [title])
+        return rng.choice([word for word in title.split()[1:] if word.isalpha() and len(word) > 1] or [title])
     word = rng.choice([word for word in title.split() if len(word) > 1])
     start = rng.randrange(1, len(word))
     return word[start : start + rng.randint(1, 3)]

@@ -114,16 +114,23 @@ class Query:
             return _IS if asked == given else _BEGINS + _MORE_OF_BEGINNING * share
         if f" {self.text} " in f" {name} ":
             return _HOLDS_WORDS + _MORE_OF_WORDS * share
-        if (self.characters or len(asked) >= _LEAST_OF_A_WORD) and _begins_a_word(asked, name):
+        if self._begins_a_word_of(name, asked):
             return _BEGINS_A_WORD + _MORE_OF_A_WORD * share
-        return _HOLDS + share if len(asked) >= _LEAST_TO_COMPARE or self._is_inside(name) else 0.0
+        return _HOLDS + share if self._is_inside(name, asked) else 0.0
 
-    def _is_inside(self, name: str) -> bool:
-        """Whether whole characters of ``name`` are what was asked: of 간, not 가."""
+    def _begins_a_word_of(self, name: str, asked: str) -> bool:
+        if self.characters:
+            return _begins_a_word(asked, name)
+        return len(asked) >= _LEAST_OF_A_WORD and f" {self.text}" in name
+
+    def _is_inside(self, name: str, asked: str) -> bool:
+        """Whether it is more than letters that happen to stand there: of 간, not 가, and of Me Low, not melow."""
+        if len(asked) >= _LEAST_TO_COMPARE:
+            return bool(self.characters) or self.text in name
         if not self.characters:
             return False
-        asked, given = (_BETWEEN.join(["", *in_characters(text), ""]) for text in (self.text, name))
-        return asked in given
+        characters, given = (_BETWEEN.join(["", *in_characters(text), ""]) for text in (asked, name))
+        return characters in given
 
     def _is_both(self, names: Names) -> float:
         """Whether the words are those of title and creator, in any order."""

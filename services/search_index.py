@@ -23,6 +23,7 @@ _IS, _BEGINS, _BEGINS_A_WORD, _INSIDE = 1600.0, 800.0, 400.0, 200.0
 _HELD = 12.0
 _LEAST_FUZZY, _TWO_SLIPS = 4, 12
 _SHORT = 3
+_LONGEST_SYLLABLE = 5  # of 뷁, a consonant and two each of vowels and consonants
 _LEAST_WEIGHT = 0.2
 _GRAM = 3
 
@@ -114,9 +115,9 @@ class NameIndex:
 
     def _starts(self, letters: str) -> Iterator[tantivy.Query]:
         """Of few letters: names that are or begin so, and those of which a later word does."""
-        marks = [("^", _BEGINS), ("-", _BEGINS_A_WORD), *([("=", _IS)] if len(letters) <= _SHORT else [])]
-        for mark, weight in marks:
-            yield tantivy.Query.const_score_query(self._term("starts", mark + letters[:_SHORT]), weight)
+        few = letters[:_SHORT]
+        for term, weight in ((f"={letters}", _IS), (f"^{few}", _BEGINS), (f"-{few}", _BEGINS_A_WORD)):
+            yield tantivy.Query.const_score_query(self._term("starts", term), weight)
 
     def _inside(self, characters: Sequence[str], weight: float) -> Iterator[tantivy.Query]:
         """Names that hold these one after the other, wherever it is."""
@@ -194,7 +195,7 @@ def _starts_of(name: str) -> Iterator[str]:
     """The first letters of a name and of its later words, and a short name itself, each with a mark of which it is."""
     words = name.split()
     whole = "".join(words)
-    if len(whole) <= _SHORT:
+    if len(whole) <= _LONGEST_SYLLABLE:
         yield f"={whole}"
     for length in range(1, _SHORT + 1):
         yield f"^{whole[:length]}"

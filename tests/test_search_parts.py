@@ -67,6 +67,7 @@ LATER = [
     ("별", "은하 별빛"),
     ("벼", "은하 별빛"),
     ("ㅂ", "은하 별빛"),
+    ("ㅂ", "은하 별나라"),
     ("ㅂㅂ", "은하 별빛"),
     ("별ㅂ", "은하 별빛"),
 ]
@@ -124,11 +125,18 @@ def test_what_holds_it_goes_before_what_is_a_slip_away(asked: str, inside: str, 
     assert found(built(named(slip, inside, popularity=(1.0, 0.0))), asked)[0] == 2
 
 
+def test_letters_across_two_latin_words_are_no_better_than_a_slip() -> None:
+    assert found(built(named("Bury Me Low", "Mellow")), "melow") == [2, 1]
+
+
 @pytest.mark.parametrize(
     ("asked", "popular", "wanted"),
     [
         ("lo", "Hey Lovers", "Lo"),
         ("lo", "Hey Lovers", "Lonely"),
+        ("lo", "Lovers", "Lo"),
+        ("별", "별빛", "별"),
+        ("왕", "왕국", "왕"),
         ("별", "은별", "별"),
         ("별", "은별", "별빛"),
         ("별", "은별", "은하 별빛"),
