@@ -482,6 +482,14 @@ async def test_a_list_is_asked_for_in_the_language_of_the_page(
     page = await clicked(await site.page("members", language), Texts(language)("members.ask"))
     assert not page.error
     assert [body["locale"] for body in asked] == [language]
+    member_id = int(str(page.selectbox[0].value))
+    of_liked = {"ko": "좋아하시는", "ja": "お好き", "en": "which you like"}[language]
+
+    async def is_in_that_language() -> bool:
+        newest = (await asyncio.to_thread(site.api.member, member_id))["newest"]
+        return newest is not None and any(of_liked in each["reason"] for each in newest["items"])
+
+    await until(is_in_that_language, within_s=20)
 
 
 @pytest.mark.parametrize(("locale", "said"), [("ko", "한국어"), ("de", "de"), ("en", None), ("", None), (None, None)])
