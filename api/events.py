@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 from starlette.exceptions import HTTPException
 
@@ -32,6 +32,13 @@ EXAMPLE_EVENT: JsonDict = {
 }
 
 
+def _instant(value: object) -> object:
+    # Said here: of a union, pydantic tells what is wrong with each of its members by the member's name.
+    if isinstance(value, str) or type(value) in (int, float):
+        return value
+    raise ValueError("must be an instant, as text (ISO 8601) or in seconds since 1970")
+
+
 class EventShape(Body):
     """One event, as the wire contract has it; ``songId`` is another name of ``itemId``.
 
@@ -48,7 +55,7 @@ class EventShape(Body):
     type: EventType
     value: Annotated[float, Field(strict=True, allow_inf_nan=False)] | None = None
     completed: Annotated[bool, Field(strict=True)] | None = None
-    occurred_at: Annotated[str | float, Field(union_mode="left_to_right")] | None = None
+    occurred_at: Annotated[str | float, Field(union_mode="left_to_right"), BeforeValidator(_instant)] | None = None
 
     model_config = ConfigDict(json_schema_extra={"example": EXAMPLE_EVENT})
 

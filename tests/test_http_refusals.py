@@ -93,6 +93,8 @@ async def test_no_form_is_read_whatever_it_holds(bench: HttpBench) -> None:
         ("/recommend/seeds", [1], "body: must be a JSON object, got [1]"),
         ("/events", {"events": [LIKE | {"type": "kiss"}]}, "events.0.type: must be 'like', 'unlike', 'dislike', "),
         ("/events", {"events": [LIKE | {"value": "much"}]}, "events.0.value: must be a number, got 'much'"),
+        ("/events", {"events": [LIKE | {"occurredAt": []}]}, "events.0.occurredAt: must be an instant, as text"),
+        ("/events", {"events": [LIKE | {"occurredAt": True}]}, "events.0.occurredAt: must be an instant, as text"),
         ("/events", {"events": ["like"]}, "events.0: must be a JSON object, got 'like'"),
         ("/events", {"events": []}, "events: needs at least 1, got []"),
         ("/dead-letters/replay", {"letterIds": [""]}, "letterIds.0: must be at least 1 long, got ''"),

@@ -103,7 +103,7 @@ async def test_one_item_is_answered_and_another_is_not_found() -> None:
 
 async def test_what_is_like_an_item_is_near_it_and_never_itself() -> None:
     async with http_bench() as bench:
-        answer = (await bench.client.get("/items/20/similar?n=5")).json()["items"]
+        answer = (await bench.client.get("/items/20/similar?limit=5")).json()["items"]
     scores = [each["score"] for each in answer]
     assert len(answer) == 5
     assert 20 not in [each["item"]["itemId"] for each in answer]
@@ -113,11 +113,11 @@ async def test_what_is_like_an_item_is_near_it_and_never_itself() -> None:
 
 async def test_pages_of_what_is_like_an_item_hold_each_once_and_end() -> None:
     async with http_bench() as bench:
-        whole = await found(bench, "/items/20/similar?n=39")
+        whole = await found(bench, "/items/20/similar?limit=39")
         pages: list[int] = []
         offset: int | None = 0
         while offset is not None:
-            page = (await bench.client.get(f"/items/20/similar?n=8&offset={offset}")).json()
+            page = (await bench.client.get(f"/items/20/similar?limit=8&offset={offset}")).json()
             pages += [each["item"]["itemId"] for each in page["items"]]
             offset = page["nextOffset"]
         beyond = (await bench.client.get("/items/20/similar?offset=200")).json()
@@ -149,7 +149,7 @@ async def test_of_versions_of_one_work_one_is_like_an_item_and_none_of_its_own()
         items = bench.showroom.catalogue
         for number, title in ((19, "Golden"), (20, "Silver"), (21, "Golden (Live)"), (22, "Silver - Remix")):
             items.active[number] = replace(items.active[number], titles={"en": title}, creator="Ada")
-        ids = await found(bench, "/items/20/similar?n=39")
+        ids = await found(bench, "/items/20/similar?limit=39")
     assert len({19, 21} & set(ids)) == 1
     assert 22 not in ids
     assert VersionFinder(SONGS.versions).title("Golden (Live)") == VersionFinder(SONGS.versions).title("Golden")

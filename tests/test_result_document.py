@@ -190,6 +190,11 @@ def test_the_cached_view_and_the_preference_have_the_contracts_fields() -> None:
     }
 
 
+@pytest.mark.parametrize("locale", ["ko", "ja", "en"])
+def test_the_cached_view_says_its_language(locale: str) -> None:
+    assert orjson.loads(documents(replace(finished(), locale=locale)).cached_view)["locale"] == locale
+
+
 def test_what_made_the_result_is_told_beside_it() -> None:
     document = result()
     spent = {"prompt_tokens": 2000, "completion_tokens": 500, "cached_tokens": 1200, "cost_usd": 0.001234}
