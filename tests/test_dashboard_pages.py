@@ -54,6 +54,11 @@ def _streamlit_leaves_no_trace() -> Iterator[None]:
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DashboardSite]:
     directory: Path = tmp_path_factory.mktemp("dashboard")
     async with dashboard_site(directory) as made:
+
+        async def takes_jobs() -> bool:
+            return (await asyncio.to_thread(made.api.health))["status"] != "unavailable"
+
+        await until(takes_jobs)  # what it says of itself is some seconds old
         yield made
 
 
