@@ -4,9 +4,8 @@ import asyncio
 import random
 import secrets
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from weakref import WeakValueDictionary
 
@@ -20,10 +19,7 @@ from models.log_event import LogEvent
 from services.redis_client import RedisScript, redis_errors
 from services.result_cache import FORGOTTEN_PREFIX, INDEX_PREFIX, STATUS_PREFIX, instant, requested_at
 
-ANSWER_PREFIX = "songs_ai:packed_answer:"
-PLAIN_PREFIX = "songs_ai:answer:"
-"""Where versions before answers were packed keep theirs, and find none of ours: two versions may run side by side."""
-
+ANSWER_PREFIX = "songs_ai:answer:"
 FLIGHT_PREFIX = "songs_ai:flight:"
 
 _FIELDS = ("result", "cached_view", "preference", "degraded", "shown")
@@ -57,10 +53,17 @@ class RedisAnswerCache:
     async def get(self, fingerprint: str) -> ResultDocuments | None:
         """See ``AnswerCache.get``."""
         with redis_errors():
-            found = _documents(await self._client.hmget(ANSWER_PREFIX + fingerprint, _FIELDS))
-            if found is None:
-                return _documents(await self._client.hmget(PLAIN_PREFIX + fingerprint, _FIELDS))
-        return replace(found, result=zlib.decompress(found.result), cached_view=zlib.decompress(found.cached_view))
+            found = await self._client.hmget(ANSWER_PREFIX + fingerprint, _FIELDS)
+        result, cached_view, preference, degraded, shown = (part if isinstance(part, bytes) else None for part in found)
+        if result is None or cached_view is None or preference is None:
+            return None
+        return ResultDocuments(
+            result=zlib.decompress(result),
+            cached_view=zlib.decompress(cached_view),
+            preference=preference,
+            degraded=degraded == b"1",
+            shown_ids=tuple(map(int, shown.split(b","))) if shown else (),
+        )
 
     async def put(self, fingerprint: str, documents: ResultDocuments, job: Job) -> None:
         """See ``AnswerCache.put``."""
@@ -115,17 +118,3 @@ class RedisAnswerCache:
         # What was done under the lease is done; where Redis is down, the lease ends by itself.
         with suppress(DependencyUnavailable):
             await self._release([key], [token])
-
-
-def _documents(found: Sequence[object]) -> ResultDocuments | None:
-    """The answer of which these are ``_FIELDS``, as they stand; None where a part is missing."""
-    result, cached_view, preference, degraded, shown = (part if isinstance(part, bytes) else None for part in found)
-    if result is None or cached_view is None or preference is None:
-        return None
-    return ResultDocuments(
-        result=result,
-        cached_view=cached_view,
-        preference=preference,
-        degraded=degraded == b"1",
-        shown_ids=tuple(map(int, shown.split(b","))) if shown else (),
-    )

@@ -109,9 +109,9 @@ class AnswerCacheContract:
         stored = ResultDocuments(result=b"r", cached_view=b"v", preference=b"p", degraded=degraded)
         await cache.put("f", stored, JOB)
         assert await cache.get("f") == stored
-        assert await client.ttl("songs_ai:packed_answer:f") == ttl_s
-        assert await client.zrange("songs_ai:of_member:7", 0, -1) == [b"key songs_ai:packed_answer:f"]
-        assert sorted(await client.keys()) == [b"songs_ai:of_member:7", b"songs_ai:packed_answer:f"]
+        assert await client.ttl("songs_ai:answer:f") == ttl_s
+        assert await client.zrange("songs_ai:of_member:7", 0, -1) == [b"key songs_ai:answer:f"]
+        assert sorted(await client.keys()) == [b"songs_ai:answer:f", b"songs_ai:of_member:7"]
 
     async def test_a_better_answer_takes_the_place_of_a_degraded_one(
         self, client: Redis, cache: RedisAnswerCache
@@ -119,11 +119,11 @@ class AnswerCacheContract:
         await cache.put("f", ResultDocuments(result=b"r", cached_view=b"v", preference=b"p", degraded=True), JOB)
         await cache.put("f", DOCUMENTS, JOB)
         assert await cache.get("f") == DOCUMENTS
-        assert await client.ttl("songs_ai:packed_answer:f") == 86_400
+        assert await client.ttl("songs_ai:answer:f") == 86_400
 
     async def test_an_answer_with_a_part_missing_is_none(self, client: Redis, cache: RedisAnswerCache) -> None:
         await cache.put("f", DOCUMENTS, JOB)
-        await client.hdel("songs_ai:packed_answer:f", "preference")
+        await client.hdel("songs_ai:answer:f", "preference")
         assert await cache.get("f") is None
 
     async def test_documents_as_large_as_real_ones_take_less_than_a_fifth_of_their_length(
@@ -132,22 +132,7 @@ class AnswerCacheContract:
         stored = ResultDocuments(result=LARGE, cached_view=LARGE, preference=b"{}")
         await cache.put("f", stored, JOB)
         assert await cache.get("f") == stored
-        assert sum(map(len, await client.hvals("songs_ai:packed_answer:f"))) < 2 * len(LARGE) / 5
-
-    async def test_what_versions_before_kept_unpacked_is_found(self, client: Redis, cache: RedisAnswerCache) -> None:
-        await client.hset(
-            "songs_ai:answer:f",
-            mapping={"result": b"r", "cached_view": b"v", "preference": b"p", "degraded": 1, "shown": "3,1"},
-        )
-        assert await cache.get("f") == ResultDocuments(
-            result=b"r", cached_view=b"v", preference=b"p", degraded=True, shown_ids=(3, 1)
-        )
-
-    async def test_what_is_kept_lies_where_versions_before_do_not_look(
-        self, client: Redis, cache: RedisAnswerCache
-    ) -> None:
-        await cache.put("f", DOCUMENTS, JOB)
-        assert not await client.exists("songs_ai:answer:f")
+        assert sum(map(len, await client.hvals("songs_ai:answer:f"))) < 2 * len(LARGE) / 5
 
     # --- single flight ---
 
