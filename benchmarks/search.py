@@ -234,10 +234,11 @@ def _tell_of_times(index: NameIndex, items: Sequence[Item], n: int) -> None:
             "its first half": [(item, title[: (len(title) + 1) // 2]) for item, title in drawn],
             "with a slip": [(item, with_a_slip(rng, title)) for item, title in drawn],
         }
-        parts = {"a word inside": [(item, part_inside(rng, title)) for item, title in drawn]}
+        of_parts = random.Random(3)
+        parts = {"a word inside": [(item, part_inside(of_parts, title)) for item, title in drawn]}
         of_words = [(item, title) for item, title in drawn if _may_begin_later(title)]
-        if of_words:
-            parts["a later beginning"] = [(item, later_beginning(rng, title)) for item, title in of_words]
+        if len(of_words) > n // 10:
+            parts["a later beginning"] = [(item, later_beginning(of_parts, title)) for item, title in of_words]
         if script == "Hangul":
             ways["in initials"] = [(item, initials_of(title)) for item, title in drawn]
         for way, asked in ways.items():
