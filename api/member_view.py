@@ -56,12 +56,16 @@ class KeptItemShape(Shape):
 
 
 class KeptListShape(Shape):
-    """The newest recommendation, best first; ``fingerprint`` changes with anything that it was made of."""
+    """The newest recommendation, best first; ``fingerprint`` changes with anything that it was made of.
+
+    ``locale`` is the language of its sentences; empty: not known.
+    """
 
     items: Sequence[KeptItemShape] = Field(description=f"best first; {IN_ORDER}")
     generated_date: str
     provisional: bool
     fingerprint: str
+    locale: str
 
     @classmethod
     def of(cls, kept: KeptList) -> "KeptListShape":
@@ -71,6 +75,7 @@ class KeptListShape(Shape):
             generated_date=kept.generated_date,
             provisional=kept.provisional,
             fingerprint=kept.fingerprint,
+            locale=kept.locale,
         )
 
 

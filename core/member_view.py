@@ -36,12 +36,16 @@ class KeptItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptList:
-    """The newest recommendation; ``fingerprint`` differs where anything did that it was made of."""
+    """The newest recommendation; ``fingerprint`` differs where anything did that it was made of.
+
+    ``locale`` is the language of its sentences, empty where it was kept by a version that did not say.
+    """
 
     items: Sequence[KeptItem]
     generated_date: str
     provisional: bool
     fingerprint: str
+    locale: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,7 @@ class _View(BaseModel):
     generated_date: str
     provisional: bool = False
     fingerprint: str = ""
+    locale: str = ""
     candidates: list[dict[str, object]]
 
 
@@ -135,4 +140,5 @@ def _kept(view: _View, rows: Mapping[int, _Row], items: Mapping[int, Item]) -> K
         generated_date=view.generated_date,
         provisional=view.provisional,
         fingerprint=view.fingerprint,
+        locale=view.locale,
     )

@@ -77,13 +77,13 @@ class Liked(TypedDict):
 
 
 class KeptList(TypedDict):
-    """A member's newest recommendation; ``locale``, where it is told, is the language of its sentences."""
+    """A member's newest recommendation; ``locale`` is the language of its sentences, empty where it is not known."""
 
     items: list[Recommended]
     generatedDate: str
     provisional: bool
     fingerprint: str
-    locale: NotRequired[str]
+    locale: str
 
 
 class Active(TypedDict):

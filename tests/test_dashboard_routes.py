@@ -41,7 +41,7 @@ async def kept_for(bench: HttpBench, member_id: int, view: bytes) -> None:
 
 def view_of(*candidates: dict[str, object]) -> bytes:
     document = {
-        "generated_date": "2026-02-01", "provisional": False, "fingerprint": "f1", "groups": [],
+        "generated_date": "2026-02-01", "provisional": False, "fingerprint": "f1", "locale": "ja", "groups": [],
         "favorite_song_ids": [], "candidates": candidates,
     }  # fmt: skip
     return json.dumps(document).encode()
@@ -141,7 +141,8 @@ async def test_a_member_is_shown_with_likes_refusals_and_the_newest_list(bench: 
     [shown] = told["newest"]["items"]
     assert (shown["item"]["titles"], shown["score"], shown["type"]) == ({"ja": "夜に駆ける"}, 81.5, "similar")
     assert shown["criteria"] == ["genre:jazz", "source:content"]
-    assert (told["newest"]["generatedDate"], told["newest"]["fingerprint"]) == ("2026-02-01", "f1")
+    newest = told["newest"]
+    assert (newest["generatedDate"], newest["fingerprint"], newest["locale"]) == ("2026-02-01", "f1", "ja")
 
 
 async def test_of_a_member_whom_nobody_knows_there_is_nothing_to_tell(bench: HttpBench) -> None:

@@ -106,7 +106,7 @@ def _show_newest(newest: KeptList, texts: Texts) -> None:
 
 def _tell_language(newest: KeptList, texts: Texts) -> None:
     """Of sentences that were written for readers of another language than the page's."""
-    language = newest.get("locale", "")
+    language = newest["locale"]
     if language not in ("", texts.language):
         st.info(texts("members.other_language", language=plain(LANGUAGES.get(language, language))))
 
