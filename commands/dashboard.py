@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -30,7 +29,8 @@ def dashboard(*, songs: int, members: int, port: int, seed: int, python: Path) -
     """Serve the dashboard, and a whole worker in this process for it to show: no server, no key; until Ctrl-C."""
 
     async def step(settings: Settings) -> None:
-        await asyncio.to_thread(_check, settings, python, port)
+        await asyncio.to_thread(_check_ports, settings, port)
+        await _check_streamlit(python)
         with TemporaryDirectory(prefix="songs-ai-dashboard-") as directory:
             on_a_file = embedded(settings, Path(directory))
             async with open_parts(on_a_file) as parts:
@@ -50,7 +50,7 @@ def dashboard(*, songs: int, members: int, port: int, seed: int, python: Path) -
     run(step, log_level="ERROR")
 
 
-def _check(settings: Settings, python: Path, port: int) -> None:
+def _check_ports(settings: Settings, port: int) -> None:
     """What would stop it after the work of a minute stops it before; the process ends."""
     if settings.http_port == 0:
         stop("HTTP_PORT is 0, any free one, where the page would not find it: name one")
@@ -59,8 +59,11 @@ def _check(settings: Settings, python: Path, port: int) -> None:
         _held(_HERE, port, "the page", f"--port {port + 1} (make dashboard PORT={port + 1})"),
     ):
         pass
-    found = subprocess.run([python, "-c", _IS_THERE], check=False)  # noqa: S603 - the Python that was asked for
-    if found.returncode == _IS_MISSING:
+
+
+async def _check_streamlit(python: Path) -> None:
+    looking = await asyncio.create_subprocess_exec(str(python), "-c", _IS_THERE)
+    if await looking.wait() == _IS_MISSING:
         stop(f"Streamlit is missing for {python}: `make dashboard` installs it; --python names one that has it")
 
 
