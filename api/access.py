@@ -12,6 +12,8 @@ from api.responses import problem
 
 PERSONAL = ("/members/", "/jobs/", "/dead-letters")
 """What tells of members: as much as what ``POST /recommend/cached`` answers, which needs the key as well."""
+NO_KEY = "the API key is missing or wrong: send Authorization: Bearer KEY, or X-API-Key: KEY"
+FOREIGN_PAGE = "a page of another site may not ask this of a browser"
 READS = frozenset({"GET", "HEAD"})
 ALWAYS_OPEN = frozenset({"/health/live", "/health/started"})
 """Say that the process runs, or was ready once, and no more: restarts are decided by them, where there is no key."""
@@ -39,11 +41,10 @@ class AccessRule:
         if scope["type"] != "http" or self._is_open(scope):
             await self._app(scope, receive, send)
         elif self._digest is None:
-            response = problem(HTTPStatus.FORBIDDEN, "a page of another site may not ask this of a browser")
+            response = problem(HTTPStatus.FORBIDDEN, FOREIGN_PAGE)
             await response(scope, receive, send)
         else:
-            detail = "the API key is missing or wrong: send Authorization: Bearer KEY, or X-API-Key: KEY"
-            response = problem(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"})
+            response = problem(HTTPStatus.UNAUTHORIZED, NO_KEY, headers={"WWW-Authenticate": "Bearer"})
             await response(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:

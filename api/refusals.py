@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic.config import JsonDict
 
+from api.access import FOREIGN_PAGE, NO_KEY
 from api.query import NO_SUCH_PARAMETER
-from api.responses import NOT_JSON, PROBLEM_JSON, RETRY_AFTER_S, problem_document, shown
+from api.responses import NOT_JSON, PROBLEM_JSON, WENT_WRONG, not_available, problem_document, shown
 
 Documented = dict[int | str, dict[str, Any]]
 """Answers by status, as FastAPI's ``responses`` takes them."""
@@ -54,12 +55,12 @@ _RETRY_AFTER = {"Retry-After": {"description": "seconds until it may help to ask
 
 _DETAILS = {
     HTTPStatus.BAD_REQUEST: "There was an error parsing the body",
-    HTTPStatus.UNAUTHORIZED: "the API key is missing or wrong: send Authorization: Bearer KEY, or X-API-Key: KEY",
-    HTTPStatus.FORBIDDEN: "a page of another site may not ask this of a browser",
+    HTTPStatus.UNAUTHORIZED: NO_KEY,
+    HTTPStatus.FORBIDDEN: FOREIGN_PAGE,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is larger than 1048576 bytes",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: NOT_JSON,
     HTTPStatus.TOO_MANY_REQUESTS: 'more requests than "1-minute";q=600;w=60 allow; try again in 12 seconds',
-    HTTPStatus.INTERNAL_SERVER_ERROR: "Something went wrong here; it has been logged.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: WENT_WRONG,
 }
 
 
@@ -98,10 +99,8 @@ def no_integer(field: str) -> Documented:
 
 def away(dependency: str) -> Documented:
     """503 for want of ``dependency``."""
-    detail = f"{dependency} is not available; try again in {RETRY_AFTER_S} seconds"
-    return {
-        HTTPStatus.SERVICE_UNAVAILABLE.value: _answer(HTTPStatus.SERVICE_UNAVAILABLE, detail, dependency=dependency)
-    }
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    return {status.value: _answer(status, not_available(dependency), dependency=dependency)}
 
 
 def _answer(status: HTTPStatus, detail: str, **members: object) -> dict[str, Any]:

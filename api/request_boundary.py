@@ -9,7 +9,7 @@ from fastapi import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.recommendations import RefreshObserver
-from api.responses import RETRY_AFTER_S, problem
+from api.responses import RETRY_AFTER_S, WENT_WRONG, problem
 from api.route_templates import RouteTemplates
 from core.ports.clock import Clock
 from models.log_event import LogEvent
@@ -79,6 +79,6 @@ class RequestBoundary:
 
     def _apology(self, *, took_too_long: bool) -> Response:
         if not took_too_long:
-            return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong here; it has been logged.")
+            return problem(HTTPStatus.INTERNAL_SERVER_ERROR, WENT_WRONG)
         detail = f"this took longer than {self._timeout_s:g} seconds; try again in {RETRY_AFTER_S} seconds"
         return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": str(RETRY_AFTER_S)})

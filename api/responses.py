@@ -22,6 +22,8 @@ NO_SUCH_PATH = "there is nothing at this path; GET /openapi.json says what there
 NOT_JSON = "send Content-Type: application/json"
 """A form above all, which ``curl -d`` says it sends. Forms are not read: any page may have a browser send one."""
 
+WENT_WRONG = "Something went wrong here; it has been logged."
+
 _UNROUTED: dict[int, str] = {
     HTTPStatus.NOT_FOUND: NO_SUCH_PATH,
     HTTPStatus.METHOD_NOT_ALLOWED: "this path takes {Allow}",
@@ -128,10 +130,16 @@ def shown(value: object) -> str:
     return shown if len(shown) <= MAX_SHOWN_CHARS else f"{shown[: MAX_SHOWN_CHARS - 3]}..."
 
 
+def not_available(dependency: str) -> str:
+    """What is said where a server is away."""
+    return f"{dependency} is not available; try again in {RETRY_AFTER_S} seconds"
+
+
 async def _on_dependency_unavailable(_request: Request, error: DependencyUnavailable) -> Response:
-    detail = f"{error.dependency} is not available; try again in {RETRY_AFTER_S} seconds"
     headers = {"Retry-After": str(RETRY_AFTER_S)}
-    return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=headers, dependency=error.dependency)
+    return problem(
+        HTTPStatus.SERVICE_UNAVAILABLE, not_available(error.dependency), headers=headers, dependency=error.dependency
+    )
 
 
 async def _on_http_error(_request: Request, error: HTTPException) -> Response:

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 else:
     steps = later("commands.quality")
 
+Items = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: item_id and any text and numeric columns.")
+]
+Budget = Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")]
+
 
 def rank(
     train: Annotated[
@@ -20,11 +25,9 @@ def rank(
     ],
     queries: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="CSV: query_id,item_id[,weight].")],
     out: Annotated[Path, typer.Option(dir_okay=False, help="CSV to write: query_id,rank,item_id,score.")],
-    items: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: item_id and any text and numeric columns.")
-    ] = None,
+    items: Items = None,
     n: Annotated[int, typer.Option(min=1, help="Items per query.")] = 20,
-    budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
+    budget_s: Budget = 120.0,
     seed: Annotated[int, typer.Option(help="The same seed and files give the same lists.")] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="How many were ranked, and what was chosen, as JSON.")
@@ -51,11 +54,9 @@ def evaluate(
             autocompletion=one_of("known", "new", "cold", "time"),
         ),
     ] = "new",
-    items: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: item_id and any text and numeric columns.")
-    ] = None,
+    items: Items = None,
     k: Annotated[int, typer.Option(min=1, help="Length of the lists.")] = 20,
-    budget_s: Annotated[float, typer.Option(min=0, help="Seconds for choosing parameters, at about.")] = 120.0,
+    budget_s: Budget = 120.0,
     seed: Annotated[int, typer.Option(help="The same seed and files give the same split and figures.")] = 0,
     json_out: Annotated[
         Path | None,
